@@ -1,0 +1,83 @@
+//! The handshake, rekey and liveness of docs/protocol.md as sans-IO state machines.
+//!
+//! [`gateway::Gateway`] and [`workstation::Workstation`] are given time, randomness and messages as
+//! arguments and answer with [`Action`]s. They have no clock, no sockets and no randomness of their
+//! own, so every interleaving can be tested.
+
+use dataplane::keys::SessionKeys;
+use dataplane::{PortId, WorkstationId};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// What a state machine wants done, in this order.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Send this Portcullis frame (header and payload, tag in place) on `port` to `destination`.
+    Send {
+        /// The port.
+        port: PortId,
+        /// The destination MAC address.
+        destination: Mac,
+        /// From the Portcullis header on.
+        frame: Vec<u8>,
+    },
+    /// Seal this control message under the session with our index `index`.
+    SendInner {
+        /// The Workstation (0 at the Workstation itself).
+        workstation: WorkstationId,
+        /// Our (receiving) index of the session that carries it.
+        index: u32,
+        /// The plaintext, first nibble not 4 or 6.
+        message: Vec<u8>,
+    },
+    /// Give the session to the worker and to XDP, as the Workstation's pending session. Actions
+    /// that follow are to be carried out after it is installed.
+    Install(Box<Install>),
+    /// Erase the session: XDP entry off, keys wiped. `erased` must be called when it is done; only
+    /// then the slot is used again.
+    Erase {
+        /// The Workstation.
+        workstation: WorkstationId,
+        /// Our index of it.
+        index: u32,
+    },
+    /// Workstation only: the nonce that Challenge and Response must carry; 0 for none.
+    ExpectNonce(u64),
+    /// Workstation only: the tunnel's parameters, given with each newly installed session.
+    Configure(Box<Parameters>),
+}
+
+/// A session to install.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// The Workstation.
+    pub workstation: WorkstationId,
+    /// The port its frames come from.
+    pub port: PortId,
+    /// Our index: frames to us carry it.
+    pub index: u32,
+    /// The other side's index: frames from us carry it.
+    pub peer_index: u32,
+    /// The other side's MAC address.
+    pub peer_mac: Mac,
+    /// The inner MTU, the smaller of both sides'.
+    pub mtu: u16,
+    /// The keys.
+    pub keys: SessionKeys,
+}
+
+/// What the Gateway tells a Workstation in Noise payload 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// The inner MTU.
+    pub mtu: u16,
+    /// The Workstation's inner IPv4 address and its prefix length.
+    pub v4: Option<(std::net::Ipv4Addr, u8)>,
+    /// The Workstation's inner IPv6 address and its prefix length.
+    pub v6: Option<(std::net::Ipv6Addr, u8)>,
+    /// The Gateway's inner IPv4 address.
+    pub gateway_v4: Option<std::net::Ipv4Addr>,
+    /// The Gateway's inner IPv6 address.
+    pub gateway_v6: Option<std::net::Ipv6Addr>,
+}

@@ -1,0 +1,17 @@
+//! The userspace dataplane: ports (AF_XDP rings), AEAD engines, sessions, workers and the host
+//! interface.
+//!
+//! Workstation to Gateway a frame travels [`port`] -> [`worker`] -> [`session`] (opened in place)
+//! -> [`route`] (inner source) -> [`host`] (TUN). Gateway to Workstation it travels [`host`]
+//! (segmented) -> [`worker`] -> [`session`] (sealed in the frame it is sent from) -> [`port`].
+//! [`wall`] attaches the XDP program that stands before all of it.
+#![deny(missing_docs)]
+
+pub mod host;
+pub mod keys;
+pub mod port;
+
+/// A port (an interface the tunnel runs on) within one process.
+pub type PortId = u16;
+/// A Workstation's slot: its place in the credit and counter tables of every port.
+pub type WorkstationId = u32;

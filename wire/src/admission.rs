@@ -1,0 +1,246 @@
+//! The admission decision on a `tunnel` port with `ether` encapsulation: which frames reach the
+//! AF_XDP socket.
+//!
+//! [`decide`] is the whole of it, generic over where the frame's bytes and the tables are. The XDP
+//! program runs it over packet memory and BPF maps; tests run it over a slice and plain structures.
+
+use crate::header::{Header, kind, slot_of};
+use crate::limits::*;
+use crate::siphash::SipHash24;
+use crate::tables::{Bucket, Credit, KnockEntry, SessionEntry, SourceKey, seen_cell};
+use crate::verdict::Verdict;
+
+/// Which end of the tunnel this port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Accepts Hello, Initiation and Data.
+    Gateway,
+    /// Accepts Challenge, Response, Data and Reset.
+    Workstation,
+}
+
+/// What a port is told when it is attached.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
+    /// Which end this is.
+    pub role: Role,
+    /// The port's own MAC address.
+    pub mac: [u8; 6],
+    /// The tunnel's EtherType, host order.
+    pub ethertype: u16,
+}
+
+/// A frame, from its Ethernet header on. Reads outside it give `None`.
+pub trait Frame {
+    /// Bytes of the frame.
+    fn len(&self) -> usize;
+    /// Six bytes at `at`.
+    fn mac(&self, at: usize) -> Option<[u8; 6]>;
+    /// Two bytes at `at`, big-endian.
+    fn be16(&self, at: usize) -> Option<u16>;
+    /// Three words from `at` on, little-endian.
+    fn words(&self, at: usize) -> Option<[u64; 3]>;
+    /// Eight bytes at `at`, little-endian.
+    fn word(&self, at: usize) -> Option<u64>;
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The tables of [`crate::tables`].
+pub trait Tables {
+    /// Monotonic nanoseconds (CLOCK_MONOTONIC, as bpf_ktime_get_ns).
+    fn now(&self) -> u64;
+    /// The session record in a slot.
+    fn session(&self, slot: u16) -> Option<SessionEntry>;
+    /// The floor of a slot.
+    fn floor(&self, slot: u16) -> u64;
+    /// Raises a cell of `SEEN` to `mark`. False when it stands there or higher already.
+    fn mark_seen(&self, slot: u16, cell: usize, mark: u32) -> bool;
+    /// `(admitted, consumed, limit)` of a Workstation's credit.
+    fn credit(&self, workstation: u32) -> Option<(u64, u64, u64)>;
+    /// Adds one to `admitted`.
+    fn charge(&self, workstation: u32);
+    /// Runs `with` on the knock entry of a key id.
+    fn knock<R>(&self, key_id: u32, with: impl FnOnce(&mut KnockEntry) -> R) -> Option<R>;
+    /// Runs `with` on the bucket of a source, made full where there is none. `None` when it cannot
+    /// be made.
+    fn source<R>(&self, key: &SourceKey, with: impl FnOnce(&mut Bucket) -> R) -> Option<R>;
+    /// The nonce of the attempt under way; 0 for none. Only asked at a Workstation.
+    fn expected_nonce(&self) -> u64;
+    /// Hands the frame to this queue's socket; false when there is none.
+    fn redirect(&self) -> bool;
+}
+
+/// The verdict, and the slot of the Workstation that the frame names, where it names one.
+pub type Decision = (Verdict, Option<u32>);
+
+/// Decides about one frame. Everything but [`Verdict::Admitted`] is dropped by the caller.
+#[inline(always)]
+pub fn decide(port: &Admission, frame: &impl Frame, tables: &impl Tables) -> Decision {
+    let Some(ethertype) = frame.be16(12) else {
+        return (Verdict::Short, None);
+    };
+    if ethertype != port.ethertype {
+        return (Verdict::Foreign, None);
+    }
+    let (Some(destination), Some(source), Some(words)) =
+        (frame.mac(0), frame.mac(6), frame.words(ETH_LEN))
+    else {
+        return (Verdict::Short, None);
+    };
+    let Ok(header) = Header::from_words(words) else {
+        return (Verdict::Malformed, None);
+    };
+    if !is_for(port.role, header.kind) || frame.len() < ETH_LEN + header.frame_len() {
+        return (Verdict::Malformed, None);
+    }
+    // Only the two broadcast types may come to the broadcast address.
+    let broadcast =
+        (header.kind == kind::HELLO || header.kind == kind::RESET) && destination == BROADCAST;
+    if destination != port.mac && !broadcast {
+        return (Verdict::Misdirected, None);
+    }
+    if header.kind == kind::DATA {
+        decide_data(&header, source, tables)
+    } else {
+        decide_handshake(port.role, &header, source, frame, tables)
+    }
+}
+
+#[inline(always)]
+fn is_for(role: Role, kind: u8) -> bool {
+    match role {
+        Role::Gateway => matches!(kind, kind::HELLO | kind::INITIATION | kind::DATA),
+        Role::Workstation => {
+            matches!(
+                kind,
+                kind::CHALLENGE | kind::RESPONSE | kind::DATA | kind::RESET
+            )
+        }
+    }
+}
+
+#[inline(always)]
+fn decide_data(header: &Header, source: [u8; 6], tables: &impl Tables) -> Decision {
+    let slot = slot_of(header.index);
+    let Some(session) = tables.session(slot) else {
+        return (Verdict::UnknownSession, None);
+    };
+    // A free slot's index is 0, which no decoded Data header carries.
+    if session.index != header.index {
+        return (Verdict::UnknownSession, None);
+    }
+    let workstation = session.workstation;
+    let verdict = if session.peer_mac != source {
+        Verdict::Misdirected
+    } else if header.data_tag(session.key) != header.tag {
+        Verdict::BadTag
+    } else if header.counter < tables.floor(slot) {
+        Verdict::Replay
+    } else {
+        let (cell, mark) = seen_cell(header.counter);
+        if !tables.mark_seen(slot, cell, mark) {
+            Verdict::Replay
+        } else {
+            match tables.credit(workstation) {
+                Some((admitted, consumed, limit))
+                    if Credit::has_room(admitted, consumed, limit) =>
+                {
+                    if tables.redirect() {
+                        tables.charge(workstation);
+                        Verdict::Admitted
+                    } else {
+                        Verdict::NoSocket
+                    }
+                }
+                _ => Verdict::QueueFull,
+            }
+        }
+    };
+    (verdict, Some(workstation))
+}
+
+#[inline(always)]
+fn decide_handshake(
+    role: Role,
+    header: &Header,
+    source: [u8; 6],
+    frame: &impl Frame,
+    tables: &impl Tables,
+) -> Decision {
+    let key_id = header.index;
+    let Some((key, workstation)) = tables.knock(key_id, |knock| (knock.key, knock.workstation))
+    else {
+        return (Verdict::UnknownKey, None);
+    };
+    let attributed = |verdict| (verdict, Some(workstation));
+    match tag_of(header, key, frame) {
+        None => return attributed(Verdict::Malformed),
+        Some(tag) if tag != header.tag => return attributed(Verdict::BadTag),
+        Some(_) => {}
+    }
+    // Types that carry a fresh nonce each are admitted once; those that answer this Workstation's
+    // attempt must carry its nonce, so that recorded ones cannot use up the buckets.
+    let once = matches!(header.kind, kind::INITIATION | kind::RESPONSE | kind::RESET);
+    let answers = role == Role::Workstation && header.kind != kind::RESET;
+    if answers && tables.expected_nonce() != header.counter {
+        return attributed(Verdict::Replay);
+    }
+    if once && tables.knock(key_id, |knock| knock.knows(header.counter)) != Some(false) {
+        return attributed(Verdict::Replay);
+    }
+    let costly = matches!(header.kind, kind::INITIATION | kind::RESPONSE);
+    let (per_source, total) = if costly {
+        (INITIATION_SOURCE, INITIATION_TOTAL)
+    } else {
+        (HELLO_SOURCE, HELLO_TOTAL)
+    };
+    let now = tables.now();
+    let key = SourceKey {
+        key_id,
+        mac: source,
+        kind: header.kind,
+        reserved: 0,
+    };
+    if tables.source(&key, |bucket| bucket.take(now, per_source)) != Some(true) {
+        return attributed(Verdict::RateLimited);
+    }
+    let admitted = tables.knock(key_id, |knock| {
+        let bucket = if costly {
+            &mut knock.initiation
+        } else {
+            &mut knock.hello
+        };
+        let taken = bucket.take(now, total);
+        if taken && once {
+            knock.remember(header.counter);
+        }
+        taken
+    });
+    if admitted != Some(true) {
+        return attributed(Verdict::RateLimited);
+    }
+    attributed(if tables.redirect() {
+        Verdict::Admitted
+    } else {
+        Verdict::NoSocket
+    })
+}
+
+/// The tag a handshake frame should carry; `None` where the payload is not there.
+#[inline(always)]
+fn tag_of(header: &Header, key: [u64; 2], frame: &impl Frame) -> Option<u64> {
+    let [first, second] = header.words();
+    let mut hash = SipHash24::new(key);
+    hash.word(first);
+    hash.word(second);
+    for at in 0..INITIATION_LEN / 8 {
+        if at * 8 >= header.length as usize {
+            break;
+        }
+        hash.word(frame.word(ETH_LEN + HEADER_LEN + at * 8)?);
+    }
+    Some(hash.finish())
+}

@@ -1,0 +1,25 @@
+//! The Portcullis wire format: header, types, limits, admission tag, replay window, and the
+//! admission decision itself.
+//!
+//! This crate has no IO, no clock, no randomness and no allocation. It is compiled into the XDP
+//! program and into userspace alike, so both ends of the AF_XDP ring read a frame with the same
+//! code. The layouts are those of `docs/protocol.md`.
+#![no_std]
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod admission;
+pub mod header;
+pub mod limits;
+pub mod replay;
+pub mod siphash;
+pub mod tables;
+pub mod verdict;
+
+pub use admission::{Admission, Frame, Role, Tables, decide};
+pub use header::{Header, Malformed, kind};
+pub use replay::ReplayWindow;
+pub use verdict::Verdict;
