@@ -7,9 +7,15 @@
 //! [`wall`] attaches the XDP program that stands before all of it.
 #![deny(missing_docs)]
 
+pub mod counters;
+pub mod credit;
+pub mod engine;
 pub mod host;
+pub mod inner;
 pub mod keys;
 pub mod port;
+pub mod route;
+pub mod session;
 
 /// A port (an interface the tunnel runs on) within one process.
 pub type PortId = u16;

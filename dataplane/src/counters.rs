@@ -1,0 +1,139 @@
+//! Counters that a worker writes and anyone may read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter with one writer. Reading it from elsewhere is always safe.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds, without a locked instruction: only the owner may call it.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(count),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Sets the value: only the owner may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, Default)]
+        #[repr(align(64))]
+        pub struct $name { $($(#[$doc])* pub $field: Counter,)* }
+
+        impl $name {
+            /// Every counter with its name, in the order of declaration.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// What happened to a Workstation's traffic in its worker. "Received" is what comes from the
+    /// other side of the tunnel.
+    PeerCounters {
+        /// Inner packets received and written to the host interface.
+        rx_packets,
+        /// Their bytes.
+        rx_bytes,
+        /// Inner packets sealed and sent.
+        tx_packets,
+        /// Their bytes.
+        tx_bytes,
+        /// Frames whose AEAD tag verified.
+        opened,
+        /// Frames whose AEAD tag did not verify: they reached the AEAD and no further.
+        open_failed,
+        /// Frames the replay window refused, before the AEAD.
+        replayed,
+        /// Frames of a session that is past its age.
+        expired,
+        /// Opened payloads that are no sound IP packet and no control message.
+        inner_malformed,
+        /// Opened packets whose source address is not this Workstation's.
+        inner_source,
+        /// Opened packets for another Workstation.
+        inner_destination,
+        /// Opened control messages of a type this side does not take, or too many of them.
+        control_refused,
+        /// Opened packets the host interface did not take.
+        host_refused,
+        /// Packets for this Workstation dropped because it has no session.
+        no_session,
+        /// Packets for this Workstation larger than its inner MTU.
+        too_big,
+        /// Packets dropped because the port's send ring or memory was full.
+        tx_full,
+        /// Packets dropped because the session may seal no more.
+        seal_refused,
+        /// Frames admitted by XDP that the rings lost.
+        ring_lost,
+        /// When data was last sent, in nanoseconds of the worker's clock.
+        last_sent,
+        /// When a frame was last opened, in nanoseconds of the worker's clock.
+        last_received,
+    }
+}
+
+impl PeerCounters {
+    /// The counters that are drops, by name.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        const NOT_DROPS: [&str; 7] = [
+            "rx_packets",
+            "rx_bytes",
+            "tx_packets",
+            "tx_bytes",
+            "opened",
+            "last_sent",
+            "last_received",
+        ];
+        self.all().filter(|(name, _)| !NOT_DROPS.contains(name))
+    }
+}
+
+counters! {
+    /// What happened in a worker that belongs to no Workstation.
+    WorkerCounters {
+        /// Rounds of the loop that did something.
+        rounds,
+        /// Times the worker slept and was woken.
+        wakeups,
+        /// Doorbells: flushes that had something to send.
+        flushes,
+        /// Frames received.
+        received,
+        /// Frames that no session of this worker has, or that cannot be decoded.
+        unattributed,
+        /// Handshake frames given to the control thread.
+        handshakes,
+        /// Handshake frames and control messages dropped because the control thread was behind.
+        control_full,
+        /// Packets read from the host interface for an address no Workstation has.
+        no_route,
+        /// Reads from the host interface that could not be segmented.
+        host_malformed,
+        /// Super-packets read from the host interface.
+        super_packets_read,
+        /// Super-packets written to it.
+        super_packets_written,
+        /// Writes to the host interface.
+        host_writes,
+    }
+}

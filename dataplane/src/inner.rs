@@ -1,0 +1,173 @@
+//! The inner packet: what an opened payload is, and where its addresses are.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What the first nibble of an opened payload says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inner {
+    /// An IP packet.
+    Packet(Packet),
+    /// A control message: its type.
+    Control(u8),
+}
+
+/// Addresses and length of an IP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address.
+    pub destination: IpAddr,
+    /// The packet's own length; what follows in the payload is padding.
+    pub len: usize,
+}
+
+/// The types of control messages, their first byte.
+pub mod control {
+    /// Zeros, ignored.
+    pub const DUMMY: u8 = 0;
+    /// Workstation to Gateway: Noise message 1 inside the session.
+    pub const REKEY_INIT: u8 = 1;
+    /// Gateway to Workstation: Noise message 2.
+    pub const REKEY_RESP: u8 = 2;
+    /// Workstation to Gateway: are you there.
+    pub const PING: u8 = 3;
+    /// Gateway to Workstation: the PING's random value again.
+    pub const PONG: u8 = 4;
+    /// Bytes of a PING and a PONG: type, seven zeros, sixteen random bytes.
+    pub const PING_LEN: usize = 24;
+}
+
+/// The payload is neither a sound IP packet nor a control message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Says what an opened payload is.
+///
+/// # Errors
+/// [`Malformed`] for an empty payload, an unknown version, or an IP length of 0, below its header
+/// or above the payload.
+#[inline]
+pub fn parse(payload: &[u8]) -> Result<Inner, Malformed> {
+    let first = *payload.first().ok_or(Malformed)?;
+    match first >> 4 {
+        0 => Ok(Inner::Control(first)),
+        4 => v4(payload).map(Inner::Packet),
+        6 => v6(payload).map(Inner::Packet),
+        _ => Err(Malformed),
+    }
+}
+
+/// The IP packet at the start of `bytes`.
+///
+/// # Errors
+/// As [`parse`], and when it is no IP packet.
+pub fn packet(bytes: &[u8]) -> Result<Packet, Malformed> {
+    match parse(bytes)? {
+        Inner::Packet(packet) => Ok(packet),
+        Inner::Control(_) => Err(Malformed),
+    }
+}
+
+#[inline]
+fn v4(bytes: &[u8]) -> Result<Packet, Malformed> {
+    let head = bytes.first_chunk::<20>().ok_or(Malformed)?;
+    let header = usize::from(head[0] & 0x0f) * 4;
+    let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
+    if header < 20 || len < header || len > bytes.len() {
+        return Err(Malformed);
+    }
+    let address = |at: usize| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]);
+    Ok(Packet {
+        source: address(12).into(),
+        destination: address(16).into(),
+        len,
+    })
+}
+
+#[inline]
+fn v6(bytes: &[u8]) -> Result<Packet, Malformed> {
+    let head = bytes.first_chunk::<40>().ok_or(Malformed)?;
+    let payload = usize::from(u16::from_be_bytes([head[4], head[5]]));
+    let len = 40 + payload;
+    if payload == 0 || len > bytes.len() {
+        return Err(Malformed);
+    }
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&head[at..at + 16]);
+        Ipv6Addr::from(octets)
+    };
+    Ok(Packet {
+        source: address(8).into(),
+        destination: address(24).into(),
+        len,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_payload_panics_and_no_length_exceeds_it(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Inner::Packet(packet)) = parse(&bytes) {
+                prop_assert!(packet.len >= 20 && packet.len <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn a_sound_packet_has_its_addresses_and_is_cut_to_its_own_length(
+            v4: ([u8; 4], [u8; 4]), v6: ([u8; 16], [u8; 16]),
+            data in prop::collection::vec(any::<u8>(), 0..100), padding in 0usize..30,
+        ) {
+            let mut packets = Vec::new();
+            let mut bytes = Vec::new();
+            PacketBuilder::ipv4(v4.0, v4.1, 64).udp(1, 2).write(&mut bytes, &data).unwrap();
+            packets.push((bytes, IpAddr::from(v4.0), IpAddr::from(v4.1)));
+            let mut bytes = Vec::new();
+            PacketBuilder::ipv6(v6.0, v6.1, 64).udp(1, 2).write(&mut bytes, &data).unwrap();
+            packets.push((bytes, IpAddr::from(v6.0), IpAddr::from(v6.1)));
+            for (mut bytes, source, destination) in packets {
+                let len = bytes.len();
+                bytes.resize(len + padding, 0);
+                prop_assert_eq!(parse(&bytes), Ok(Inner::Packet(Packet { source, destination, len })));
+                prop_assert_eq!(parse(&bytes[..len - 1]), Err(Malformed));
+            }
+        }
+    }
+
+    #[test]
+    fn lying_lengths_are_malformed() {
+        let mut v4 = [0u8; 60];
+        v4[0] = 0x45;
+        for (length, sound) in [
+            (0u16, false),
+            (19, false),
+            (20, true),
+            (60, true),
+            (61, false),
+        ] {
+            v4[2..4].copy_from_slice(&length.to_be_bytes());
+            assert_eq!(parse(&v4).is_ok(), sound, "IPv4 length {length}");
+        }
+        v4[0] = 0x44;
+        v4[2..4].copy_from_slice(&40u16.to_be_bytes());
+        assert!(parse(&v4).is_err(), "IPv4 header of 16 bytes");
+        let mut v6 = [0u8; 60];
+        v6[0] = 0x60;
+        for (length, sound) in [(0u16, false), (1, true), (20, true), (21, false)] {
+            v6[4..6].copy_from_slice(&length.to_be_bytes());
+            assert_eq!(parse(&v6).is_ok(), sound, "IPv6 payload length {length}");
+        }
+        assert!(parse(&[]).is_err());
+        assert!(parse(&[0x50; 60]).is_err());
+        assert_eq!(
+            parse(&[control::PING; 24]),
+            Ok(Inner::Control(control::PING))
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! Which Workstation an inner address belongs to: longest prefix wins.
+
+use crate::WorkstationId;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+use std::net::IpAddr;
+
+/// The inner prefixes of all Workstations of a worker.
+#[derive(Default)]
+pub struct Routes {
+    v4: PrefixMap<Ipv4Net, WorkstationId>,
+    v6: PrefixMap<Ipv6Net, WorkstationId>,
+}
+
+impl Routes {
+    /// The owner of the longest prefix that holds `address`.
+    #[inline]
+    pub fn owner(&self, address: IpAddr) -> Option<WorkstationId> {
+        match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, owner)| *owner),
+            IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, owner)| *owner),
+        }
+    }
+
+    /// Gives a prefix to a Workstation, taking it from whoever had that very prefix.
+    pub fn insert(&mut self, prefix: IpNet, owner: WorkstationId) {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.insert(prefix.trunc(), owner),
+            IpNet::V6(prefix) => self.v6.insert(prefix.trunc(), owner),
+        };
+    }
+
+    /// Takes every prefix of a Workstation away.
+    pub fn remove(&mut self, owner: WorkstationId) {
+        self.v4.retain(|_, has| *has != owner);
+        self.v6.retain(|_, has| *has != owner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Property 4: however prefixes overlap, an address has one owner, the most specific.
+        #[test]
+        fn however_prefixes_overlap_the_longest_has_the_address(
+            prefixes in prop::collection::vec((0u32..256, 24u8..=32), 1..30), address in 0u32..256,
+        ) {
+            let base = u32::from_be_bytes([10, 0, 0, 0]);
+            let mut routes = Routes::default();
+            let mut model: Vec<(Ipv4Net, WorkstationId)> = Vec::new();
+            for (owner, (host, len)) in prefixes.into_iter().enumerate() {
+                let net = Ipv4Net::new((base + host).into(), len).unwrap().trunc();
+                routes.insert(net.into(), owner as u32);
+                model.retain(|(has, _)| *has != net);
+                model.push((net, owner as u32));
+            }
+            let address = std::net::Ipv4Addr::from(base + address);
+            let expected = model.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.prefix_len());
+            prop_assert_eq!(routes.owner(address.into()), expected.map(|(_, owner)| *owner));
+        }
+    }
+
+    #[test]
+    fn a_removed_workstation_owns_nothing() {
+        let mut routes = Routes::default();
+        routes.insert("10.0.0.0/24".parse().unwrap(), 1);
+        routes.insert("10.0.0.7/32".parse().unwrap(), 2);
+        routes.insert("fd00::7/128".parse().unwrap(), 2);
+        routes.remove(2);
+        assert_eq!(routes.owner("10.0.0.7".parse().unwrap()), Some(1));
+        assert_eq!(routes.owner("fd00::7".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,438 @@
+//! A session: the keys of both directions, the send counter and its limits, the replay window.
+//!
+//! Pure: frames come in as slices and time as nanoseconds. Frames are whole Portcullis frames, from
+//! the header to the AEAD tag; they are sealed and opened where they lie.
+
+use crate::engine::{Aead, Engine, Forged, NONCE_LEN};
+use crate::keys::{DirectionKeys, Protection, SessionKeys};
+use crate::{PortId, WorkstationId};
+use wire::limits::*;
+use wire::{Header, ReplayWindow, kind};
+
+/// A session to install: what a finished handshake gives to the worker.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// The Workstation.
+    pub workstation: WorkstationId,
+    /// The port its frames come from.
+    pub port: PortId,
+    /// Our index: frames to us carry it.
+    pub index: u32,
+    /// The other side's index: frames from us carry it.
+    pub peer_index: u32,
+    /// The other side's MAC address.
+    pub peer_mac: [u8; 6],
+    /// The inner MTU, the smaller of both sides'.
+    pub mtu: u16,
+    /// The keys.
+    pub keys: SessionKeys,
+}
+
+/// Why a frame was not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenError {
+    /// The length does not fit the frame.
+    Malformed,
+    /// The counter was opened before, or is below the window.
+    Replay,
+    /// The AEAD tag does not verify.
+    Forged,
+    /// The session is past its age, or past the limit of failed opens.
+    Expired,
+}
+
+/// Why nothing was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SealError {
+    /// The session is past its age.
+    Expired,
+    /// The key has sealed as much as it may (the AEAD limit, or the counter's).
+    Exhausted,
+    /// The payload is larger than a frame may carry, or the frame is too short for it.
+    TooLarge,
+}
+
+struct Direction {
+    aead: Box<dyn Aead>,
+    iv: [u8; NONCE_LEN],
+}
+
+impl Direction {
+    fn new(engine: Engine, keys: &DirectionKeys, session: &SessionKeys) -> Result<Self, Forged> {
+        Ok(Self {
+            aead: engine.key(session.cipher, &keys.aead)?,
+            iv: keys.iv,
+        })
+    }
+
+    /// The nonce: the IV with bytes 4..12 XORed with the counter as it is on the wire.
+    fn nonce(&self, counter: u64) -> [u8; NONCE_LEN] {
+        let mut nonce = self.iv;
+        for (byte, counter) in nonce[4..].iter_mut().zip(counter.to_le_bytes()) {
+            *byte ^= counter;
+        }
+        nonce
+    }
+}
+
+/// A session as its worker has it.
+pub struct Session {
+    /// The Workstation it belongs to.
+    pub workstation: WorkstationId,
+    /// The port it lives on.
+    pub port: PortId,
+    /// Our index.
+    pub index: u32,
+    /// The other side's MAC address.
+    pub peer_mac: [u8; 6],
+    /// The inner MTU.
+    pub mtu: u16,
+    /// The admission key XDP checks for frames to us.
+    pub admission: [u64; 2],
+    peer_index: u32,
+    peer_admission: [u64; 2],
+    authenticate_only: bool,
+    send: Direction,
+    receive: Direction,
+    installed: u64,
+    counter: u64,
+    blocks: u64,
+    window: ReplayWindow,
+    failures: u64,
+}
+
+impl Session {
+    /// A session from its keys. `now` is in nanoseconds of a clock that also runs in suspend.
+    ///
+    /// # Errors
+    /// [`Forged`] when the engine refuses a key.
+    pub fn new(install: &Install, engine: Engine, now: u64) -> Result<Self, Forged> {
+        let keys = &install.keys;
+        Ok(Self {
+            workstation: install.workstation,
+            port: install.port,
+            index: install.index,
+            peer_mac: install.peer_mac,
+            mtu: install.mtu,
+            admission: keys.receive.admission,
+            peer_index: install.peer_index,
+            peer_admission: keys.send.admission,
+            authenticate_only: keys.protection == Protection::Authenticate,
+            send: Direction::new(engine, &keys.send, keys)?,
+            receive: Direction::new(engine, &keys.receive, keys)?,
+            installed: now,
+            counter: 0,
+            blocks: 0,
+            window: ReplayWindow::default(),
+            failures: 0,
+        })
+    }
+
+    fn expired(&self, now: u64) -> bool {
+        now.saturating_sub(self.installed) >= REJECT_AFTER
+    }
+
+    /// Seals a frame in place. `frame` is `HEADER_LEN` bytes to be written, `length` bytes of
+    /// payload, and `TAG_LEN` bytes to be written.
+    ///
+    /// # Errors
+    /// [`SealError`]; the frame must not be sent then.
+    #[inline]
+    pub fn seal(&mut self, frame: &mut [u8], length: usize, now: u64) -> Result<(), SealError> {
+        if self.expired(now) {
+            return Err(SealError::Expired);
+        }
+        let frame = frame
+            .get_mut(..HEADER_LEN + length + TAG_LEN)
+            .ok_or(SealError::TooLarge)?;
+        if length > MAX_PAYLOAD {
+            return Err(SealError::TooLarge);
+        }
+        // GCM's limit counts blocks and frames; associated data are blocks only where they grow.
+        let associated = if self.authenticate_only {
+            HEADER_LEN + length
+        } else {
+            0
+        };
+        let payload = if self.authenticate_only { 0 } else { length };
+        let blocks = (associated.div_ceil(16) + payload.div_ceil(16) + 1) as u64;
+        if self.blocks + blocks > SEAL_BLOCKS || self.counter >= COUNTER_LIMIT {
+            return Err(SealError::Exhausted);
+        }
+        // The counter is spent before anything is sealed with it.
+        let counter = self.counter;
+        self.counter += 1;
+        self.blocks += blocks;
+
+        let mut header = Header::new(kind::DATA, length as u16, self.peer_index, counter);
+        header.tag = header.data_tag(self.peer_admission);
+        frame[..HEADER_LEN].copy_from_slice(&header.encode());
+        let (covered, tag) = frame
+            .split_last_chunk_mut::<TAG_LEN>()
+            .ok_or(SealError::TooLarge)?;
+        let split = if self.authenticate_only {
+            covered.len()
+        } else {
+            HEADER_LEN
+        };
+        let (associated, payload) = covered.split_at_mut(split);
+        let nonce = self.send.nonce(counter);
+        self.send
+            .aead
+            .seal(&nonce, associated, payload, tag)
+            .map_err(|Forged| SealError::TooLarge)
+    }
+
+    /// Opens a frame in place and returns its payload. `frame` may be longer than the header says
+    /// (Ethernet pads); what follows is not read.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the payload must not be used then, and nothing has changed but the count of
+    /// failures.
+    #[inline]
+    pub fn open<'a>(
+        &mut self,
+        header: &Header,
+        frame: &'a mut [u8],
+        now: u64,
+    ) -> Result<&'a mut [u8], OpenError> {
+        if self.expired(now) || self.failures >= OPEN_FAILURES {
+            return Err(OpenError::Expired);
+        }
+        let frame = frame
+            .get_mut(..header.frame_len())
+            .ok_or(OpenError::Malformed)?;
+        if frame.len() < OVERHEAD {
+            return Err(OpenError::Malformed);
+        }
+        if !self.window.check(header.counter) {
+            return Err(OpenError::Replay);
+        }
+        let payload_end = frame.len() - TAG_LEN;
+        let split = if self.authenticate_only {
+            payload_end
+        } else {
+            HEADER_LEN
+        };
+        let (associated, sealed) = frame.split_at_mut(split);
+        let nonce = self.receive.nonce(header.counter);
+        if self.receive.aead.open(&nonce, associated, sealed).is_err() {
+            self.failures += 1;
+            return Err(OpenError::Forged);
+        }
+        if !self.window.commit(header.counter) {
+            return Err(OpenError::Replay);
+        }
+        Ok(&mut frame[HEADER_LEN..payload_end])
+    }
+
+    /// The lowest counter XDP should still admit.
+    pub fn floor(&self) -> u64 {
+        self.window.floor()
+    }
+
+    /// The highest counter opened.
+    pub fn highest(&self) -> Option<u64> {
+        self.window.highest()
+    }
+
+    /// Whether 7/8 of what the keys may do is done, so that a rekey is due.
+    pub fn worn(&self) -> bool {
+        self.blocks >= REKEY_BLOCKS || self.counter >= COUNTER_LIMIT / 8 * 7
+    }
+
+    #[cfg(test)]
+    fn use_up(&mut self, blocks: u64, counter: u64) {
+        self.blocks = blocks;
+        self.counter = counter;
+    }
+}
+
+/// Test support: the two ends of one session with keys made of `seed`.
+#[doc(hidden)]
+pub fn pair_for_tests(
+    seed: u8,
+    cipher: crate::keys::Cipher,
+    protection: Protection,
+    indexes: (u32, u32),
+) -> (Install, Install) {
+    let (up, down) = ([seed; 32], [seed ^ 0xff; 32]);
+    let install = |role, index, peer_index, peer_mac| Install {
+        workstation: 0,
+        port: 0,
+        index,
+        peer_index,
+        peer_mac,
+        mtu: 1460,
+        keys: SessionKeys::derive(role, &up, &down, cipher, protection),
+    };
+    (
+        install(
+            wire::Role::Gateway,
+            indexes.0,
+            indexes.1,
+            [2, 0, 0, 0, 0, 2],
+        ),
+        install(
+            wire::Role::Workstation,
+            indexes.1,
+            indexes.0,
+            [2, 0, 0, 0, 0, 1],
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Cipher;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn ends(cipher: Cipher, protection: Protection) -> (Session, Session) {
+        let (gateway, workstation) = pair_for_tests(7, cipher, protection, (0x1_0001, 0x2_0002));
+        let session = |install| Session::new(&install, Engine::Auto, 0).unwrap();
+        (session(gateway), session(workstation))
+    }
+
+    fn sealed(session: &mut Session, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; OVERHEAD + payload.len()];
+        frame[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        session.seal(&mut frame, payload.len(), 1).unwrap();
+        frame
+    }
+
+    fn open(session: &mut Session, frame: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let mut frame = frame.to_vec();
+        let header = Header::decode(&frame).unwrap();
+        session
+            .open(&header, &mut frame, 1)
+            .map(|payload| payload.to_vec())
+    }
+
+    fn forms() -> impl Iterator<Item = (Cipher, Protection)> {
+        Cipher::ALL
+            .into_iter()
+            .flat_map(|cipher| [Protection::Encrypt, Protection::Authenticate].map(|p| (cipher, p)))
+    }
+
+    proptest! {
+        #[test]
+        fn what_one_end_seals_the_other_opens_with_and_without_padding(
+            payload in prop::collection::vec(any::<u8>(), 0..1600), padding in 0usize..50,
+        ) {
+            for (cipher, protection) in forms() {
+                let (mut gateway, mut workstation) = ends(cipher, protection);
+                for (from, to) in [(&mut workstation, &mut gateway)] {
+                    let mut frame = sealed(from, &payload);
+                    frame.resize(frame.len() + padding, 0xee);
+                    prop_assert_eq!(open(to, &frame), Ok(payload.clone()));
+                    prop_assert_eq!(open(to, &frame), Err(OpenError::Replay));
+                }
+                let frame = sealed(&mut gateway, &payload);
+                prop_assert_eq!(open(&mut workstation, &frame), Ok(payload.clone()));
+            }
+        }
+
+        /// Property 2: no frame opens twice, whatever the order.
+        #[test]
+        fn no_frame_opens_twice_whatever_the_order(order in prop::collection::vec(0usize..40, 1..200)) {
+            let (mut gateway, mut workstation) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+            let frames: Vec<_> = (0..40u8).map(|n| sealed(&mut workstation, &[n; 30])).collect();
+            let mut opened = HashSet::new();
+            for at in order {
+                prop_assert_eq!(open(&mut gateway, &frames[at]).is_ok(), opened.insert(at));
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_anywhere_is_refused_and_the_genuine_frame_still_opens(at: prop::sample::Index, bit in 0u8..8) {
+            for (cipher, protection) in forms() {
+                let (mut gateway, mut workstation) = ends(cipher, protection);
+                let frame = sealed(&mut workstation, b"\x45genuine payload");
+                let mut bad = frame.clone();
+                let at = at.index(bad.len());
+                bad[at] ^= 1 << bit;
+                let refused = match Header::decode(&bad) {
+                    Err(_) => true,
+                    Ok(header) => gateway.open(&header, &mut bad, 1).is_err(),
+                };
+                prop_assert!(refused);
+                prop_assert!(open(&mut gateway, &frame).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_is_exact_at_its_edges_through_the_session() {
+        let (mut gateway, mut workstation) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+        let frames: Vec<_> = (0..8194)
+            .map(|_| sealed(&mut workstation, &[0x45; 20]))
+            .collect();
+        assert!(open(&mut gateway, &frames[8192]).is_ok());
+        assert_eq!(open(&mut gateway, &frames[0]), Err(OpenError::Replay));
+        assert!(open(&mut gateway, &frames[1]).is_ok());
+        assert_eq!(gateway.floor(), 1);
+        assert!(open(&mut gateway, &frames[8193]).is_ok());
+        assert_eq!(open(&mut gateway, &frames[1]), Err(OpenError::Replay));
+    }
+
+    /// Property 3, at the limit: sealing is refused before a counter could be used twice.
+    #[test]
+    fn sealing_stops_at_the_aead_limit_and_a_rekey_is_due_before() {
+        for protection in [Protection::Encrypt, Protection::Authenticate] {
+            let (_, mut session) = ends(Cipher::Aes256Gcm, protection);
+            let mut frame = vec![0; OVERHEAD + 100];
+            session.use_up(REKEY_BLOCKS, 5);
+            assert!(session.worn());
+            assert_eq!(session.seal(&mut frame, 100, 1), Ok(()));
+            session.use_up(SEAL_BLOCKS - 3, 5);
+            assert_eq!(session.seal(&mut frame, 100, 1), Err(SealError::Exhausted));
+            session.use_up(0, COUNTER_LIMIT - 1);
+            assert!(session.worn());
+            assert_eq!(session.seal(&mut frame, 100, 1), Ok(()));
+            assert_eq!(session.seal(&mut frame, 100, 1), Err(SealError::Exhausted));
+        }
+    }
+
+    /// Property 3: within one session every nonce is used once.
+    #[test]
+    fn no_two_frames_share_a_nonce() {
+        let (_, mut session) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+        let mut nonces = HashSet::new();
+        for _ in 0..10_000 {
+            let frame = sealed(&mut session, &[0x45; 40]);
+            let header = Header::decode(&frame).unwrap();
+            assert!(nonces.insert(session.send.nonce(header.counter)));
+        }
+    }
+
+    #[test]
+    fn a_session_past_its_age_neither_seals_nor_opens() {
+        let (mut gateway, mut workstation) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+        let mut frame = sealed(&mut workstation, &[0x45; 40]);
+        let header = Header::decode(&frame).unwrap();
+        assert!(matches!(
+            gateway.open(&header, &mut frame, REJECT_AFTER),
+            Err(OpenError::Expired)
+        ));
+        assert_eq!(
+            workstation.seal(&mut frame, 40, REJECT_AFTER),
+            Err(SealError::Expired)
+        );
+        // A clock that stepped back locks nobody out.
+        assert_eq!(workstation.seal(&mut frame, 40, 0), Ok(()));
+    }
+
+    /// Pinned: the frame that docs/protocol.md gives as its vector.
+    #[test]
+    fn a_sealed_frame_is_the_fixed_vector() {
+        let (_, mut workstation) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+        let frame = sealed(&mut workstation, b"\x03\0\0\0\0\0\0\0ping value 16 by");
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "15001800010001000000000000000000d187f4458a8a455957bbc236436d59ecf65553ee0f2560a15a421f6ab0d81ec15ed8bdfac9d7edab7fac7c5a6b0a37d1"
+        );
+    }
+}
