@@ -1,1 +1,2 @@
-//! x
+//! Benchmarks of the dataplane; see `benches/benches`.
+#![deny(missing_docs)]

@@ -9,6 +9,48 @@ use crate::{PortId, WorkstationId};
 use wire::limits::*;
 use wire::{Header, ReplayWindow, kind};
 
+/// How plaintexts are padded with zeros before they are sealed. The discriminant is its code on the
+/// wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Padding {
+    /// Not at all.
+    #[default]
+    None = 0,
+    /// To a multiple of 16 bytes, at most the inner MTU.
+    Sixteen = 1,
+    /// To the inner MTU.
+    Full = 2,
+}
+
+impl Padding {
+    /// The padding of a code; `None` for an unknown one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Padding::None, Padding::Sixteen, Padding::Full]
+            .into_iter()
+            .find(|padding| *padding as u8 == code)
+    }
+
+    /// The name in configuration and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Padding::None => "none",
+            Padding::Sixteen => "16",
+            Padding::Full => "full",
+        }
+    }
+
+    /// The padded length of a payload of `len` bytes under an inner MTU.
+    #[inline]
+    pub fn apply(self, len: usize, mtu: usize) -> usize {
+        match self {
+            Padding::None => len,
+            Padding::Sixteen => len.next_multiple_of(16).min(mtu.max(len)),
+            Padding::Full => mtu.max(len),
+        }
+    }
+}
+
 /// A session to install: what a finished handshake gives to the worker.
 #[derive(Debug, Clone)]
 pub struct Install {
@@ -24,6 +66,8 @@ pub struct Install {
     pub peer_mac: [u8; 6],
     /// The inner MTU, the smaller of both sides'.
     pub mtu: u16,
+    /// How payloads are padded.
+    pub padding: Padding,
     /// The keys.
     pub keys: SessionKeys,
 }
@@ -87,6 +131,8 @@ pub struct Session {
     pub peer_mac: [u8; 6],
     /// The inner MTU.
     pub mtu: u16,
+    /// How payloads are padded.
+    pub padding: Padding,
     /// The admission key XDP checks for frames to us.
     pub admission: [u64; 2],
     peer_index: u32,
@@ -114,6 +160,7 @@ impl Session {
             index: install.index,
             peer_mac: install.peer_mac,
             mtu: install.mtu,
+            padding: install.padding,
             admission: keys.receive.admission,
             peer_index: install.peer_index,
             peer_admission: keys.send.admission,
@@ -264,6 +311,7 @@ pub fn pair_for_tests(
         peer_index,
         peer_mac,
         mtu: 1460,
+        padding: Padding::None,
         keys: SessionKeys::derive(role, &up, &down, cipher, protection),
     };
     (
@@ -422,6 +470,16 @@ mod tests {
         );
         // A clock that stepped back locks nobody out.
         assert_eq!(workstation.seal(&mut frame, 40, 0), Ok(()));
+    }
+
+    #[test]
+    fn padding_never_cuts_and_never_passes_the_mtu() {
+        for len in 0..1461 {
+            assert_eq!(Padding::None.apply(len, 1460), len);
+            assert_eq!(Padding::Full.apply(len, 1460), 1460);
+            let padded = Padding::Sixteen.apply(len, 1460);
+            assert!(padded >= len && padded <= 1460 && (padded % 16 == 0 || padded == 1460));
+        }
     }
 
     /// Pinned: the frame that docs/protocol.md gives as its vector.

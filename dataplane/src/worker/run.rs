@@ -1,0 +1,120 @@
+//! The thread around a worker: its clock, its spinning and its sleep.
+
+use super::*;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// How long a worker sleeps at most, so that lagging ports and lost frames are seen to.
+const NAP: u16 = 20;
+
+/// Nanoseconds of CLOCK_BOOTTIME, which also runs in suspend.
+pub fn boottime() -> u64 {
+    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+        Ok(time) => Duration::from(time).as_nanos() as u64,
+        Err(_) => 0,
+    }
+}
+
+/// Control's end of the channel to a worker: commands, and the bell that wakes it.
+pub struct Orders<P> {
+    commands: Sender<Command<P>>,
+    bell: Arc<EventFd>,
+}
+
+impl<P> Clone for Orders<P> {
+    fn clone(&self) -> Self {
+        Self { commands: self.commands.clone(), bell: Arc::clone(&self.bell) }
+    }
+}
+
+impl<P> Orders<P> {
+    /// Gives a command, waiting while the worker is too far behind to take it. False when the worker
+    /// is gone.
+    pub fn give(&self, command: Command<P>) -> bool {
+        let given = self.commands.send(command).is_ok();
+        let _ = self.bell.write(1);
+        given
+    }
+}
+
+/// A worker's own end of the bell.
+pub struct Bell(Arc<EventFd>);
+
+/// The channel between control and a worker.
+///
+/// # Errors
+/// The eventfd could not be made.
+pub fn orders<P>() -> io::Result<(Orders<P>, Receiver<Command<P>>, Bell)> {
+    let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+    let bell = Arc::new(bell);
+    let (commands, receiver) = crossbeam::channel::bounded(1024);
+    Ok((Orders { commands, bell: Arc::clone(&bell) }, receiver, Bell(bell)))
+}
+
+impl<P: Port, H: Host> Worker<P, H> {
+    /// Runs until [`Command::Stop`]. `spin` is how long it looks for work before it sleeps.
+    ///
+    /// # Errors
+    /// epoll could not be set up.
+    pub fn run(mut self, bell: &Bell, spin: Duration) -> io::Result<()> {
+        let spin = spin.as_nanos() as u64;
+        let mut last_work = boottime();
+        let mut served = Vec::new();
+        let mut epoll = None;
+        while !self.stopped {
+            let now = boottime();
+            if self.step(now) {
+                last_work = now;
+                continue;
+            }
+            if now.saturating_sub(last_work) < spin {
+                std::hint::spin_loop();
+                continue;
+            }
+            if epoll.is_none() || served != self.order {
+                epoll = Some(self.watch(bell)?);
+                served.clone_from(&self.order);
+            }
+            if let Some(epoll) = &epoll {
+                self.sleep(epoll, bell)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An epoll set of everything that can bring work.
+    fn watch(&self, bell: &Bell) -> io::Result<Epoll> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // POLLIN only: with POLLOUT a ring that can be sent on would wake the worker for ever.
+        let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        epoll.add(bell.0.as_fd(), readable())?;
+        if let Some(fd) = self.host.poll_fd() {
+            epoll.add(fd, readable())?;
+        }
+        for port in self.ports.values() {
+            if let Some(fd) = port.io.poll_fd() {
+                epoll.add(fd, readable())?;
+            }
+        }
+        Ok(epoll)
+    }
+
+    fn sleep(&self, epoll: &Epoll, bell: &Bell) -> io::Result<()> {
+        let nap = if self.ports.values().any(|port| port.lagging) { 1 } else { NAP };
+        let mut events = [EpollEvent::empty(); 8];
+        match epoll.wait(&mut events, EpollTimeout::from(nap)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => {
+                self.counters.wakeups.add(1);
+                let _ = bell.0.read();
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
