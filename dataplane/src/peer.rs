@@ -124,14 +124,29 @@ mod tests {
         assert!(standing.opened(1));
         assert!(!standing.opened(1));
         assert_eq!(standing.install(2), 0);
-        assert_eq!(standing.sending(Role::Gateway), 1, "a pending session never takes the sending over");
+        assert_eq!(
+            standing.sending(Role::Gateway),
+            1,
+            "a pending session never takes the sending over"
+        );
         assert_eq!(standing.sending(Role::Workstation), 1);
         assert!(!standing.opened(1), "frames of the current one go on");
         assert!(standing.opened(2));
-        assert_eq!(standing, Standing { pending: 0, current: 2, previous: 1 });
+        assert_eq!(
+            standing,
+            Standing {
+                pending: 0,
+                current: 2,
+                previous: 1
+            }
+        );
         assert!(!standing.opened(1), "the previous one never comes back");
         assert_eq!(standing.install(3), 0);
-        assert_eq!(standing.install(4), 3, "a newer pending session takes the older one's place");
+        assert_eq!(
+            standing.install(4),
+            3,
+            "a newer pending session takes the older one's place"
+        );
         standing.erase(2);
         assert_eq!(standing.sending(Role::Gateway), 0);
         assert!(!standing.opened(0));

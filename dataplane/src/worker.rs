@@ -213,7 +213,10 @@ impl Sessions {
     /// The session with this very index.
     #[inline]
     fn get(&mut self, index: u32) -> Option<&mut Session> {
-        let session = self.0.get_mut(usize::from(slot_of(index)))?.as_deref_mut()?;
+        let session = self
+            .0
+            .get_mut(usize::from(slot_of(index)))?
+            .as_deref_mut()?;
         (session.index == index).then_some(session)
     }
 
@@ -324,7 +327,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             Command::SetCredit(port, limit) => self.set_credit(port, limit),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
-            Command::Send { port, destination, frame } => {
+            Command::Send {
+                port,
+                destination,
+                frame,
+            } => {
                 self.send_clear(port, destination, &frame);
             }
             Command::SendInner { index, message } => {
@@ -346,7 +353,13 @@ impl<P: Port, H: Host> Worker<P, H> {
             drained: false,
         };
         // Sessions that outlive the rings (a link that was down) stay in force.
-        for session in self.sessions.0.iter().flatten().filter(|session| session.port == setup.id) {
+        for session in self
+            .sessions
+            .0
+            .iter()
+            .flatten()
+            .filter(|session| session.port == setup.id)
+        {
             publish_session(&port.tables, session);
         }
         self.ports.insert(setup.id, port);
@@ -414,7 +427,10 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn install(&mut self, install: &Install, now: u64) {
-        let peer = self.peers.get_mut(install.workstation as usize).and_then(Option::as_mut);
+        let peer = self
+            .peers
+            .get_mut(install.workstation as usize)
+            .and_then(Option::as_mut);
         let (Some(peer), Some(port)) = (peer, self.ports.get_mut(&install.port)) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
@@ -441,8 +457,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             if let Some(port) = self.ports.get(&session.port) {
                 port.tables.remove_session(slot_of(index));
             }
-            if let Some(peer) =
-                self.peers.get_mut(session.workstation as usize).and_then(Option::as_mut)
+            if let Some(peer) = self
+                .peers
+                .get_mut(session.workstation as usize)
+                .and_then(Option::as_mut)
             {
                 peer.standing.erase(index);
             }
@@ -490,7 +508,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 let lost = peer.ledger.reconcile(admitted, port.drained, now);
                 if lost > 0 {
                     peer.counters.ring_lost.add(lost);
-                    port.tables.set_consumed(peer.id, peer.ledger.consumed(peer.queue.len()));
+                    port.tables
+                        .set_consumed(peer.id, peer.ledger.consumed(peer.queue.len()));
                 }
             }
         }

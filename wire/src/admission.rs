@@ -48,6 +48,28 @@ pub trait Frame {
     }
 }
 
+impl Frame for &[u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn mac(&self, at: usize) -> Option<[u8; 6]> {
+        self.get(at..)?.first_chunk().copied()
+    }
+
+    fn be16(&self, at: usize) -> Option<u16> {
+        self.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+    }
+
+    fn words(&self, at: usize) -> Option<[u64; 3]> {
+        Some([self.word(at)?, self.word(at + 8)?, self.word(at + 16)?])
+    }
+
+    fn word(&self, at: usize) -> Option<u64> {
+        self.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
 /// The tables of [`crate::tables`].
 pub trait Tables {
     /// Monotonic nanoseconds (CLOCK_MONOTONIC, as bpf_ktime_get_ns).

@@ -38,7 +38,10 @@ impl<P: Port, H: Host> Worker<P, H> {
                     port.io.release(frame);
                     continue;
                 }
-                let owner = self.sessions.get(header.index).map(|session| (session.workstation, session.port));
+                let owner = self
+                    .sessions
+                    .get(header.index)
+                    .map(|session| (session.workstation, session.port));
                 let peer = owner
                     .filter(|(_, port)| port == id)
                     .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
@@ -48,7 +51,11 @@ impl<P: Port, H: Host> Worker<P, H> {
                     continue;
                 };
                 peer.ledger.take();
-                peer.queue.push_back(Queued { port: *id, header, frame });
+                peer.queue.push_back(Queued {
+                    port: *id,
+                    header,
+                    frame,
+                });
                 self.schedule.activate(peer.id);
             }
         }
@@ -77,7 +84,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.schedule.activate(id);
             }
             if let Some(port) = self.ports.get(&peer.port) {
-                port.tables.set_consumed(id, peer.ledger.consumed(peer.queue.len()));
+                port.tables
+                    .set_consumed(id, peer.ledger.consumed(peer.queue.len()));
                 let standing = peer.standing;
                 for index in [standing.pending, standing.current, standing.previous] {
                     if let Some(session) = self.sessions.get(index) {
@@ -133,11 +141,15 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
             let report = self.coalescer.write(&slices[..count], &mut self.host);
-            counters.rx_packets.add(count as u64 - report.dropped as u64);
+            counters
+                .rx_packets
+                .add(count as u64 - report.dropped as u64);
             counters.rx_bytes.add(bytes as u64);
             counters.host_refused.add(report.dropped as u64);
             self.counters.host_writes.add(report.writes as u64);
-            self.counters.super_packets_written.add(report.super_packets as u64);
+            self.counters
+                .super_packets_written
+                .add(report.super_packets as u64);
         }
         for queued in self.batch.drain(..) {
             if let Some(port) = self.ports.get_mut(&queued.port) {
@@ -175,7 +187,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         peer.counters.opened.add(1);
         peer.counters.last_received.set(now);
         if peer.standing.opened(header.index) {
-            self.outbox.push_back(Event::Confirmed { workstation: id, index: header.index });
+            self.outbox.push_back(Event::Confirmed {
+                workstation: id,
+                index: header.index,
+            });
         }
         match inner::parse(payload) {
             Err(inner::Malformed) => {
@@ -191,7 +206,11 @@ impl<P: Port, H: Host> Worker<P, H> {
                     Handling::Report(message) => offer(
                         &self.events,
                         &self.counters,
-                        Event::Inner { workstation: id, index: header.index, message },
+                        Event::Inner {
+                            workstation: id,
+                            index: header.index,
+                            message,
+                        },
                     ),
                 }
                 None
@@ -223,12 +242,20 @@ enum Handling {
     Report(Vec<u8>),
 }
 
-fn control_message<F>(role: Role, kind: u8, payload: &[u8], peer: &mut Peer<F>, now: u64) -> Handling {
+fn control_message<F>(
+    role: Role,
+    kind: u8,
+    payload: &[u8],
+    peer: &mut Peer<F>,
+    now: u64,
+) -> Handling {
     const REKEY_LEN: usize = 16 + NOISE_MESSAGE_LEN;
     let len = match (role, kind) {
         (_, control::DUMMY) => return Handling::Ignore,
         (Role::Gateway, control::PING) | (Role::Workstation, control::PONG) => control::PING_LEN,
-        (Role::Gateway, control::REKEY_INIT) | (Role::Workstation, control::REKEY_RESP) => REKEY_LEN,
+        (Role::Gateway, control::REKEY_INIT) | (Role::Workstation, control::REKEY_RESP) => {
+            REKEY_LEN
+        }
         _ => return Handling::Refuse,
     };
     // Padding may follow; what the message is made of must be there.
@@ -269,5 +296,13 @@ fn hand_over<P: Port>(
     let mut source = [0; 6];
     source.copy_from_slice(&bytes[6..12]);
     counters.handshakes.add(1);
-    offer(events, counters, Event::Handshake { port: id, source, frame: body.to_vec() });
+    offer(
+        events,
+        counters,
+        Event::Handshake {
+            port: id,
+            source,
+            frame: body.to_vec(),
+        },
+    );
 }

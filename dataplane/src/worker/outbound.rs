@@ -35,7 +35,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Ok(mut segments) = Segmenter::new(packet) else {
             return self.counters.host_malformed.add(1);
         };
+        // The tunnel is point to point: what the kernel says to a neighbourhood (MLD, router
+        // solicitations) stays here.
         let owner = match self.role {
+            _ if segments.destination().is_multicast() => None,
             Role::Gateway => self.routes.owner(segments.destination()),
             Role::Workstation => Some(0),
         };
@@ -51,7 +54,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         let mtu = usize::from(session.mtu);
         let (mut frames, mut bytes) = (0, 0);
-        while let Some(len) = segments.next_len() {
+        while let len @ 1.. = segments.next_len() {
             if len > mtu {
                 peer.counters.too_big.add(1);
                 break;
@@ -75,12 +78,22 @@ impl<P: Port, H: Host> Worker<P, H> {
                 port.io.release(frame);
                 peer.counters.seal_refused.add(1);
                 if error == SealError::Exhausted {
-                    tracing::warn!(workstation = peer.id, "a session may seal no more; waiting for its rekey");
+                    tracing::warn!(
+                        workstation = peer.id,
+                        "a session may seal no more; waiting for its rekey"
+                    );
                 }
                 break;
             }
             if session.worn() {
-                offer(&self.events, &self.counters, Event::Worn { workstation: peer.id, index });
+                offer(
+                    &self.events,
+                    &self.counters,
+                    Event::Worn {
+                        workstation: peer.id,
+                        index,
+                    },
+                );
             }
             port.touched = true;
             if let Err(frame) = port.io.send(frame) {
@@ -110,11 +123,16 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(session) = self.sessions.get(index) else {
             return;
         };
-        let peer = self.peers.get(session.workstation as usize).and_then(Option::as_ref);
+        let peer = self
+            .peers
+            .get(session.workstation as usize)
+            .and_then(Option::as_ref);
         let (Some(peer), Some(port)) = (peer, self.ports.get_mut(&session.port)) else {
             return;
         };
-        let padded = session.padding.apply(message.len(), usize::from(session.mtu));
+        let padded = session
+            .padding
+            .apply(message.len(), usize::from(session.mtu));
         let Some(mut frame) = reserve(port) else {
             return peer.counters.tx_full.add(1);
         };

@@ -28,7 +28,10 @@ pub struct Orders<P> {
 
 impl<P> Clone for Orders<P> {
     fn clone(&self) -> Self {
-        Self { commands: self.commands.clone(), bell: Arc::clone(&self.bell) }
+        Self {
+            commands: self.commands.clone(),
+            bell: Arc::clone(&self.bell),
+        }
     }
 }
 
@@ -53,7 +56,14 @@ pub fn orders<P>() -> io::Result<(Orders<P>, Receiver<Command<P>>, Bell)> {
     let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let bell = Arc::new(bell);
     let (commands, receiver) = crossbeam::channel::bounded(1024);
-    Ok((Orders { commands, bell: Arc::clone(&bell) }, receiver, Bell(bell)))
+    Ok((
+        Orders {
+            commands,
+            bell: Arc::clone(&bell),
+        },
+        receiver,
+        Bell(bell),
+    ))
 }
 
 impl<P: Port, H: Host> Worker<P, H> {
@@ -105,7 +115,11 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn sleep(&self, epoll: &Epoll, bell: &Bell) -> io::Result<()> {
-        let nap = if self.ports.values().any(|port| port.lagging) { 1 } else { NAP };
+        let nap = if self.ports.values().any(|port| port.lagging) {
+            1
+        } else {
+            NAP
+        };
         let mut events = [EpollEvent::empty(); 8];
         match epoll.wait(&mut events, EpollTimeout::from(nap)) {
             Ok(0) | Err(Errno::EINTR) => {}
