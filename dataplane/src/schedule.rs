@@ -60,6 +60,14 @@ mod tests {
         assert_eq!(schedule.len(), 3);
         assert_eq!(schedule.turn(), Some(3));
         schedule.activate(3);
-        assert_eq!([schedule.turn(), schedule.turn(), schedule.turn(), schedule.turn()], [Some(1), Some(2), Some(3), None]);
+        assert_eq!(
+            [
+                schedule.turn(),
+                schedule.turn(),
+                schedule.turn(),
+                schedule.turn()
+            ],
+            [Some(1), Some(2), Some(3), None]
+        );
     }
 }

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
 use crate::peer::Peer;
-use crate::port::{Port, PortError};
+use crate::port::{Port, PortError, RingStatistics};
 use crate::route::Routes;
 use crate::schedule::Schedule;
 use crate::session::Session;
@@ -94,6 +94,8 @@ pub enum Command<P> {
         /// The plaintext.
         message: Vec<u8>,
     },
+    /// Tell the levels and losses of every port's rings.
+    Statistics(Sender<Vec<(PortId, RingStatistics)>>),
     /// End the thread.
     Stop,
 }
@@ -336,6 +338,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             Command::SendInner { index, message } => {
                 self.send_control(index, &message, now);
+            }
+            Command::Statistics(answer) => {
+                let ports = self.ports.iter();
+                // Whoever asked may have given up.
+                let _ = answer.try_send(ports.map(|(id, port)| (*id, port.io.statistics())).collect());
             }
             Command::Stop => self.stopped = true,
         }

@@ -63,5 +63,5 @@ pub const INITIATION_TOTAL: (u64, u64) = (SECOND / 20, 20);
 /// How many handshake nonces of a key id XDP remembers.
 pub const NONCES_REMEMBERED: usize = 8;
 
-/// Smallest and largest credit (frames in flight to the worker) of a Workstation.
-pub const CREDIT_RANGE: (u64, u64) = (64, 256);
+/// The least credit (frames in flight to the worker) of a Workstation, where the ring is as large.
+pub const CREDIT_MINIMUM: u64 = 64;

@@ -1,0 +1,557 @@
+//! The Workstation's daemon: one port, one worker, one handshake state machine, for ever.
+
+use crate::api::server::Server;
+use crate::api::socket::Socket;
+use crate::api::{AgentControl, AgentStatus, PortState, PortStatus, SessionStatus, mac_text};
+use crate::choices::Virtualised;
+use crate::config;
+use crate::enrolment::{Encapsulation, Enrolment};
+use crate::entropy;
+use crate::gateway::{self, losses, mode_name, named, ring_statistics, traffic};
+use crate::handshake::workstation::{
+    Phase, Status, Traffic, Workstation as Machine, WorkstationConfig,
+};
+use crate::handshake::{Action, Parameters, inner_mtu, kdf};
+use crate::hostif;
+use crate::monitor;
+use crate::pool::Pool;
+use crate::problem::{Kind, Problem};
+use crate::process::{self, Signal};
+use crate::raise::{self, Plan, Raised};
+use crossbeam::channel::{Receiver, Sender, bounded, select};
+use dataplane::PortId;
+use dataplane::counters::PeerCounters;
+use dataplane::host::tun::Tun;
+use dataplane::keys::{Cipher, Protection};
+use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
+use dataplane::wall::{AttachMode, PortTables, Wall};
+use dataplane::worker::run::boottime;
+use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
+use ipnet::IpNet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wire::Role;
+use wire::tables::KnockEntry;
+use zeroize::Zeroizing;
+
+/// The agent's only port, and its only peer: the Gateway.
+const PORT: PortId = 0;
+const GATEWAY: u32 = 0;
+/// Session slots: one of each kind, and a few being erased.
+const SESSION_SLOTS: u32 = 32;
+/// How often traffic is looked at, and a missing port looked for.
+const ROUND: Duration = Duration::from_millis(100);
+
+enum Request {
+    Status(Sender<AgentStatus>),
+    Down(Sender<Result<(), Problem>>),
+}
+
+struct Up {
+    wall: Wall,
+    tables: Arc<PortTables>,
+    ifindex: u32,
+    mac: [u8; 6],
+    mode: AttachMode,
+    zero_copy: bool,
+    queues: u32,
+    carrier: bool,
+}
+
+struct Agent {
+    config: config::Agent,
+    identity: Enrolment,
+    plan: Plan,
+    links: Links,
+    pool: Pool,
+    machine: Machine,
+    up: Option<Up>,
+    reason: Option<String>,
+    counters: Arc<PeerCounters>,
+    parameters: Option<Parameters>,
+    was_connected: bool,
+    started: Instant,
+    retried: Instant,
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// Why it does not start: no identity, no usable interface.
+pub fn run(config: config::Agent) -> Result<(), Problem> {
+    process::harden()?;
+    let signals = process::signals()?;
+    let identity = Enrolment::load(&config.state_directory)?;
+    let socket = Socket::bind(&config.runtime_directory)?;
+    let link_events = monitor::start()?;
+    let mut agent = Agent::new(config, identity)?;
+    agent.raise()?;
+    agent.machine.start(now());
+    let (asker, requests) = bounded(16);
+    let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
+    tracing::info!(interface = agent.plan.interface, gateway = agent.identity.name.as_str(), "ready; looking for the Gateway");
+    agent.serve(&requests, &link_events, &signals);
+    tracing::info!("stopping; the wall stays up and nothing leaves the port");
+    server.stop();
+    agent.pool.stop();
+    Ok(())
+}
+
+impl Agent {
+    fn new(config: config::Agent, identity: Enrolment) -> Result<Self, Problem> {
+        let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+        let interface = config.interface_for(&identity, &links)?;
+        let Encapsulation::Ether { ethertype } = identity.encapsulation;
+        let plan = Plan {
+            interface,
+            role: Role::Workstation,
+            ethertype,
+            pin_directory: config.pin_directory.clone(),
+            rings: config.rings,
+            session_slots: SESSION_SLOTS,
+            workstation_slots: 1,
+        };
+        let link = plan.check(&links)?;
+        // Addresses come with the first session; those of a former one stay until then, so that
+        // what is bound to them survives a restart.
+        let kept = links.find(&config.host_interface).map(|link| link.addresses).unwrap_or_default();
+        let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
+        let engine = gateway::engine(config.engine);
+        let pool = Pool::start(Role::Workstation, engine, queues)?;
+        let counters: Arc<PeerCounters> = Arc::default();
+        let everything = ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect();
+        let setup = PeerSetup { id: GATEWAY, prefixes: everything, counters: Arc::clone(&counters) };
+        pool.give(0, Command::AddPeer(Box::new(setup)));
+        let virtualised = match config.virtualised {
+            Virtualised::Yes => true,
+            Virtualised::No => false,
+            Virtualised::Auto => is_virtual_machine(),
+        };
+        let machine = Machine::new(
+            WorkstationConfig {
+                static_private: Zeroizing::new(*identity.private_key.as_bytes()),
+                gateway_public: *identity.gateway_public_key.as_bytes(),
+                psk: Zeroizing::new(*identity.psk.as_bytes()),
+                key_id: identity.key_id.get(),
+                port: PORT,
+                mac: link.mac.unwrap_or_default(),
+                mtu: inner_mtu(link.mtu),
+                virtualised,
+                ciphers: ciphers(config.minimum_cipher),
+                protections: protections(config.minimum_protection),
+                seed: Zeroizing::new(entropy::seed()?),
+            },
+            now(),
+        );
+        Ok(Self {
+            config,
+            identity,
+            plan,
+            links,
+            pool,
+            machine,
+            up: None,
+            reason: None,
+            counters,
+            parameters: None,
+            was_connected: false,
+            started: Instant::now(),
+            retried: Instant::now(),
+        })
+    }
+
+    fn raise(&mut self) -> Result<(), Problem> {
+        let key_id = self.identity.key_id.get();
+        let knock = KnockEntry {
+            key: kdf::knock_keys(self.identity.psk.as_bytes()).g2w,
+            workstation: GATEWAY,
+            ..KnockEntry::default()
+        };
+        let Raised { link, mac, wall, rings, mode, zero_copy, queues } =
+            self.plan.raise(&self.links, |tables| tables.install_knock(key_id, &knock))?;
+        let tables = wall.tables();
+        let setup = PortSetup {
+            id: PORT,
+            io: rings,
+            tables: Arc::clone(&tables),
+            mac,
+            ethertype: self.plan.ethertype,
+        };
+        self.pool.give(0, Command::AddPort(Box::new(setup)));
+        self.pool.give(0, Command::SetCredit(PORT, u64::from(self.plan.rings.size)));
+        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
+        self.reason = None;
+        self.up = Some(Up {
+            wall,
+            tables,
+            ifindex: link.index,
+            mac,
+            mode,
+            zero_copy,
+            queues,
+            carrier: link.carrier,
+        });
+        self.machine.mac_changed(now(), mac);
+        Ok(())
+    }
+
+    fn serve(
+        &mut self,
+        requests: &Receiver<Request>,
+        links: &Receiver<LinkEvent>,
+        signals: &Receiver<Signal>,
+    ) {
+        let events = self.pool.events.clone();
+        loop {
+            self.carry_out();
+            let due = self.machine.next_deadline().map(|at| at.saturating_sub(now()));
+            let wait = due.unwrap_or(ROUND).clamp(Duration::from_millis(1), ROUND);
+            select! {
+                recv(events) -> event => match event {
+                    Ok(Event::HostFailed(error)) => {
+                        tracing::error!(%error, interface = self.config.host_interface, "the host interface failed; ending, so that a fresh start can mend it");
+                        return;
+                    }
+                    Ok(event) => self.event(event),
+                    Err(_) => return,
+                },
+                recv(requests) -> request => match request {
+                    Ok(Request::Status(answer)) => drop(answer.send(self.status())),
+                    Ok(Request::Down(answer)) => {
+                        drop(answer.send(self.down()));
+                        return;
+                    }
+                    Err(_) => {}
+                },
+                recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Rekey) => self.rekey(),
+                    Ok(Signal::Reload) => tracing::info!("an agent has nothing to reload; restart it to apply its configuration"),
+                    Ok(Signal::Stop) | Err(_) => return,
+                },
+                default(wait) => {},
+            }
+            self.look_at_traffic();
+            self.mix();
+            self.machine.tick(now());
+            self.retry_port();
+            self.report();
+        }
+    }
+
+    fn mix(&mut self) {
+        if let Ok(seed) = entropy::seed() {
+            self.machine.mix(&seed);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Handshake { source, frame, .. } => {
+                self.mix();
+                self.machine.frame(now(), source, &frame);
+            }
+            Event::Inner { index, message, .. } => self.machine.inner(now(), index, &message),
+            Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
+            Event::Erased(index) => self.machine.erased(now(), index),
+            Event::Worn { index, .. } => self.machine.limit_near(now(), index),
+            Event::PortFailed { error, .. } => {
+                tracing::error!(port = self.plan.interface, %error, "the port is lost; it is raised again when it can be");
+                self.up = None;
+                self.reason = Some(error.to_string());
+                self.machine.carrier(now(), false);
+            }
+            Event::Installed(_) | Event::PortRemoved(_) | Event::PeerRemoved(_) => {}
+            Event::HostFailed(error) => tracing::error!(%error, "the host interface failed"),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let actions: Vec<Action> = self.machine.actions().collect();
+        for action in actions {
+            match action {
+                Action::Send { destination, frame, .. } => {
+                    self.pool.give(0, Command::Send { port: PORT, destination, frame });
+                }
+                Action::SendInner { index, message, .. } => {
+                    self.pool.give(0, Command::SendInner { index, message });
+                }
+                Action::Install(mut install) => {
+                    install.workstation = GATEWAY;
+                    self.pool.give(0, Command::Install(install));
+                }
+                Action::Erase { index, .. } => self.pool.give(0, Command::Erase(index)),
+                Action::ExpectNonce(nonce) => {
+                    if let Some(up) = &self.up {
+                        up.tables.set_expected_nonce(nonce);
+                    }
+                }
+                Action::Configure(parameters) => self.configure(*parameters),
+            }
+        }
+    }
+
+    /// Gives the host interface what the Gateway assigned. What is there already is not touched.
+    fn configure(&mut self, parameters: Parameters) {
+        if self.parameters.as_ref() == Some(&parameters) {
+            return;
+        }
+        let set = || -> Result<(), LinkError> {
+            let link = self.links.find(&self.config.host_interface)?;
+            hostif::set_mtu(&self.links, &self.config.host_interface, parameters.mtu)?;
+            self.links.set_addresses(link.index, &addresses(&parameters))?;
+            self.links.set_up(link.index)?;
+            for route in &self.config.routes {
+                let usable = match route {
+                    IpNet::V4(_) => parameters.v4.is_some(),
+                    IpNet::V6(_) => parameters.v6.is_some(),
+                };
+                if usable {
+                    self.links.replace_route(*route, link.index, None)?;
+                }
+            }
+            Ok(())
+        };
+        match set() {
+            Ok(()) => {
+                tracing::info!(addresses = ?addresses(&parameters), mtu = parameters.mtu, "the host interface is configured");
+                self.parameters = Some(parameters);
+            }
+            Err(error) => {
+                tracing::error!(%error, interface = self.config.host_interface, "the host interface could not be configured; it is tried again with the next session");
+            }
+        }
+    }
+
+    fn rekey(&mut self) {
+        match self.machine.status(now()).index {
+            Some(index) => {
+                self.mix();
+                self.machine.limit_near(now(), index);
+            }
+            None => tracing::info!("there is no session to rekey"),
+        }
+    }
+
+    fn look_at_traffic(&mut self) {
+        let at = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
+        self.machine.traffic(
+            now(),
+            Traffic {
+                last_sent: at(self.counters.last_sent.get()),
+                last_received: at(self.counters.last_received.get()),
+            },
+        );
+    }
+
+    fn link_event(&mut self, event: &LinkEvent) {
+        if event.name != self.plan.interface {
+            return;
+        }
+        let known = self.up.as_ref().map(|up| (up.ifindex, up.mac, up.carrier));
+        match (&event.change, known) {
+            (LinkChange::Removed, Some((index, ..))) if index == event.index => {
+                self.lose("the interface was removed");
+            }
+            (LinkChange::Added { .. } | LinkChange::Renamed { .. }, None) => self.raise_again(),
+            (LinkChange::Added { .. }, Some((index, ..))) if index != event.index => {
+                self.lose("the interface was replaced by another of its name");
+                self.raise_again();
+            }
+            (LinkChange::State { carrier, .. }, Some((index, mac, had))) if index == event.index => {
+                if let Some(up) = &mut self.up {
+                    up.carrier = *carrier;
+                }
+                if self.links.get(index).is_ok_and(|link| link.mac != Some(mac)) {
+                    self.lose("the interface's MAC address was changed");
+                    self.raise_again();
+                } else if *carrier != had {
+                    tracing::info!(port = event.name, carrier, "the carrier changed");
+                    self.machine.carrier(now(), *carrier);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, reason: &str) {
+        tracing::error!(port = self.plan.interface, reason, "the port is lost; it is raised again when it can be");
+        self.up = None;
+        self.reason = Some(reason.to_owned());
+        self.pool.give(0, Command::RemovePort(PORT));
+        self.machine.carrier(now(), false);
+    }
+
+    fn raise_again(&mut self) {
+        match self.raise() {
+            Ok(()) => self.machine.carrier(now(), true),
+            Err(problem) => {
+                let reason = format!("{problem}; {}", problem.remedy);
+                if self.reason.as_ref() != Some(&reason) {
+                    tracing::error!(port = self.plan.interface, %problem, remedy = problem.remedy, "the port stays down for now");
+                }
+                self.reason = Some(reason);
+            }
+        }
+    }
+
+    fn retry_port(&mut self) {
+        if self.up.is_some() || self.retried.elapsed() < ROUND {
+            return;
+        }
+        self.retried = Instant::now();
+        if self.links.find(&self.plan.interface).is_ok() {
+            self.raise_again();
+        }
+    }
+
+    /// Says in the log when the tunnel comes and goes.
+    fn report(&mut self) {
+        let status = self.machine.status(now());
+        if status.connected != self.was_connected {
+            self.was_connected = status.connected;
+            match status.connected {
+                true => tracing::info!(gateway = ?status.gateway_mac.map(mac_text), "the tunnel is up"),
+                false => tracing::warn!("the tunnel is down; looking for the Gateway"),
+            }
+        }
+    }
+
+    fn status(&mut self) -> AgentStatus {
+        let machine: Status = self.machine.status(now());
+        let rings = ring_statistics(&self.pool).remove(&PORT);
+        let mut port = PortStatus {
+            interface: self.plan.interface.clone(),
+            state: PortState::Missing,
+            reason: self.reason.clone(),
+            ring_losses: rings.as_ref().map(losses).unwrap_or_default(),
+            ..PortStatus::default()
+        };
+        if let Some(up) = &self.up {
+            port.state = if up.carrier { PortState::Up } else { PortState::Down };
+            port.mac = Some(mac_text(up.mac));
+            port.xdp = Some(mode_name(up.mode));
+            port.zero_copy = Some(up.zero_copy);
+            port.queues = up.queues;
+            port.verdicts = up.wall.verdicts().map(|verdicts| named(&verdicts)).unwrap_or_default();
+            port.guard_drops = up.wall.guard_drops().unwrap_or_default();
+        }
+        let counters = &self.counters;
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_seconds: self.started.elapsed().as_secs(),
+            name: self.identity.name.to_string(),
+            key_id: self.identity.key_id.to_string(),
+            engine: gateway::engine(self.config.engine).resolve().name().to_owned(),
+            port,
+            state: phase_name(machine.phase).to_owned(),
+            gateway_mac: machine.gateway_mac.map(mac_text),
+            session: machine.session_age.zip(machine.protected_by).map(|(age, (cipher, protection))| {
+                SessionStatus {
+                    age_seconds: age.as_secs(),
+                    cipher: cipher.name().to_owned(),
+                    protection: protection.name().to_owned(),
+                    peer_mac: machine.gateway_mac.map(mac_text).unwrap_or_default(),
+                }
+            }),
+            last_handshake_seconds: machine.last_handshake.map(|at| at.as_secs()),
+            addresses: self
+                .parameters
+                .iter()
+                .flat_map(addresses)
+                .map(|address| address.to_string())
+                .collect(),
+            rx: traffic(counters.rx_packets.get(), counters.rx_bytes.get()),
+            tx: traffic(counters.tx_packets.get(), counters.tx_bytes.get()),
+            drops: counters.drops().map(|(name, count)| (name.to_owned(), count)).collect(),
+            rekeys: machine.handshakes.1,
+            last_error: machine.last_failure.map(|failure| failure.to_string()),
+        }
+    }
+
+    /// Takes everything down on purpose. The port is an ordinary interface again, and set down.
+    fn down(&mut self) -> Result<(), Problem> {
+        self.pool.give(0, Command::RemovePeer(GATEWAY));
+        self.pool.give(0, Command::RemovePort(PORT));
+        if let Some(up) = self.up.take()
+            && let Err(error) = self.links.set_down(up.ifindex)
+        {
+            return Err(monitor::problem(&format!("set {} down", self.plan.interface), error));
+        }
+        raise::lower(&self.plan.interface, &self.plan.pin_directory)?;
+        self.pool.give(0, Command::Stop);
+        Tun::delete(&self.config.host_interface).map_err(|error| {
+            let remedy = format!("ip link delete {}", self.config.host_interface);
+            Problem::new(Kind::Failed, "remove the host interface", error, remedy)
+        })
+    }
+}
+
+fn now() -> Duration {
+    Duration::from_nanos(boottime())
+}
+
+fn addresses(parameters: &Parameters) -> Vec<IpNet> {
+    let v4 = parameters.v4.and_then(|(address, len)| IpNet::new(address.into(), len).ok());
+    let v6 = parameters.v6.and_then(|(address, len)| IpNet::new(address.into(), len).ok());
+    v4.into_iter().chain(v6).collect()
+}
+
+/// The ciphers offered: the minimum and what is stronger. SIV is never weaker.
+fn ciphers(minimum: Cipher) -> Vec<Cipher> {
+    match minimum {
+        Cipher::Aes128Gcm => Cipher::ALL.to_vec(),
+        Cipher::Aes256Gcm => vec![Cipher::Aes256Gcm, Cipher::Aes256GcmSiv],
+        Cipher::Aes256GcmSiv => vec![Cipher::Aes256GcmSiv],
+    }
+}
+
+fn protections(minimum: Protection) -> Vec<Protection> {
+    match minimum {
+        Protection::Encrypt => vec![Protection::Encrypt],
+        Protection::Authenticate => vec![Protection::Encrypt, Protection::Authenticate],
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Stopped => "stopped",
+        Phase::Idle => "idle",
+        Phase::Hello => "hello",
+        Phase::Init => "init",
+        Phase::Rekey => "rekey",
+        Phase::Proving => "proving",
+    }
+}
+
+/// Whether this is a virtual machine, by what the CPU says of a hypervisor.
+fn is_virtual_machine() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
+        text.lines()
+            .find(|line| line.starts_with("flags"))
+            .is_some_and(|line| line.split_whitespace().any(|flag| flag == "hypervisor"))
+    })
+}
+
+struct Asker(Sender<Request>);
+
+impl Asker {
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
+        let (sender, receiver) = bounded(1);
+        let stopping = || {
+            Problem::new(Kind::Unavailable, "ask the agent", "it is stopping", "try again in a moment")
+        };
+        self.0.send(request(sender)).map_err(|_| stopping())?;
+        receiver.recv().map_err(|_| stopping())
+    }
+}
+
+impl AgentControl for Asker {
+    fn status(&self) -> Result<AgentStatus, Problem> {
+        self.ask(Request::Status)
+    }
+
+    fn down(&self) -> Result<(), Problem> {
+        self.ask(Request::Down)?
+    }
+}

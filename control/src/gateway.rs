@@ -1,0 +1,561 @@
+//! The Gateway daemon: one control thread that owns the registry, the handshakes and the ports, and
+//! drives the workers.
+//!
+//! Everything reaches it over channels: what the workers report, what the control API asks, what
+//! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
+
+mod ports;
+mod status;
+
+use crate::api::server::Server;
+use crate::api::socket::Socket;
+use crate::api::{self, AddWorkstation, Added, Control, Reloaded, Removed, Status};
+use crate::choices::CipherChoice;
+use crate::config;
+use crate::entropy;
+use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
+use crate::handshake::{Action, kdf};
+use crate::hostif;
+use crate::keys::PrivateKey;
+use crate::mailbox::{Letter, Mailboxes};
+use crate::monitor;
+use crate::pool::Pool;
+use crate::problem::{Kind, Problem};
+use crate::process::{self, Signal};
+use crate::registry::Registry;
+use crate::workstation::Workstation;
+use crossbeam::channel::{Receiver, Sender, bounded, select};
+use dataplane::counters::PeerCounters;
+use dataplane::link::{LinkEvent, Links};
+use dataplane::wall::Steering;
+use dataplane::worker::run::boottime;
+use dataplane::worker::{Command, Event, PeerSetup};
+use dataplane::{PortId, WorkstationId};
+use ipnet::IpNet;
+use ports::Port;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wire::Role;
+use wire::tables::KnockEntry;
+use zeroize::Zeroizing;
+
+/// Session slots for each Workstation: so many that one whose sessions are being erased does not
+/// make another wait.
+const SLOTS_EACH: u32 = 8;
+/// How long the removal of a Workstation may take.
+const REMOVAL: Duration = Duration::from_secs(5);
+/// How often ports that are missing are looked for, and how long the loop sleeps at most.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// What the control API asks of the control thread.
+enum Request {
+    Status(Sender<Status>),
+    Add(AddWorkstation, Sender<Result<Added, Problem>>),
+    Remove(String, Sender<Result<Removed, Problem>>),
+    Reload(Sender<Result<Reloaded, Problem>>),
+}
+
+/// A Workstation that is served.
+struct Served {
+    key_id: u32,
+    prefixes: Vec<IpNet>,
+    counters: Arc<PeerCounters>,
+    worker: usize,
+}
+
+/// The daemon.
+struct Daemon {
+    config: config::Gateway,
+    config_path: PathBuf,
+    key: PrivateKey,
+    registry: Registry,
+    machine: Machine,
+    pool: Pool,
+    links: Links,
+    steering: Option<Steering>,
+    ports: Vec<Port>,
+    served: BTreeMap<WorkstationId, Served>,
+    /// The worker and the Workstation of every session, by our index of it.
+    sessions: HashMap<u32, (usize, WorkstationId)>,
+    mail: Mailboxes,
+    started: Instant,
+    retried: Instant,
+}
+
+/// Runs the Gateway until it is told to stop.
+///
+/// # Errors
+/// Why it does not start. Nothing is left half-applied: interfaces are looked at before any is
+/// touched.
+pub fn run(config: config::Gateway, config_path: &Path) -> Result<(), Problem> {
+    process::harden()?;
+    let signals = process::signals()?;
+    let registry = Registry::open(&config)?;
+    let key_path = config.state_directory.join("gateway.key");
+    let key = if key_path.exists() {
+        PrivateKey::load(&key_path)?
+    } else {
+        tracing::info!(file = %key_path.display(), "making the Gateway's key");
+        PrivateKey::create(&key_path)?
+    };
+    let socket = Socket::bind(&config.runtime_directory)?;
+    let link_events = monitor::start()?;
+    let mut daemon = Daemon::new(config, config_path, key, registry)?;
+    daemon.raise_all()?;
+    let (asker, requests) = bounded(64);
+    let server = Server::start(socket, Arc::new(Asker(asker)))?;
+    tracing::info!(
+        ports = daemon.ports.len(),
+        workstations = daemon.served.len(),
+        workers = daemon.pool.len(),
+        "ready"
+    );
+    daemon.serve(&requests, &link_events, &signals);
+    tracing::info!("stopping; the wall stays up");
+    server.stop();
+    daemon.pool.stop();
+    Ok(())
+}
+
+impl Daemon {
+    fn new(
+        config: config::Gateway,
+        config_path: &Path,
+        key: PrivateKey,
+        registry: Registry,
+    ) -> Result<Self, Problem> {
+        let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+        let plans: Vec<_> = config.ports.iter().map(|port| ports::plan(&config, port)).collect();
+        for plan in &plans {
+            plan.check(&links)?;
+        }
+        let workers = config.worker_count();
+        let queues = hostif::open(&links, &config.host_interface, workers, &config.host_addresses)?;
+        let steering = hostif::steer(&queues)?;
+        let engine = ports::engine(config.engine);
+        let pool = Pool::start(Role::Gateway, engine, queues)?;
+        let seed = Zeroizing::new(entropy::seed()?);
+        let mut boot_id = [0; 8];
+        entropy::fill(&mut boot_id)?;
+        let gateway_config = GatewayConfig {
+            static_private: Zeroizing::new(*key.as_bytes()),
+            boot_id,
+            ports: Vec::new(),
+            v4: config.host_addresses.iter().find_map(|net| match net.addr() {
+                std::net::IpAddr::V4(address) => Some(address),
+                std::net::IpAddr::V6(_) => None,
+            }),
+            v6: config.host_addresses.iter().find_map(|net| match net.addr() {
+                std::net::IpAddr::V6(address) => Some(address),
+                std::net::IpAddr::V4(_) => None,
+            }),
+            seed,
+            session_slots: u16::try_from(config.max_workstations * SLOTS_EACH).unwrap_or(u16::MAX),
+        };
+        let machine = Machine::new(gateway_config, now());
+        let ports = plans
+            .into_iter()
+            .enumerate()
+            .map(|(at, plan)| Port::new(at as PortId, at % workers, plan))
+            .collect();
+        let mut daemon = Self {
+            config,
+            config_path: config_path.to_owned(),
+            key,
+            registry,
+            machine,
+            pool,
+            links,
+            steering,
+            ports,
+            served: BTreeMap::new(),
+            sessions: HashMap::new(),
+            mail: Mailboxes::default(),
+            started: Instant::now(),
+            retried: Instant::now(),
+        };
+        for broken in daemon.registry.broken() {
+            tracing::error!(workstation = broken.name, problem = %broken.problem, remedy = broken.problem.remedy, "not served: its file cannot be used");
+        }
+        let enabled: Vec<_> = daemon.registry.workstations().map(|(id, _)| id).collect();
+        for id in enabled {
+            daemon.serve_workstation(id)?;
+        }
+        Ok(daemon)
+    }
+
+    /// The loop. Ends on [`Signal::Stop`] or when the host interface fails.
+    fn serve(
+        &mut self,
+        requests: &Receiver<Request>,
+        links: &Receiver<LinkEvent>,
+        signals: &Receiver<Signal>,
+    ) {
+        let events = self.pool.events.clone();
+        loop {
+            self.carry_out();
+            let wait = if self.mail.is_empty() { self.until_due() } else { Duration::ZERO };
+            select! {
+                recv(events) -> event => match event {
+                    Ok(Event::HostFailed(error)) => {
+                        tracing::error!(%error, interface = self.config.host_interface, "the host interface failed; ending, so that a fresh start can mend it");
+                        return;
+                    }
+                    Ok(event) => {
+                        self.event(event);
+                        // The channel is emptied before any handshake is worked on.
+                        while let Ok(event) = events.try_recv() {
+                            self.event(event);
+                        }
+                    }
+                    Err(_) => return,
+                },
+                recv(requests) -> request => if let Ok(request) = request { self.request(request) },
+                recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Reload) => match self.reload() {
+                        Ok(changes) => tracing::info!(?changes, "reloaded"),
+                        Err(problem) => tracing::error!(%problem, remedy = problem.remedy, "not reloaded"),
+                    },
+                    Ok(Signal::Rekey) => tracing::info!("a Gateway starts no rekey; the Workstations do"),
+                    Ok(Signal::Stop) | Err(_) => return,
+                },
+                default(wait) => {},
+            }
+            if let Some(letter) = self.mail.next() {
+                self.mix();
+                self.machine.frame(now(), letter.port, letter.source, &letter.frame);
+            }
+            self.machine.tick(now());
+            self.retry_ports();
+        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let due = self.machine.next_deadline().map(|at| at.saturating_sub(now()));
+        due.unwrap_or(ROUND).clamp(Duration::from_millis(1), ROUND)
+    }
+
+    /// Fresh entropy before anything random is made.
+    fn mix(&mut self) {
+        if let Ok(seed) = entropy::seed() {
+            self.machine.mix(&seed);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Handshake { port, source, frame } => self.mail.put(Letter { port, source, frame }),
+            Event::Inner { workstation, index, message } => {
+                self.mix();
+                self.machine.inner(now(), workstation, index, &message);
+            }
+            Event::Confirmed { workstation, index } => {
+                self.machine.confirmed(now(), workstation, index);
+                if let Some(name) = self.registry.by_slot(workstation).map(|ws| ws.name.as_str()) {
+                    tracing::info!(workstation = name, "session up");
+                }
+            }
+            Event::Erased(index) => {
+                if let Some((_, workstation)) = self.sessions.remove(&index) {
+                    self.machine.erased(workstation, index);
+                }
+            }
+            Event::PortFailed { port, error } => self.port_failed(port, &error),
+            // The Workstation rekeys by its own count; its limit is reached before ours.
+            Event::Worn { .. } | Event::Installed(_) | Event::PortRemoved(_) | Event::PeerRemoved(_) => {}
+            Event::HostFailed(error) => tracing::error!(%error, "the host interface failed"),
+        }
+    }
+
+    /// Does what the state machine wants done.
+    fn carry_out(&mut self) {
+        let actions: Vec<Action> = self.machine.actions().collect();
+        for action in actions {
+            match action {
+                Action::Send { port, destination, frame } => {
+                    if let Some(worker) = self.worker_of(port) {
+                        self.pool.give(worker, Command::Send { port, destination, frame });
+                    }
+                }
+                Action::SendInner { index, message, .. } => {
+                    if let Some((worker, _)) = self.sessions.get(&index) {
+                        self.pool.give(*worker, Command::SendInner { index, message });
+                    }
+                }
+                Action::Install(install) => {
+                    let Some(worker) = self.worker_of(install.port) else {
+                        self.machine.erased(install.workstation, install.index);
+                        continue;
+                    };
+                    self.settle(install.workstation, worker);
+                    self.sessions.insert(install.index, (worker, install.workstation));
+                    self.pool.give(worker, Command::Install(install));
+                }
+                Action::Erase { workstation, index } => match self.sessions.get(&index) {
+                    Some((worker, _)) => self.pool.give(*worker, Command::Erase(index)),
+                    None => self.machine.erased(workstation, index),
+                },
+                // These are a Workstation's.
+                Action::ExpectNonce(_) | Action::Configure(_) => {}
+            }
+        }
+    }
+
+    fn worker_of(&self, port: PortId) -> Option<usize> {
+        self.ports.get(usize::from(port)).map(|port| port.worker)
+    }
+
+    /// Makes `worker` the one that serves a Workstation: it has come in on one of its ports.
+    fn settle(&mut self, id: WorkstationId, worker: usize) {
+        let Some(served) = self.served.get_mut(&id) else {
+            return;
+        };
+        if served.worker == worker {
+            return;
+        }
+        self.pool.give(served.worker, Command::RemovePeer(id));
+        served.worker = worker;
+        let setup = served.setup(id);
+        let prefixes = served.prefixes.clone();
+        self.pool.give(worker, Command::AddPeer(Box::new(setup)));
+        self.steer(&prefixes, worker);
+    }
+
+    fn steer(&mut self, prefixes: &[IpNet], worker: usize) {
+        let Some(steering) = &mut self.steering else {
+            return;
+        };
+        for prefix in prefixes {
+            if let Err(error) = steering.set(*prefix, worker as u32) {
+                tracing::error!(%error, %prefix, "packets to a Workstation cannot be steered to its worker");
+            }
+        }
+    }
+
+    /// Begins to serve a Workstation of the registry, if it is enabled.
+    fn serve_workstation(&mut self, id: WorkstationId) -> Result<(), Problem> {
+        let Some(workstation) = self.registry.by_slot(id).filter(|ws| ws.enabled).cloned() else {
+            return Ok(());
+        };
+        let tried = format!("serve the Workstation {}", workstation.name);
+        let enrolled = self.enrolled(id, &workstation);
+        let ports: Vec<PortId> = self.ports_of(&workstation);
+        let worker = ports.first().and_then(|port| self.worker_of(*port)).unwrap_or(0);
+        self.machine.add(now(), enrolled).map_err(|error| {
+            Problem::new(Kind::Conflict, &tried, error, "remove one of the two and add it again")
+        })?;
+        let served = Served {
+            key_id: workstation.key_id.get(),
+            prefixes: workstation.addresses().map(IpNet::from).collect(),
+            counters: Arc::default(),
+            worker,
+        };
+        self.pool.give(worker, Command::AddPeer(Box::new(served.setup(id))));
+        let prefixes = served.prefixes.clone();
+        self.served.insert(id, served);
+        self.steer(&prefixes, worker);
+        for port in ports {
+            self.let_in(port, id, &workstation).map_err(|error| Problem::io(&tried, &error))?;
+        }
+        self.share_credit();
+        Ok(())
+    }
+
+    fn enrolled(&self, id: WorkstationId, workstation: &Workstation) -> Enrolled {
+        let prefix = |v4: bool| {
+            let host = self.config.host_addresses.iter();
+            host.filter(|net| matches!(net, IpNet::V4(_)) == v4)
+                .map(|net| net.prefix_len())
+                .next()
+                .unwrap_or(if v4 { 32 } else { 128 })
+        };
+        Enrolled {
+            id,
+            key_id: workstation.key_id.get(),
+            public: *workstation.public_key.as_bytes(),
+            psk: Zeroizing::new(*workstation.psk.as_bytes()),
+            v4: workstation.v4.map(|address| (address, prefix(true))),
+            v6: workstation.v6.map(|address| (address, prefix(false))),
+            protection: workstation.protection,
+            cipher: match workstation.cipher {
+                CipherChoice::Auto => CipherPolicy::Auto,
+                CipherChoice::Fixed(cipher) => CipherPolicy::Only(cipher),
+            },
+            padding: workstation.padding.into(),
+            ports: workstation.port.as_ref().map(|_| self.ports_of(workstation)),
+        }
+    }
+
+    /// The ports a Workstation may come from.
+    fn ports_of(&self, workstation: &Workstation) -> Vec<PortId> {
+        self.ports
+            .iter()
+            .filter(|port| {
+                workstation.port.as_ref().is_none_or(|only| *only == port.plan.interface)
+            })
+            .map(|port| port.id)
+            .collect()
+    }
+
+    /// Ends a Workstation's sessions and forgets it: XDP's handshake entries first, then sessions,
+    /// in XDP too. Returns when the worker has done it.
+    fn drop_workstation(&mut self, id: WorkstationId) -> Result<(), Problem> {
+        let Some(served) = self.served.remove(&id) else {
+            return Ok(());
+        };
+        for port in &self.ports {
+            if let Some(up) = &port.up
+                && let Err(error) = up.tables.remove_knock(served.key_id)
+            {
+                tracing::warn!(%error, port = port.plan.interface, "XDP may still admit handshakes of a removed Workstation; they are refused here");
+            }
+        }
+        self.machine.remove(id);
+        self.carry_out();
+        self.pool.give(served.worker, Command::RemovePeer(id));
+        if let Some(steering) = &mut self.steering {
+            for prefix in &served.prefixes {
+                let _ = steering.remove(*prefix);
+            }
+        }
+        let deadline = Instant::now() + REMOVAL;
+        let events = self.pool.events.clone();
+        loop {
+            match events.recv_deadline(deadline) {
+                Ok(Event::PeerRemoved(removed)) if removed == id => break,
+                Ok(event) => self.event(event),
+                Err(_) => {
+                    return Err(Problem::new(
+                        Kind::Failed,
+                        "end a Workstation's sessions",
+                        "its worker did not answer within 5 seconds",
+                        "restart portcullisd, which ends all sessions",
+                    ));
+                }
+            }
+        }
+        self.share_credit();
+        Ok(())
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Add(new, answer) => drop(answer.send(self.add(new))),
+            Request::Remove(name, answer) => drop(answer.send(self.remove(&name))),
+            Request::Reload(answer) => drop(answer.send(self.reload())),
+        }
+    }
+
+    fn add(&mut self, request: AddWorkstation) -> Result<Added, Problem> {
+        let public = self.key.public();
+        let (id, added) =
+            api::add_workstation(&mut self.registry, &self.config, public, request)?;
+        self.serve_workstation(id)?;
+        tracing::info!(workstation = added.name, key_id = added.key_id, "added");
+        Ok(added)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<Removed, Problem> {
+        let Some((id, _)) = self.registry.remove(name)? else {
+            tracing::info!(workstation = name, "removed a Workstation file that could not be used");
+            return Ok(Removed { name: name.to_owned() });
+        };
+        self.drop_workstation(id)?;
+        self.registry.release(id);
+        tracing::info!(workstation = name, "removed");
+        Ok(Removed { name: name.to_owned() })
+    }
+
+    /// Reads the Workstation files again and applies what differs. What the configuration file says
+    /// of ports, host interface and sizes is applied at the next start; it is an error to have
+    /// changed it, so that nobody takes it for applied.
+    fn reload(&mut self) -> Result<Reloaded, Problem> {
+        let fresh = config::Gateway::load(&self.config_path)?;
+        if fresh != self.config {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("reload {}", self.config_path.display()),
+                "the configuration itself has changed, and a reload applies only the Workstations",
+                "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
+            ));
+        }
+        let changes = self.registry.reload()?;
+        let mut answer = Reloaded::default();
+        for (id, workstation) in changes.removed {
+            self.drop_workstation(id)?;
+            self.registry.release(id);
+            answer.removed.push(workstation.name.to_string());
+        }
+        for id in changes.changed {
+            self.drop_workstation(id)?;
+            self.serve_workstation(id)?;
+            answer.changed.extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+        }
+        for id in changes.added {
+            self.serve_workstation(id)?;
+            answer.added.extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+        }
+        answer.broken = self.registry.broken().iter().map(|broken| broken.name.clone()).collect();
+        Ok(answer)
+    }
+}
+
+impl Served {
+    fn setup(&self, id: WorkstationId) -> PeerSetup {
+        PeerSetup {
+            id,
+            prefixes: self.prefixes.clone(),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+/// The entry that lets a Workstation's handshakes through XDP at the Gateway.
+fn knock_entry(id: WorkstationId, workstation: &Workstation) -> KnockEntry {
+    KnockEntry {
+        key: kdf::knock_keys(workstation.psk.as_bytes()).w2g,
+        workstation: id,
+        ..KnockEntry::default()
+    }
+}
+
+/// The state machine's time: CLOCK_BOOTTIME, as the workers'.
+fn now() -> Duration {
+    Duration::from_nanos(boottime())
+}
+
+/// The control API's end: asks the control thread and waits.
+struct Asker(Sender<Request>);
+
+impl Asker {
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
+        let (sender, receiver) = bounded(1);
+        let stopping = || {
+            Problem::new(Kind::Unavailable, "ask the daemon", "it is stopping", "try again in a moment")
+        };
+        self.0.send(request(sender)).map_err(|_| stopping())?;
+        receiver.recv().map_err(|_| stopping())
+    }
+}
+
+impl Control for Asker {
+    fn status(&self) -> Result<Status, Problem> {
+        self.ask(Request::Status)
+    }
+
+    fn add(&self, request: AddWorkstation) -> Result<Added, Problem> {
+        self.ask(|answer| Request::Add(request, answer))?
+    }
+
+    fn remove(&self, name: &str) -> Result<Removed, Problem> {
+        self.ask(|answer| Request::Remove(name.to_owned(), answer))?
+    }
+
+    fn reload(&self) -> Result<Reloaded, Problem> {
+        self.ask(Request::Reload)?
+    }
+}

@@ -1,0 +1,147 @@
+//! What the daemon tells of itself.
+
+use super::ports::Port;
+use super::*;
+use crate::api::{
+    Counters, PortState, PortStatus, SessionStatus, Traffic, WorkstationStatus, mac_text,
+};
+use crate::handshake::gateway::WorkstationInfo;
+use dataplane::port::RingStatistics;
+use dataplane::wall::AttachMode;
+use wire::Verdict;
+
+/// How long a worker may take to tell its rings' levels.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    pub(super) fn status(&mut self) -> Status {
+        let rings = ring_statistics(&self.pool);
+        let infos = self.machine.workstations(now());
+        let ports: Vec<PortStatus> =
+            self.ports.iter().map(|port| port_status(port, rings.get(&port.id))).collect();
+        let workstations = WorkstationStatus::all(&self.registry)
+            .into_iter()
+            .map(|status| self.fill_in(status, &infos))
+            .collect();
+        let mut warnings: Vec<String> = self
+            .registry
+            .broken()
+            .iter()
+            .map(|broken| format!("{}: {}; {}", broken.name, broken.problem, broken.problem.remedy))
+            .collect();
+        warnings.extend(self.ports.iter().filter_map(|port| {
+            let generic = port.up.as_ref()?.mode == AttachMode::Generic;
+            generic.then(|| format!("port {} runs XDP in generic mode, which is several times slower", port.plan.interface))
+        }));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_seconds: self.started.elapsed().as_secs(),
+            engine: ports::engine(self.config.engine).resolve().name().to_owned(),
+            workers: self.pool.len(),
+            host_interface: self.config.host_interface.clone(),
+            public_key: self.key.public().to_string(),
+            ports,
+            workstations,
+            warnings,
+        }
+    }
+
+    fn fill_in(&self, mut status: WorkstationStatus, infos: &[WorkstationInfo]) -> WorkstationStatus {
+        let found = self.registry.get(&status.name).map(|(id, _)| id);
+        let Some((id, served)) = found.and_then(|id| Some((id, self.served.get(&id)?))) else {
+            return status;
+        };
+        if let Some(info) = infos.iter().find(|info| info.id == id) {
+            status.session = info.cur.as_ref().map(|session| SessionStatus {
+                age_seconds: session.age.as_secs(),
+                cipher: session.cipher.name().to_owned(),
+                protection: session.protection.name().to_owned(),
+                peer_mac: mac_text(session.peer_mac),
+            });
+            if let Some(session) = &info.cur {
+                let port = self.ports.get(usize::from(session.port));
+                status.port = port.map(|port| port.plan.interface.clone());
+            }
+            status.last_handshake_seconds = info.last_handshake.map(|at| at.as_secs());
+            status.rekeys = info.outcomes.rekeys;
+            status.clone_suspected = info.clone_suspected;
+        }
+        let counters = &served.counters;
+        status.rx = traffic(counters.rx_packets.get(), counters.rx_bytes.get());
+        status.tx = traffic(counters.tx_packets.get(), counters.tx_bytes.get());
+        status.opened = counters.opened.get();
+        status.drops = counters.drops().map(|(name, count)| (name.to_owned(), count)).collect();
+        for port in self.ports.iter().filter_map(|port| port.up.as_ref()) {
+            if let Ok(verdicts) = port.wall.workstation_verdicts(id) {
+                for (name, count) in named(&verdicts) {
+                    *status.verdicts.entry(name).or_default() += count;
+                }
+            }
+        }
+        status
+    }
+}
+
+/// Levels and losses of every port's rings; a port whose worker does not answer in time is left out.
+pub fn ring_statistics(pool: &Pool) -> HashMap<PortId, RingStatistics> {
+    let (sender, receiver) = bounded(pool.len().max(1));
+    for worker in 0..pool.len() {
+        pool.give(worker, Command::Statistics(sender.clone()));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    (0..pool.len()).filter_map(|_| receiver.recv_deadline(deadline).ok()).flatten().collect()
+}
+
+/// Verdict counters by name.
+pub fn named(verdicts: &[u64; Verdict::COUNT]) -> Counters {
+    Verdict::ALL.iter().zip(verdicts).map(|(verdict, count)| (verdict.name().to_owned(), *count)).collect()
+}
+
+/// Ring losses by reason.
+pub fn losses(rings: &RingStatistics) -> Counters {
+    [
+        ("rx_ring_full", rings.rx_ring_full),
+        ("fill_ring_empty", rings.fill_ring_empty),
+        ("rx_dropped", rings.rx_dropped),
+        ("tx_invalid", rings.tx_invalid),
+    ]
+    .map(|(name, count)| (name.to_owned(), count))
+    .into()
+}
+
+/// Packets and bytes.
+pub fn traffic(packets: u64, bytes: u64) -> Traffic {
+    Traffic { packets, bytes }
+}
+
+/// An attach mode as the API names it.
+pub fn mode_name(mode: AttachMode) -> String {
+    match mode {
+        AttachMode::Native => "native".to_owned(),
+        AttachMode::Generic => "generic".to_owned(),
+    }
+}
+
+fn port_status(port: &Port, rings: Option<&RingStatistics>) -> PortStatus {
+    let mut status = PortStatus {
+        interface: port.plan.interface.clone(),
+        state: PortState::Missing,
+        reason: port.reason.clone(),
+        ..PortStatus::default()
+    };
+    let Some(up) = &port.up else {
+        return status;
+    };
+    status.state = if up.carrier { PortState::Up } else { PortState::Down };
+    if !up.carrier {
+        status.reason = Some("no carrier; check the cable and the other end".to_owned());
+    }
+    status.mac = Some(mac_text(up.mac));
+    status.xdp = Some(mode_name(up.mode));
+    status.zero_copy = Some(up.zero_copy);
+    status.queues = up.queues;
+    status.verdicts = up.wall.verdicts().map(|verdicts| named(&verdicts)).unwrap_or_default();
+    status.guard_drops = up.wall.guard_drops().unwrap_or_default();
+    status.ring_losses = rings.map(losses).unwrap_or_default();
+    status
+}

@@ -1,0 +1,67 @@
+//! The host interface: the persistent TUN with its addresses and routes.
+
+use crate::monitor;
+use crate::problem::{Kind, Problem};
+use dataplane::host::tun::{Tun, TunQueue};
+use dataplane::link::{LinkError, Links};
+use dataplane::wall::Steering;
+use ipnet::IpNet;
+use std::os::fd::AsFd;
+
+/// Opens the host interface, with a queue for each worker, gives it exactly these addresses and sets
+/// it up. It is persistent: what hangs on it outlives this process.
+///
+/// # Errors
+/// The step that failed, with the remedy.
+pub fn open(
+    links: &Links,
+    name: &str,
+    queues: usize,
+    addresses: &[IpNet],
+) -> Result<Vec<TunQueue>, Problem> {
+    let tried = format!("open the host interface {name}");
+    let opened = Tun::open(name, queues).map_err(|error| {
+        Problem::new(Kind::Failed, &tried, error, "mend that, then start again")
+    })?;
+    // The tunnel is point to point: no link-local address, no neighbour discovery.
+    let setting = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+    if let Err(error) = std::fs::write(&setting, "1") {
+        tracing::debug!(%error, setting, "the host interface may get a link-local address");
+    }
+    let set = || -> Result<(), LinkError> {
+        let link = links.find(name)?;
+        links.set_addresses(link.index, addresses)?;
+        links.set_up(link.index)
+    };
+    set().map_err(|error| monitor::problem(&tried, error))?;
+    Ok(opened)
+}
+
+/// Attaches the steering program where there is more than one queue.
+///
+/// # Errors
+/// The kernel refused it.
+pub fn steer(queues: &[TunQueue]) -> Result<Option<Steering>, Problem> {
+    let Some(first) = queues.first().filter(|_| queues.len() > 1) else {
+        return Ok(None);
+    };
+    let tried = "steer packets to the workers' queues";
+    let steering = Steering::load()
+        .map_err(|error| Problem::new(Kind::Failed, tried, error, "use workers = 1"))?;
+    steering.attach(first.as_fd()).map_err(|error| {
+        Problem::new(Kind::Failed, tried, error, "use workers = 1, or a kernel of 6.1 or later")
+    })?;
+    Ok(Some(steering))
+}
+
+/// Sets the host interface's MTU.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn set_mtu(links: &Links, name: &str, mtu: u16) -> Result<(), LinkError> {
+    let link = links.find(name)?;
+    if link.mtu == u32::from(mtu) {
+        return Ok(());
+    }
+    links.set_mtu(link.index, u32::from(mtu))
+}

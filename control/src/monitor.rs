@@ -1,0 +1,37 @@
+//! The thread that watches the interfaces.
+
+use crate::problem::{Kind, Problem};
+use crossbeam::channel::{Receiver, bounded};
+use dataplane::link::{LinkEvent, LinkMonitor};
+use std::time::Duration;
+
+/// Changes of the interfaces of this network namespace.
+///
+/// # Errors
+/// Netlink could not be opened.
+pub fn start() -> Result<Receiver<LinkEvent>, Problem> {
+    let mut monitor =
+        LinkMonitor::open().map_err(|error| problem("watch the interfaces", error))?;
+    let (sender, receiver) = bounded(256);
+    std::thread::Builder::new()
+        .name("links".into())
+        .spawn(move || {
+            loop {
+                match monitor.wait(Duration::from_secs(3600)) {
+                    Ok(Some(event)) if sender.send(event).is_err() => return,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "the interfaces cannot be watched; ports are still looked for twice a second");
+                        return;
+                    }
+                }
+            }
+        })
+        .map_err(|error| Problem::io("watch the interfaces", &error))?;
+    Ok(receiver)
+}
+
+/// A netlink error as a problem.
+pub fn problem(tried: &str, error: impl std::fmt::Display) -> Problem {
+    Problem::new(Kind::Failed, tried, error, "run as root, or with CAP_NET_ADMIN")
+}

@@ -1,0 +1,105 @@
+//! The worker threads of a daemon.
+
+use crate::problem::Problem;
+use crossbeam::channel::{Receiver, bounded};
+use dataplane::counters::WorkerCounters;
+use dataplane::engine::Engine;
+use dataplane::host::tun::TunQueue;
+use dataplane::port::xsk::XskPort;
+use dataplane::worker::run::{Orders, orders};
+use dataplane::worker::{Command, Event, Worker, WorkerConfig};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use wire::Role;
+
+/// How long a worker looks for work before it sleeps: about what a wake-up costs.
+const SPIN: Duration = Duration::from_micros(20);
+/// Events that may wait for control.
+const EVENTS: usize = 4096;
+
+/// The workers, and what they say.
+pub struct Pool {
+    members: Vec<Member>,
+    /// What the workers report.
+    pub events: Receiver<Event>,
+}
+
+struct Member {
+    orders: Orders<XskPort>,
+    counters: Arc<WorkerCounters>,
+    thread: JoinHandle<()>,
+}
+
+/// Ends the process when its thread panics: the wall stands, and no half-working daemon does.
+struct Abort;
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Pool {
+    /// A worker for each queue of the host interface.
+    ///
+    /// # Errors
+    /// A thread or its eventfd could not be made.
+    pub fn start(role: Role, engine: Engine, queues: Vec<TunQueue>) -> Result<Self, Problem> {
+        let (sender, events) = bounded(EVENTS);
+        let mut members = Vec::new();
+        for (at, queue) in queues.into_iter().enumerate() {
+            let failed = |error| Problem::io(format!("start worker {at}"), &error);
+            let (orders, commands, bell) = orders().map_err(failed)?;
+            let counters = Arc::new(WorkerCounters::default());
+            let config = WorkerConfig { role, engine };
+            let worker = Worker::new(config, queue, commands, sender.clone(), Arc::clone(&counters));
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{at}"))
+                .spawn(move || {
+                    let _abort = Abort;
+                    if let Err(error) = worker.run(&bell, SPIN) {
+                        tracing::error!(%error, "a worker cannot wait for frames; ending");
+                        std::process::abort();
+                    }
+                })
+                .map_err(failed)?;
+            members.push(Member { orders, counters, thread });
+        }
+        Ok(Self { members, events })
+    }
+
+    /// How many workers there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Gives a worker a command.
+    pub fn give(&self, worker: usize, command: Command<XskPort>) {
+        if let Some(member) = self.members.get(worker) {
+            member.orders.give(command);
+        }
+    }
+
+    /// A worker's counters.
+    pub fn counters(&self, worker: usize) -> Option<&WorkerCounters> {
+        self.members.get(worker).map(|member| &*member.counters)
+    }
+
+    /// Stops every worker and waits for it: its sockets close, the wall stays.
+    pub fn stop(self) {
+        for member in &self.members {
+            member.orders.give(Command::Stop);
+        }
+        for member in self.members {
+            let _ = member.thread.join();
+        }
+    }
+}

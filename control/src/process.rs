@@ -1,0 +1,64 @@
+//! What a daemon does to itself before it holds a secret, and the signals it listens to.
+
+use crate::problem::Problem;
+use crossbeam::channel::{Receiver, bounded};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+/// What the outside asks of a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, SIGINT: end in good order. The wall stays up.
+    Stop,
+    /// SIGHUP: read configuration and Workstations again.
+    Reload,
+    /// SIGUSR1: at a Workstation, rekey now.
+    Rekey,
+}
+
+/// Keeps secrets out of core dumps and of other processes' reach, and lets UMEM be as large as it
+/// needs to be.
+///
+/// # Errors
+/// The kernel refused.
+pub fn harden() -> Result<(), Problem> {
+    let failed = |what: &str| {
+        let tried = format!("{what} of this process");
+        move |error: nix::Error| Problem::io(tried, &error.into())
+    };
+    prctl::set_dumpable(false).map_err(failed("switch off core dumps and tracing"))?;
+    prctl::set_no_new_privs().map_err(failed("give up the gaining of privileges"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("set the core dump limit"))?;
+    let unlimited: rlim_t = libc::RLIM_INFINITY;
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
+        tracing::warn!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");
+    }
+    Ok(())
+}
+
+/// Signals as they come.
+///
+/// # Errors
+/// The handlers could not be installed.
+pub fn signals() -> Result<Receiver<Signal>, Problem> {
+    let tried = "listen for signals";
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+        .map_err(|error| Problem::io(tried, &error))?;
+    let (sender, receiver) = bounded(16);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let signal = match signal {
+                    SIGHUP => Signal::Reload,
+                    SIGUSR1 => Signal::Rekey,
+                    _ => Signal::Stop,
+                };
+                let _ = sender.try_send(signal);
+            }
+        })
+        .map_err(|error| Problem::io(tried, &error))?;
+    Ok(receiver)
+}

@@ -1,0 +1,155 @@
+//! Raising a port: the wall first, with the link down, then the rings.
+
+use crate::choices::{Xdp, ZeroCopy};
+use crate::config::Rings;
+use crate::problem::{Kind, Problem};
+use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
+use dataplane::port::xsk::{Mode, XskConfig, XskPort};
+use dataplane::wall::{
+    self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
+};
+use std::path::PathBuf;
+use wire::{Admission, Role};
+
+/// What is to become a port.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The interface.
+    pub interface: String,
+    /// Which end this is.
+    pub role: Role,
+    /// The tunnel's EtherType.
+    pub ethertype: u16,
+    /// Where the wall is pinned.
+    pub pin_directory: PathBuf,
+    /// XDP mode and rings.
+    pub rings: Rings,
+    /// Sessions there is room for.
+    pub session_slots: u32,
+    /// Workstations there is room for.
+    pub workstation_slots: u32,
+}
+
+/// A port that is up, its rings not yet with a worker.
+pub struct Raised {
+    /// The interface as it was found.
+    pub link: LinkInfo,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The wall.
+    pub wall: Wall,
+    /// The rings.
+    pub rings: XskPort,
+    /// How the XDP program is attached.
+    pub mode: AttachMode,
+    /// Whether the rings are zero-copy.
+    pub zero_copy: bool,
+    /// How many receive queues have a socket.
+    pub queues: u32,
+}
+
+impl Plan {
+    fn tried(&self) -> String {
+        format!("raise port {}", self.interface)
+    }
+
+    /// Whether the interface can be a port, without touching it.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub fn check(&self, links: &Links) -> Result<LinkInfo, Problem> {
+        let link = links.find(&self.interface).map_err(|error| {
+            Problem::new(
+                Kind::NotFound,
+                self.tried(),
+                error,
+                "name an interface that `ip link` shows, in the configuration's [[port]]",
+            )
+        })?;
+        port_fitness(&link).map_err(|unfit| refused(self.tried(), unfit))?;
+        wall::vacant(&self.interface, link.index, &self.pin_directory)
+            .map_err(|error| refused(self.tried(), error))?;
+        Ok(link)
+    }
+
+    /// Raises the port. `knocks` fills the tables before any frame can reach a socket.
+    ///
+    /// # Errors
+    /// The step that failed; the wall stands from the step on in which it was raised.
+    pub fn raise(
+        &self,
+        links: &Links,
+        knocks: impl FnOnce(&PortTables) -> std::io::Result<()>,
+    ) -> Result<Raised, Problem> {
+        let link = self.check(links)?;
+        let mac = link.mac.unwrap_or_default();
+        // An interface that is up before the wall stands would leak; one that has a wall already is
+        // not touched, so that a restart does not cost a carrier.
+        let stands = wall::stands(&self.interface, link.index, &self.pin_directory);
+        if link.up && !stands {
+            links.set_down(link.index).map_err(|error| refused(self.tried(), error))?;
+        }
+        let wall = Wall::raise(&WallConfig {
+            interface: self.interface.clone(),
+            ifindex: link.index,
+            admission: Admission { role: self.role, mac, ethertype: self.ethertype },
+            pin_directory: self.pin_directory.clone(),
+            mode: match self.rings.xdp {
+                Xdp::Auto => XdpRequest::Auto,
+                Xdp::Native => XdpRequest::Native,
+                Xdp::Generic => XdpRequest::Generic,
+            },
+            guard: GuardHook::Auto,
+            session_slots: self.session_slots,
+            workstation_slots: self.workstation_slots,
+        })
+        .map_err(|error| refused(self.tried(), error))?;
+        knocks(&wall.tables()).map_err(|error| {
+            Problem::io(format!("tell XDP on {} which Workstations there are", self.interface), &error)
+        })?;
+        if let Err(error) = disable_ipv6(&self.interface) {
+            tracing::debug!(%error, "IPv6 stays on; the egress guard keeps what it sends inside");
+        }
+        links.set_up(link.index).map_err(|error| refused(self.tried(), error))?;
+        let rings = XskPort::open(&XskConfig {
+            ring_size: self.rings.size,
+            mode: match self.rings.zero_copy {
+                ZeroCopy::Auto => Mode::Auto,
+                ZeroCopy::On => Mode::ZeroCopy,
+                ZeroCopy::Off => Mode::Copy,
+            },
+            ..XskConfig::new(&self.interface)
+        })
+        .map_err(|error| refused(self.tried(), error))?;
+        let mut queues = 0;
+        for (queue, socket) in rings.sockets() {
+            wall.set_socket(queue, socket).map_err(|error| {
+                Problem::io(format!("give XDP on {} the socket of queue {queue}", self.interface), &error)
+            })?;
+            queues += 1;
+        }
+        let mode = wall.mode().map_err(|error| refused(self.tried(), error))?;
+        if mode == AttachMode::Generic && self.rings.xdp == Xdp::Auto {
+            tracing::warn!(
+                port = self.interface,
+                "the driver has no native XDP: the wall stands in generic mode, which is several times slower"
+            );
+        }
+        let zero_copy = rings.is_zero_copy();
+        Ok(Raised { link, mac, wall, rings, mode, zero_copy, queues })
+    }
+}
+
+/// A refusal whose text says its own remedy.
+fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
+    Problem::new(Kind::Refused, tried, error, "mend that, then start again")
+}
+
+/// Takes the wall on an interface down.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn lower(interface: &str, pin_directory: &std::path::Path) -> Result<(), Problem> {
+    wall::lower(interface, pin_directory)
+        .map_err(|error: WallError| refused(format!("take the wall on {interface} down"), error))
+}
