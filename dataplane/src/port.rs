@@ -24,7 +24,7 @@ pub enum PortError {
     /// The link is administratively down (ENETDOWN). Frames stay where they are and move again once
     /// it is up; there is no use in flushing in a loop until then.
     #[error(
-        "{call} on {interface} queue {queue}: the link is down; bring it up (ip link set {interface} up)"
+        "{call} on {interface} queue {queue}: the link is down; bring it up (ip link set dev {interface} up)"
     )]
     Down {
         /// The interface.

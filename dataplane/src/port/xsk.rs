@@ -98,7 +98,7 @@ impl XskConfig {
 pub enum OpenError {
     /// The MTU needs frames larger than a page, which means frames in several pieces.
     #[error(
-        "the MTU of {interface} is {mtu}, and the largest an AF_XDP port can carry in one piece is {largest}; set it lower (ip link set {interface} mtu {largest})"
+        "the MTU of {interface} is {mtu}, and the largest an AF_XDP port can carry in one piece is {largest}; set it lower (ip link set dev {interface} mtu {largest})"
     )]
     MtuTooLarge {
         /// The interface.
