@@ -1,10 +1,95 @@
 //! A port: a receive ring, a send ring and the memory their frames live in.
 //!
 //! The worker sees only this trait. [`xsk`] is the real one (an AF_XDP socket per receive queue),
-//! [`memory`] a pair of rings in memory with the same rules, for tests and benchmarks without root.
+//! [`memory`] a set of rings in memory with the same rules, for tests and benchmarks without root.
+//! What both do alike is in [`ring`] (bounded rings with wrapping cursors) and `pool` (where every
+//! frame is, and which ring it goes to next).
+//!
+//! A worker's turn: [`Port::receive`] a batch, work on it, [`Port::reserve`] and [`Port::send`] what
+//! goes out, [`Port::release`] the rest, then one [`Port::flush`].
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+pub mod ethtool;
+pub mod memory;
+mod pool;
+pub mod ring;
+pub mod xsk;
+
+/// Why a port could not do its work. Only [`PortError::Gone`] asks for a new port.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The link is administratively down (ENETDOWN). Frames stay where they are and move again once
+    /// it is up; there is no use in flushing in a loop until then.
+    #[error(
+        "{call} on {interface} queue {queue}: the link is down; bring it up (ip link set dev {interface} up)"
+    )]
+    Down {
+        /// The interface.
+        interface: Arc<str>,
+        /// The queue.
+        queue: u32,
+        /// The call that was answered so.
+        call: &'static str,
+    },
+    /// The interface was removed or moved to another namespace (ENXIO): the socket is unbound for
+    /// good. Close the port and open it again when the interface is back.
+    #[error(
+        "{call} on {interface} queue {queue}: the interface is gone and the socket with it; open the port again once the interface is back"
+    )]
+    Gone {
+        /// The interface.
+        interface: Arc<str>,
+        /// The queue.
+        queue: u32,
+        /// The call that was answered so.
+        call: &'static str,
+    },
+    /// Anything else the kernel answered.
+    #[error("{call} on {interface} queue {queue}: {source}")]
+    Kernel {
+        /// The interface.
+        interface: Arc<str>,
+        /// The queue.
+        queue: u32,
+        /// The call that was answered so.
+        call: &'static str,
+        /// The answer.
+        source: io::Error,
+    },
+}
+
+impl PortError {
+    /// Sorts the kernel's answer `errno` to `call`.
+    pub(crate) fn of(interface: &Arc<str>, queue: u32, call: &'static str, errno: i32) -> Self {
+        let interface = Arc::clone(interface);
+        match errno {
+            libc::ENETDOWN => Self::Down {
+                interface,
+                queue,
+                call,
+            },
+            libc::ENXIO | libc::ENODEV | libc::EBADF => Self::Gone {
+                interface,
+                queue,
+                call,
+            },
+            _ => Self::Kernel {
+                interface,
+                queue,
+                call,
+                source: io::Error::from_raw_os_error(errno),
+            },
+        }
+    }
+
+    /// Whether the port is of no more use and has to be opened again.
+    pub fn needs_reopening(&self) -> bool {
+        matches!(self, Self::Gone { .. })
+    }
+}
 
 /// Losses and levels of a port's rings, since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,7 +132,11 @@ impl FrameCensus {
 /// A port as the worker uses it.
 ///
 /// A [`Port::Frame`] is a move-only token for one frame of the port's memory: whoever has it has
-/// the frame to itself. It can be sent, or released, once; safe code cannot use it after.
+/// the frame to itself. It can be sent, or released, once; safe code cannot use it after. A token
+/// that is dropped instead stays counted as held and its frame is lost to the port.
+///
+/// # Panics
+/// Every method that takes a token panics when it is another port's.
 pub trait Port {
     /// The token.
     type Frame;
@@ -69,11 +158,13 @@ pub trait Port {
     fn send(&mut self, frame: Self::Frame) -> Result<(), Self::Frame>;
 
     /// Reaps completions, refills the fill ring, and rings the doorbells that need ringing. Called
-    /// once a batch.
+    /// once a batch. The answer is how many frames the kernel has not taken from the send ring yet,
+    /// though it was asked to: while it is not 0, flush again soon rather than wait for frames.
     ///
     /// # Errors
-    /// What the kernel answered; the interface being down or gone is an error too.
-    fn flush(&mut self) -> io::Result<()>;
+    /// What the kernel answered; the interface being down or gone is an error too, and no reason to
+    /// call again at once. Frames sent stay on the ring.
+    fn flush(&mut self) -> Result<usize, PortError>;
 
     /// The frame's bytes, from the Ethernet header on.
     fn data<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
@@ -91,6 +182,7 @@ pub trait Port {
     /// Losses and levels.
     fn statistics(&self) -> RingStatistics;
 
-    /// The descriptor that becomes readable when frames have been received.
+    /// The descriptor that becomes readable when frames have been received. Wait for POLLIN (or
+    /// EPOLLIN) alone: POLLOUT is nearly always ready.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -1,0 +1,462 @@
+//! A port on AF_XDP: one socket per receive queue of an interface, each with memory of its own.
+//!
+//! Frames arrive here when the XDP program on the interface redirects them to the socket of their
+//! queue ([`XskPort::sockets`] is what goes into its XSKMAP); the program itself is attached
+//! elsewhere, never by this port. What is sent goes to the driver past the kernel's stack.
+//!
+//! A frame stays in the UMEM of its queue: received frames can be sent on only by the queue they
+//! came from, and [`Port::reserve`] decides by which queue a new one leaves. Frames of one queue
+//! stay in order; between queues there is no order.
+//!
+//! Open the port while the link is down, then bring the link up: some drivers take their receive
+//! buffers from the fill ring when the ring is bound or the link comes up, and `xsk-rs` binds before
+//! it hands out the fill ring, so it is filled right after the bind, not before.
+
+mod bind;
+mod queue;
+
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{io, thread};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use xsk_rs::FrameDesc;
+
+use self::queue::Queue;
+use super::{FrameCensus, Port, PortError, RingStatistics, ethtool};
+
+/// How the kernel moves frames between the driver and the UMEM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Zero-copy where the driver has it, else copy.
+    #[default]
+    Auto,
+    /// Copy, which works on every driver.
+    Copy,
+    /// Zero-copy, or the port does not open.
+    ZeroCopy,
+}
+
+/// The queue new frames leave by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transmit {
+    /// The first, so that everything sent stays in order.
+    #[default]
+    First,
+    /// Another one after each flush. Frames of one batch stay in order, batches may pass each other.
+    Rotate,
+}
+
+/// How to open an [`XskPort`].
+#[derive(Debug, Clone)]
+pub struct XskConfig {
+    /// The interface, by name, in the network namespace of the calling thread.
+    pub interface: String,
+    /// Entries of the receive, send and completion rings: a power of two. The fill ring has twice as
+    /// many, and the UMEM three times as many frames.
+    pub ring_size: u32,
+    /// Bytes of a UMEM frame, 2048 or 4096; `None` for what the MTU needs.
+    pub frame_size: Option<u32>,
+    /// How frames are moved.
+    pub mode: Mode,
+    /// Whether the UMEM should lie in 2 MiB pages. Where none are to be had a warning is logged and
+    /// ordinary pages are used.
+    pub huge_pages: bool,
+    /// Frames the kernel sends per system call in copy mode, where it lets that be set (otherwise
+    /// 32).
+    pub tx_budget: u32,
+    /// The queues to bind; `None` for all the interface has.
+    pub queues: Option<Range<u32>>,
+    /// The queue new frames leave by.
+    pub transmit: Transmit,
+    /// How long to wait for a queue that another socket has only just left (EBUSY).
+    pub patience: Duration,
+}
+
+impl XskConfig {
+    /// The usual configuration for `interface`.
+    pub fn new(interface: impl Into<String>) -> Self {
+        Self {
+            interface: interface.into(),
+            ring_size: 2048,
+            frame_size: None,
+            mode: Mode::Auto,
+            huge_pages: false,
+            tx_budget: 64,
+            queues: None,
+            transmit: Transmit::First,
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a port did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The MTU needs frames larger than a page, which means frames in several pieces.
+    #[error(
+        "the MTU of {interface} is {mtu}, and the largest an AF_XDP port can carry in one piece is {largest}; set it lower (ip link set dev {interface} mtu {largest})"
+    )]
+    MtuTooLarge {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The largest that works.
+        largest: u32,
+    },
+    /// The frame size asked for does not hold a frame of the interface's MTU, or is none.
+    #[error(
+        "frames of {frame_size} bytes cannot carry the MTU of {interface}, {mtu}; use {needed}, or leave the size out"
+    )]
+    FrameSize {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// What was asked for.
+        frame_size: u32,
+        /// What the MTU needs.
+        needed: u32,
+    },
+    /// The ring size is not one.
+    #[error("a ring of {ring_size} entries is not possible; use a power of two from 64 to 32768")]
+    RingSize {
+        /// What was asked for.
+        ring_size: u32,
+    },
+    /// The interface does not have the queues asked for.
+    #[error(
+        "{interface} has {available} receive queues, which does not include {} to {}; see ethtool -l {interface}",
+        asked.start, asked.end
+    )]
+    Queues {
+        /// The interface.
+        interface: String,
+        /// What was asked for.
+        asked: Range<u32>,
+        /// How many there are.
+        available: u32,
+    },
+    /// A call failed.
+    #[error("{call} for {interface} queue {queue}: {source}; {remedy}")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+}
+
+/// A token for one frame of an [`XskPort`].
+#[derive(Debug)]
+#[must_use = "a frame that is neither sent nor released is lost to its port"]
+pub struct XskFrame {
+    desc: FrameDesc,
+    owner: u32,
+    queue: u16,
+    received: bool,
+}
+
+/// An interface's AF_XDP sockets as one port.
+pub struct XskPort {
+    id: u32,
+    interface: Arc<str>,
+    queues: Vec<Queue>,
+    /// Readable when one of several queues is; a single queue is waited on itself.
+    readable: Option<Epoll>,
+    next_receive: usize,
+    next_transmit: usize,
+    transmit: Transmit,
+    capacity: usize,
+    /// Receives in a row that brought nothing.
+    idle: u32,
+    /// The queue whose socket is unbound for good, once one is.
+    gone: Option<u32>,
+}
+
+/// Receives without a frame after which the sockets are asked how they are. A socket whose interface
+/// is gone is "readable" for ever, so this bounds how long a worker turns in vain.
+const IDLE_BEFORE_CHECK: u32 = 64;
+
+impl XskPort {
+    /// Binds a socket to every queue of the interface and fills their fill rings.
+    ///
+    /// # Errors
+    /// When the interface, its MTU or its queues do not allow it, or the kernel refuses.
+    pub fn open(config: &XskConfig) -> Result<Self, OpenError> {
+        static IDS: AtomicU32 = AtomicU32::new(0);
+        if !(64..=32768).contains(&config.ring_size) || !config.ring_size.is_power_of_two() {
+            return Err(OpenError::RingSize {
+                ring_size: config.ring_size,
+            });
+        }
+        let interface: Arc<str> = config.interface.as_str().into();
+        let frame_size = bind::frame_size(config)?;
+        let mut queues = Vec::new();
+        for number in bind::queue_numbers(config)? {
+            queues.push(bind::open(config, &interface, number, frame_size)?);
+        }
+        let readable = match queues.as_slice() {
+            [] | [_] => None,
+            several => Some(watch(several).map_err(|error| OpenError::Call {
+                call: "epoll_create1 or epoll_ctl",
+                interface: config.interface.clone(),
+                queue: 0,
+                source: error,
+                remedy: "raise the limit of open files (ulimit -n)",
+            })?),
+        };
+        Ok(Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            interface,
+            capacity: (frame_size - bind::HEADROOM) as usize,
+            queues,
+            readable,
+            next_receive: 0,
+            next_transmit: 0,
+            transmit: config.transmit,
+            idle: 0,
+            gone: None,
+        })
+    }
+
+    /// The interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The sockets for the XSKMAP, each with its queue's number, which is its key there.
+    pub fn sockets(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.queues.iter().map(|queue| (queue.number, queue.fd()))
+    }
+
+    /// The descriptors that become readable when frames have been received, one per queue.
+    pub fn poll_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(Queue::fd)
+    }
+
+    /// Whether every queue is in zero-copy mode, as the kernel tells it.
+    pub fn is_zero_copy(&self) -> bool {
+        self.queues.iter().all(|queue| queue.zero_copy)
+    }
+
+    /// Whether every UMEM lies in huge pages.
+    pub fn is_in_huge_pages(&self) -> bool {
+        self.queues.iter().all(|queue| queue.huge_pages)
+    }
+
+    /// Frames the kernel sends per system call in copy mode.
+    pub fn tx_budget(&self) -> u32 {
+        self.queues.first().map_or(0, |queue| queue.tx_budget)
+    }
+
+    /// Asks every socket how it is. [`Port::flush`] does it by itself once in a while when nothing is
+    /// received.
+    ///
+    /// # Errors
+    /// [`PortError::Down`] or [`PortError::Gone`].
+    pub fn check(&mut self) -> Result<(), PortError> {
+        self.still_there()?;
+        for queue in &self.queues {
+            let answer = queue.check();
+            self.gone = self.gone.or(gone(&answer));
+            answer?;
+        }
+        Ok(())
+    }
+
+    fn still_there(&self) -> Result<(), PortError> {
+        match self.gone {
+            None => Ok(()),
+            Some(queue) => Err(PortError::of(&self.interface, queue, "bind", libc::ENXIO)),
+        }
+    }
+
+    #[inline]
+    fn own(&self, frame: &XskFrame) {
+        assert_eq!(frame.owner, self.id, "the frame belongs to another port");
+    }
+}
+
+fn gone(answer: &Result<impl Sized, PortError>) -> Option<u32> {
+    match answer {
+        Err(PortError::Gone { queue, .. }) => Some(*queue),
+        _ => None,
+    }
+}
+
+fn watch(queues: &[Queue]) -> io::Result<Epoll> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    for queue in queues {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::from(queue.number));
+        epoll.add(queue.fd(), event)?;
+    }
+    Ok(epoll)
+}
+
+impl Drop for XskPort {
+    fn drop(&mut self) {
+        // The kernel waits about 14 ms for each socket that closes; let them wait together.
+        let mut queues = self.queues.drain(..);
+        let first = queues.next();
+        thread::scope(|scope| {
+            for queue in queues {
+                // Without another thread (the closure comes back unrun) it is closed right here.
+                let _ = thread::Builder::new().spawn_scoped(scope, move || drop(queue));
+            }
+            drop(first);
+        });
+    }
+}
+
+impl Port for XskPort {
+    type Frame = XskFrame;
+
+    fn receive(&mut self, into: &mut Vec<XskFrame>, max: usize) -> usize {
+        let mut count = 0;
+        let queues = self.queues.len();
+        for turn in 0..queues {
+            let index = (self.next_receive + turn) % queues;
+            count += self.queues[index].receive(max - count, |desc| {
+                into.push(XskFrame {
+                    desc,
+                    owner: self.id,
+                    queue: index as u16,
+                    received: true,
+                });
+            });
+            if count == max {
+                break;
+            }
+        }
+        self.next_receive = (self.next_receive + 1) % queues.max(1);
+        self.idle = if count == 0 { self.idle + 1 } else { 0 };
+        count
+    }
+
+    fn reserve(&mut self) -> Option<XskFrame> {
+        let desc = self.queues.get_mut(self.next_transmit)?.reserve()?;
+        Some(XskFrame {
+            desc,
+            owner: self.id,
+            queue: self.next_transmit as u16,
+            received: false,
+        })
+    }
+
+    fn release(&mut self, frame: XskFrame) {
+        self.own(&frame);
+        self.queues[usize::from(frame.queue)].release(frame.desc, frame.received);
+    }
+
+    fn send(&mut self, frame: XskFrame) -> Result<(), XskFrame> {
+        self.own(&frame);
+        if self.queues[usize::from(frame.queue)].send(frame.desc, frame.received) {
+            Ok(())
+        } else {
+            Err(frame)
+        }
+    }
+
+    fn flush(&mut self) -> Result<usize, PortError> {
+        self.still_there()?;
+        let mut left = 0;
+        let mut failure = None;
+        for queue in &mut self.queues {
+            match queue.flush() {
+                Ok(waiting) => left += waiting,
+                Err(error) => failure = Some(error),
+            }
+        }
+        if self.transmit == Transmit::Rotate {
+            self.next_transmit = (self.next_transmit + 1) % self.queues.len().max(1);
+        }
+        let answer = match failure {
+            None => Ok(left),
+            Some(error) => Err(error),
+        };
+        self.gone = gone(&answer);
+        if self.idle >= IDLE_BEFORE_CHECK {
+            self.idle = 0;
+            self.check()?;
+        }
+        answer
+    }
+
+    #[inline]
+    fn data<'a>(&'a self, frame: &'a XskFrame) -> &'a [u8] {
+        self.own(frame);
+        self.queues[usize::from(frame.queue)].data(&frame.desc)
+    }
+
+    #[inline]
+    fn data_mut<'a>(&'a mut self, frame: &'a mut XskFrame) -> &'a mut [u8] {
+        self.own(frame);
+        self.queues[usize::from(frame.queue)].data_mut(&mut frame.desc)
+    }
+
+    #[inline]
+    fn set_len(&mut self, frame: &mut XskFrame, len: usize) {
+        self.own(frame);
+        self.queues[usize::from(frame.queue)].set_len(&mut frame.desc, len.min(self.capacity));
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn statistics(&self) -> RingStatistics {
+        let mut sum = RingStatistics::default();
+        for queue in &self.queues {
+            let frames = queue.census();
+            sum.frames = FrameCensus {
+                receiving: sum.frames.receiving + frames.receiving,
+                sending: sum.frames.sending + frames.sending,
+                held: sum.frames.held + frames.held,
+                stash: sum.frames.stash + frames.stash,
+                free: sum.frames.free + frames.free,
+            };
+            // A socket that cannot be asked any more has nothing to add.
+            let Ok(kernel) = queue.kernel_statistics() else {
+                continue;
+            };
+            sum.rx_ring_full += kernel.rx_ring_full();
+            sum.fill_ring_empty += kernel.rx_fill_ring_empty_descs();
+            sum.rx_dropped += kernel.rx_dropped() + kernel.rx_invalid_descs();
+            sum.tx_invalid += kernel.tx_invalid_descs();
+        }
+        sum
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.readable {
+            Some(epoll) => Some(epoll.0.as_fd()),
+            None => self.queues.first().map(Queue::fd),
+        }
+    }
+}
+
+impl std::fmt::Debug for XskPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("XskPort")
+            .field("interface", &self.interface)
+            .field(
+                "sockets",
+                &self
+                    .sockets()
+                    .map(|(queue, fd)| (queue, fd.as_raw_fd()))
+                    .collect::<Vec<_>>(),
+            )
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,336 @@
+//! From a configuration to a bound socket: frame size, UMEM, mode, and patience with a queue that
+//! another socket has only just left.
+
+use std::error::Error;
+use std::ffi::{CString, c_void};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use std::num::NonZeroU32;
+use xsk_rs::config::{
+    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
+};
+use xsk_rs::{FrameDesc, Socket, Umem};
+
+use super::ethtool;
+use super::queue::{Parts, Queue};
+use super::{Mode, OpenError, XskConfig};
+
+/// Bytes at the start of every frame that belong to the XDP program (XDP_PACKET_HEADROOM).
+pub(super) const HEADROOM: u32 = 256;
+/// An Ethernet header with two VLAN tags.
+const LINK_HEADER: u32 = 22;
+const FRAME_SIZES: [u32; 2] = [2048, 4096];
+const HUGE_PAGE: usize = 2 << 20;
+const XDP_OPTIONS: libc::c_int = 8;
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// The frame size that the interface's MTU needs.
+pub(super) fn frame_size(config: &XskConfig) -> Result<u32, OpenError> {
+    let mtu = ethtool::mtu(&config.interface).map_err(|source| OpenError::Call {
+        call: "ioctl SIOCGIFMTU",
+        interface: config.interface.clone(),
+        queue: 0,
+        remedy: remedy(&source),
+        source,
+    })?;
+    choose_frame_size(&config.interface, mtu, config.frame_size)
+}
+
+fn choose_frame_size(interface: &str, mtu: u32, asked: Option<u32>) -> Result<u32, OpenError> {
+    let fits = |size: &u32| mtu.saturating_add(LINK_HEADER) <= size - HEADROOM;
+    let Some(needed) = FRAME_SIZES.into_iter().find(fits) else {
+        return Err(OpenError::MtuTooLarge {
+            interface: interface.to_owned(),
+            mtu,
+            largest: FRAME_SIZES[1] - HEADROOM - LINK_HEADER,
+        });
+    };
+    match asked {
+        None => Ok(needed),
+        Some(size) if FRAME_SIZES.contains(&size) && fits(&size) => Ok(size),
+        Some(frame_size) => Err(OpenError::FrameSize {
+            interface: interface.to_owned(),
+            mtu,
+            frame_size,
+            needed,
+        }),
+    }
+}
+
+/// The queues to bind.
+pub(super) fn queue_numbers(config: &XskConfig) -> Result<Range<u32>, OpenError> {
+    let available =
+        ethtool::receive_queues(&config.interface).map_err(|source| OpenError::Call {
+            call: "ioctl SIOCETHTOOL ETHTOOL_GCHANNELS",
+            interface: config.interface.clone(),
+            queue: 0,
+            remedy: remedy(&source),
+            source,
+        })?;
+    match &config.queues {
+        None => Ok(0..available),
+        Some(asked) if !asked.is_empty() && asked.end <= available => Ok(asked.clone()),
+        Some(asked) => Err(OpenError::Queues {
+            interface: config.interface.clone(),
+            asked: asked.clone(),
+            available,
+        }),
+    }
+}
+
+/// Binds a socket to queue `number`.
+pub(super) fn open(
+    config: &XskConfig,
+    interface: &Arc<str>,
+    number: u32,
+    frame_size: u32,
+) -> Result<Queue, OpenError> {
+    let failed = |call, source: io::Error| OpenError::Call {
+        call,
+        interface: config.interface.clone(),
+        queue: number,
+        remedy: remedy(&source),
+        source,
+    };
+    let mut mode = match config.mode {
+        Mode::Auto | Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+        Mode::Copy => BindFlags::XDP_COPY,
+    };
+    let deadline = Instant::now() + config.patience;
+    let mut pause = Duration::from_millis(2);
+    let parts = loop {
+        // Each attempt has a UMEM of its own: one that a bind failed on cannot be relied on again.
+        let error = match attempt(config, interface, number, frame_size, mode) {
+            Ok(parts) => break parts,
+            Err((call, error)) => (call, error),
+        };
+        match error.1.raw_os_error() {
+            Some(libc::EINVAL | libc::EOPNOTSUPP)
+                if config.mode == Mode::Auto && mode.contains(BindFlags::XDP_ZEROCOPY) =>
+            {
+                mode = BindFlags::XDP_COPY;
+            }
+            // A socket that was closed leaves its queue some 20 ms later.
+            Some(libc::EBUSY) if Instant::now() < deadline => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            _ => return Err(failed(error.0, error.1)),
+        }
+    };
+    let mut queue = Queue::new(parts);
+    queue.zero_copy = zero_copy(queue.fd()).map_err(|e| failed("getsockopt XDP_OPTIONS", e))?;
+    // Kernels before 6.18 do not have it and send 32 at a time.
+    if set_tx_budget(queue.fd(), config.tx_budget).is_ok() {
+        queue.tx_budget = config.tx_budget;
+    }
+    Ok(queue)
+}
+
+/// One attempt; an error with the call it is from.
+fn attempt(
+    config: &XskConfig,
+    interface: &Arc<str>,
+    number: u32,
+    frame_size: u32,
+    mode: BindFlags,
+) -> Result<Parts, (&'static str, io::Error)> {
+    let ring = |entries| QueueSize::new(entries).map_err(|e| ("ring size", io::Error::other(e)));
+    let frame = FrameSize::new(frame_size).map_err(|e| ("frame size", io::Error::other(e)))?;
+    let umem_config = UmemConfig::builder()
+        .frame_size(frame)
+        .fill_queue_size(ring(2 * config.ring_size)?)
+        .comp_queue_size(ring(config.ring_size)?)
+        .build()
+        .map_err(|e| ("frame size", io::Error::other(e)))?;
+    let (umem, frames, huge_pages) = umem(config, umem_config)?;
+    let socket_config = SocketConfig::builder()
+        .rx_queue_size(ring(config.ring_size)?)
+        .tx_queue_size(ring(config.ring_size)?)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+        .build();
+    let name = CString::new(config.interface.as_str())
+        .map_err(|e| ("interface name", io::Error::other(e)))?;
+    // SAFETY: the contract is about a UMEM shared between sockets of one queue; this one is not.
+    let rings = unsafe { Socket::new(socket_config, &umem, &Interface::new(name), number) };
+    let (tx, rx, pair) = rings.map_err(|error| ("socket and bind (AF_XDP)", cause(&error)))?;
+    let (fill, completion) = pair.ok_or_else(|| {
+        let error = io::Error::other("libxdp returned no fill and completion ring");
+        ("socket (AF_XDP)", error)
+    })?;
+    Ok(Parts {
+        number,
+        interface: Arc::clone(interface),
+        umem,
+        frames,
+        frame_size,
+        ring_size: config.ring_size,
+        huge_pages,
+        rings: (tx, rx, fill, completion),
+    })
+}
+
+/// A UMEM of three frames per ring entry (two for the fill ring, one to send), rounded up to whole
+/// huge pages, and whether it lies in such.
+fn umem(
+    config: &XskConfig,
+    umem_config: UmemConfig,
+) -> Result<(Umem, Vec<FrameDesc>, bool), (&'static str, io::Error)> {
+    let frame_size = umem_config.frame_size().get() as usize;
+    let length = (3 * config.ring_size as usize * frame_size).next_multiple_of(HUGE_PAGE);
+    let frames = u32::try_from(length / frame_size)
+        .ok()
+        .and_then(NonZeroU32::new)
+        .ok_or_else(|| ("UMEM size", io::Error::from_raw_os_error(libc::EINVAL)))?;
+    let mut made = None;
+    if config.huge_pages {
+        match Umem::new(umem_config, frames, true) {
+            Ok((umem, descs)) => made = Some((umem, descs, true)),
+            Err(error) => tracing::warn!(
+                interface = config.interface,
+                bytes = length,
+                error = %cause(&error),
+                "no huge pages for the UMEM, using ordinary ones; reserve {} in /proc/sys/vm/nr_hugepages",
+                length / HUGE_PAGE
+            ),
+        }
+    }
+    let (umem, descs, huge_pages) = match made {
+        Some(made) => made,
+        None => {
+            let (umem, descs) = Umem::new(umem_config, frames, false)
+                .map_err(|error| ("mmap or setsockopt XDP_UMEM_REG", cause(&error)))?;
+            (umem, descs, false)
+        }
+    };
+    if let Some(first) = descs.first() {
+        // SAFETY: the first descriptor is this UMEM's; its length is 0, so nothing is read.
+        let data = unsafe { umem.data(first) };
+        let start = data.contents().as_ptr().wrapping_sub(first.addr());
+        // A core dump must not carry the traffic of every Workstation.
+        // SAFETY: start and length are those of the UMEM's mapping, and the advice changes no byte.
+        let answer = unsafe {
+            libc::madvise(
+                start.cast_mut().cast::<c_void>(),
+                length,
+                libc::MADV_DONTDUMP,
+            )
+        };
+        if answer < 0 {
+            return Err(("madvise MADV_DONTDUMP", io::Error::last_os_error()));
+        }
+    }
+    Ok((umem, descs, huge_pages))
+}
+
+/// The system error within one of xsk-rs, which only its source tells.
+fn cause(error: &(dyn Error + 'static)) -> io::Error {
+    match error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+    {
+        Some(system) if system.raw_os_error().is_some() => {
+            io::Error::from_raw_os_error(system.raw_os_error().unwrap_or(libc::EIO))
+        }
+        _ => io::Error::other(error.to_string()),
+    }
+}
+
+fn zero_copy(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut flags = 0u32;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the option is one u32 (struct xdp_options), and that is what is passed.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_XDP,
+            XDP_OPTIONS,
+            (&raw mut flags).cast(),
+            &raw mut length,
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(flags & XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+fn set_tx_budget(fd: BorrowedFd<'_>, budget: u32) -> io::Result<()> {
+    // SAFETY: the option is one u32, and that is what is passed.
+    let answer = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_XDP,
+            XDP_MAX_TX_SKB_BUDGET,
+            (&raw const budget).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// What to do about an answer.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENXIO) => "there is no such interface; see ip link",
+        Some(libc::EBUSY) => "another socket is bound to this queue; stop the process that has it",
+        Some(libc::EPERM | libc::EACCES) => "run as root or with CAP_NET_RAW and CAP_NET_ADMIN",
+        Some(libc::ENOBUFS) => "the UMEM exceeds RLIMIT_MEMLOCK; raise it (LimitMEMLOCK=infinity)",
+        Some(libc::ENOMEM) => "there is not enough memory for the UMEM; use a smaller ring",
+        Some(libc::EOPNOTSUPP) => "the driver does not have this mode; use copy mode",
+        Some(libc::EINVAL) => {
+            "the driver refuses this queue, mode or frame size; try copy mode and fewer queues"
+        }
+        Some(libc::ENETDOWN) => "the link is down; bring it up",
+        Some(libc::EAFNOSUPPORT) => "the kernel lacks AF_XDP (CONFIG_XDP_SOCKETS)",
+        _ => "see the kernel's log (dmesg)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_frame_size_follows_the_mtu() {
+        for (mtu, size) in [
+            (68, 2048),
+            (1500, 2048),
+            (1770, 2048),
+            (1771, 4096),
+            (3818, 4096),
+        ] {
+            assert_eq!(
+                choose_frame_size("x", mtu, None).unwrap(),
+                size,
+                "MTU {mtu}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_mtu_that_needs_several_pieces_is_refused_in_words() {
+        for mtu in [3819, 9000, u32::MAX] {
+            let error = choose_frame_size("eth7", mtu, None)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("eth7") && error.contains("3818"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_frame_size_that_cannot_carry_the_mtu_is_refused() {
+        assert!(choose_frame_size("x", 1771, Some(2048)).is_err());
+        assert!(choose_frame_size("x", 1500, Some(3000)).is_err());
+        assert_eq!(choose_frame_size("x", 1500, Some(4096)).unwrap(), 4096);
+    }
+}
