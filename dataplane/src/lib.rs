@@ -9,6 +9,7 @@
 
 pub mod host;
 pub mod keys;
+pub mod link;
 pub mod port;
 
 /// A port (an interface the tunnel runs on) within one process.
