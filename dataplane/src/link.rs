@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use netlink::Netlink;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     LinkAttribute, LinkFlags, LinkInfo as LinkDetail, LinkLayerType, LinkMessage,
 };
@@ -405,10 +405,16 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
             .index(index)
             .address(address, prefix_len)
             .build(),
-        IpAddr::V6(address) => AddressMessageBuilder::<Ipv6Addr>::new()
-            .index(index)
-            .address(address, prefix_len)
-            .build(),
+        IpAddr::V6(address) => {
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(index)
+                .address(address, prefix_len)
+                .build();
+            // The address was given by configuration or the Gateway: usable at once, without the
+            // seconds of duplicate detection in which it cannot be a route's source.
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+        }
     }
 }
 

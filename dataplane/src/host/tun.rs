@@ -4,6 +4,7 @@
 //! process; with `virtio_net_hdr`, so that TCP crosses it in super-packets of up to 64 KiB.
 
 use super::{Host, READ_BUFFER, vnet};
+use crate::link::Links;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
@@ -100,7 +101,7 @@ impl Tun {
         }
         // The kernel lets any number of processes add queues to a multi-queue device; packets
         // would then go to whoever's queue they hash to. A device without queues has no carrier.
-        if has_carrier(&self.name) {
+        if is_held(&self.name) {
             return Err(TunError::Busy(self.name.clone()));
         }
         let mut queues: Vec<TunQueue> = Vec::with_capacity(self.queues);
@@ -281,10 +282,8 @@ fn interface_request(name: &str) -> libc::ifreq {
     request
 }
 
-/// Whether an interface of that name exists and has a carrier, up or not.
-fn has_carrier(name: &str) -> bool {
-    let Ok(links) = crate::link::Links::open() else {
-        return false;
-    };
-    links.find(name).is_ok_and(|link| link.carrier)
+/// Whether it is a TUN device that has queues, up or not. What is no TUN device the kernel refuses.
+fn is_held(name: &str) -> bool {
+    let found = Links::open().and_then(|links| links.find(name));
+    found.is_ok_and(|link| link.carrier && link.kind.as_deref() == Some("tun"))
 }
