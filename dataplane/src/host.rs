@@ -1,15 +1,30 @@
 //! The host interface: where opened packets enter the machine's own network stack and where
 //! packets for the other side are read.
+//!
+//! Inbound a batch of opened packets travels [`coalesce`] (runs of one flow become super-packets)
+//! -> [`tun`]. Outbound a read of [`tun`] travels [`segment`] (cut into packets, checksums
+//! finished) straight into the frames it is sealed in. [`memory`] stands in for the kernel in tests
+//! and benchmarks.
 
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
+pub mod checksum;
+pub mod coalesce;
+pub mod memory;
+pub mod segment;
+pub mod tun;
+pub mod vnet;
+
+/// The smallest buffer to read into: a `virtio_net_hdr` and the largest IP packet.
+pub const READ_BUFFER: usize = vnet::LEN + 65_575;
+
 /// The host interface as the worker uses it. Buffers start with the 10-byte `virtio_net_hdr`, then
 /// the packet from its IP header on (TUN without packet information).
 pub trait Host {
-    /// Reads one packet, or one super-packet to be segmented, into `buffer` (at least 65,575 bytes:
-    /// header and the largest IP packet). `Ok(None)` when there is none.
+    /// Reads one packet, or one super-packet to be segmented, into `buffer` (at least
+    /// [`READ_BUFFER`] bytes). `Ok(None)` when there is none.
     ///
     /// # Errors
     /// What the kernel answered.
@@ -18,8 +33,14 @@ pub trait Host {
     /// Writes one packet or super-packet, gathered from `parts`, header first.
     ///
     /// # Errors
-    /// What the kernel answered; EAGAIN and ENOBUFS mean that the packet was dropped.
+    /// What the kernel answered. Whatever it is, the packet was dropped: EAGAIN and ENOBUFS for
+    /// want of room, EIO because the interface is down, EINVAL because it is no IP packet.
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Whether UDP super-packets ([`vnet::GSO_UDP_L4`]) may be written.
+    fn accepts_udp_segments(&self) -> bool {
+        false
+    }
 
     /// The descriptor that becomes readable when there is something to read.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod host;
 pub mod inner;
 pub mod keys;
+pub mod link;
 pub mod port;
 pub mod route;
 pub mod session;

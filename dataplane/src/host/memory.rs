@@ -1,0 +1,118 @@
+//! A host interface in memory: tests and benchmarks put in what the worker is to read and look at
+//! what it wrote. Buffers are kept and used again, so nothing is allocated once it has warmed up.
+
+use super::{Host, vnet};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+/// The host interface in memory.
+#[derive(Debug, Default)]
+pub struct MemoryHost {
+    incoming: VecDeque<Vec<u8>>,
+    written: Vec<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+    failures: VecDeque<io::ErrorKind>,
+    discard: bool,
+    writes: u64,
+    bytes: u64,
+    udp_segments: bool,
+}
+
+impl MemoryHost {
+    /// An empty one, which accepts UDP super-packets.
+    pub fn new() -> Self {
+        Self {
+            udp_segments: true,
+            ..Self::default()
+        }
+    }
+
+    /// One that counts what is written and keeps nothing.
+    pub fn discarding() -> Self {
+        Self {
+            discard: true,
+            ..Self::new()
+        }
+    }
+
+    /// Whether UDP super-packets are accepted.
+    #[must_use]
+    pub fn with_udp_segments(mut self, accepted: bool) -> Self {
+        self.udp_segments = accepted;
+        self
+    }
+
+    /// Puts in what a read will give: header and packet.
+    pub fn push(&mut self, header: vnet::VnetHeader, packet: &[u8]) {
+        let mut buffer = self.buffer();
+        buffer.extend_from_slice(&header.to_bytes());
+        buffer.extend_from_slice(packet);
+        self.incoming.push_back(buffer);
+    }
+
+    /// Lets the next write fail so.
+    pub fn fail_next(&mut self, kind: io::ErrorKind) {
+        self.failures.push_back(kind);
+    }
+
+    /// What was written, in order, each with its header.
+    pub fn written(&self) -> &[Vec<u8>] {
+        &self.written
+    }
+
+    /// Forgets what was written, keeping its memory.
+    pub fn clear(&mut self) {
+        self.spare.append(&mut self.written);
+    }
+
+    /// Writes since it was made, and their bytes.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.writes, self.bytes)
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+}
+
+impl Host for MemoryHost {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(packet) = self.incoming.pop_front() else {
+            return Ok(None);
+        };
+        let into = buffer
+            .get_mut(..packet.len())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        into.copy_from_slice(&packet);
+        let len = packet.len();
+        self.spare.push(packet);
+        Ok(Some(len))
+    }
+
+    fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if let Some(kind) = self.failures.pop_front() {
+            return Err(kind.into());
+        }
+        self.writes += 1;
+        self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        if !self.discard {
+            let mut buffer = self.buffer();
+            for part in parts {
+                buffer.extend_from_slice(part);
+            }
+            self.written.push(buffer);
+        }
+        Ok(())
+    }
+
+    fn accepts_udp_segments(&self) -> bool {
+        self.udp_segments
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,496 @@
+//! Network interfaces: finding and judging the ports, and setting up the TUN (addresses, routes,
+//! MTU), over route netlink. Control uses it before frames travel and when interfaces change; no
+//! frame passes here.
+//!
+//! All calls block for one round trip to the kernel and act in the network namespace that the
+//! calling thread was in when [`Links::open`] was called.
+
+mod fitness;
+mod monitor;
+mod netlink;
+mod sysctl;
+
+pub use fitness::{Unfit, port_fitness};
+pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
+pub use sysctl::disable_ipv6;
+
+use ipnet::IpNet;
+use netlink::Netlink;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo as LinkDetail, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use thiserror::Error;
+
+/// Why something about an interface could not be done.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// No interface of that name.
+    #[error("there is no interface {0}; these exist: ip -brief link")]
+    NotFound(String),
+    /// The kernel refused.
+    #[error("{what} failed: {source}{}", hint(source))]
+    Refused {
+        /// What was tried, on what.
+        what: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A file of /proc/sys could not be written.
+    #[error("writing {value} to {path} failed: {source}; is /proc/sys writable here?")]
+    Sysctl {
+        /// The file.
+        path: String,
+        /// What was to be written.
+        value: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Something else than an interface name.
+    #[error("\"{0}\" is no interface name")]
+    Name(String),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_ADMIN is needed",
+        Some(libc::ENODEV) => "; the interface is gone",
+        Some(libc::ENETUNREACH) => "; is the interface up, and the source address its own?",
+        _ => "",
+    }
+}
+
+/// What an interface is enslaved to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Master {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its kind: `bridge`, `bond`, `team`, `vrf`, ...
+    pub kind: String,
+}
+
+/// An interface as it was when asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, when it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it was set up.
+    pub up: bool,
+    /// Whether it has a carrier: a cable with someone at its end.
+    pub carrier: bool,
+    /// Whether it is the loopback.
+    pub loopback: bool,
+    /// Whether its frames are Ethernet.
+    pub ethernet: bool,
+    /// What it is enslaved to.
+    pub master: Option<Master>,
+    /// The kind of a virtual interface (`veth`, `vlan`, `bridge`, ...), none for hardware.
+    pub kind: Option<String>,
+    /// Its addresses, each with its prefix length.
+    pub addresses: Vec<IpNet>,
+}
+
+/// Interfaces of one network namespace.
+pub struct Links {
+    netlink: Netlink,
+}
+
+impl Links {
+    /// Opens a netlink socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn open() -> Result<Self, LinkError> {
+        let netlink = Netlink::open(0).map_err(refused("opening a route netlink socket"))?;
+        Ok(Self { netlink })
+    }
+
+    /// The interface of that name.
+    ///
+    /// # Errors
+    /// [`LinkError::NotFound`], or what the kernel answered.
+    pub fn find(&self, name: &str) -> Result<LinkInfo, LinkError> {
+        let query = LinkUnspec::new_with_name(name).build();
+        self.one(query, name)
+    }
+
+    /// The interface of that index.
+    ///
+    /// # Errors
+    /// [`LinkError::NotFound`], or what the kernel answered.
+    pub fn get(&self, index: u32) -> Result<LinkInfo, LinkError> {
+        let query = LinkUnspec::new_with_index(index).build();
+        self.one(query, &format!("of index {index}"))
+    }
+
+    fn one(&self, query: LinkMessage, name: &str) -> Result<LinkInfo, LinkError> {
+        let answer = self.netlink.get(RouteNetlinkMessage::GetLink(query));
+        let messages = match answer {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ERANGE)) => {
+                return Err(LinkError::NotFound(name.to_owned()));
+            }
+            other => other.map_err(refused(format!("asking for interface {name}")))?,
+        };
+        let mut link = links_of(messages)
+            .pop()
+            .ok_or_else(|| LinkError::NotFound(name.to_owned()))?;
+        link.addresses = self.addresses(link.index)?;
+        if let Some(master) = &mut link.master {
+            let query = LinkUnspec::new_with_index(master.index).build();
+            let answer = self.netlink.get(RouteNetlinkMessage::GetLink(query));
+            if let Some(info) = links_of(answer.unwrap_or_default()).pop() {
+                master.name = info.name;
+                master.kind = info.kind.unwrap_or_default();
+            }
+        }
+        Ok(link)
+    }
+
+    /// All interfaces.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn list(&self) -> Result<Vec<LinkInfo>, LinkError> {
+        let mut links = self.list_bare()?;
+        let addresses = self.all_addresses()?;
+        let names: Vec<_> = links
+            .iter()
+            .map(|link| (link.index, link.name.clone(), link.kind.clone()))
+            .collect();
+        for link in &mut links {
+            let own = addresses.iter().filter(|(index, _)| *index == link.index);
+            link.addresses = own.map(|(_, address)| *address).collect();
+            if let Some(master) = &mut link.master
+                && let Some((_, name, kind)) = names.iter().find(|(i, ..)| *i == master.index)
+            {
+                master.name.clone_from(name);
+                master.kind = kind.clone().unwrap_or_default();
+            }
+        }
+        Ok(links)
+    }
+
+    /// All interfaces, without addresses and names of masters.
+    fn list_bare(&self) -> Result<Vec<LinkInfo>, LinkError> {
+        let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answer = self.netlink.dump(query);
+        Ok(links_of(answer.map_err(refused("listing interfaces"))?))
+    }
+
+    /// The addresses of an interface.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn addresses(&self, index: u32) -> Result<Vec<IpNet>, LinkError> {
+        let all = self.all_addresses()?;
+        let own = all.into_iter().filter(|(of, _)| *of == index);
+        Ok(own.map(|(_, address)| address).collect())
+    }
+
+    fn all_addresses(&self) -> Result<Vec<(u32, IpNet)>, LinkError> {
+        let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answer = self.netlink.dump(query);
+        let messages = answer.map_err(refused("listing addresses"))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(message) => {
+                    address_of(&message).map(|address| (message.header.index, address))
+                }
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Sets the interface up.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_up(&self, index: u32) -> Result<(), LinkError> {
+        self.set(index, "up", |link| link.up())
+    }
+
+    /// Sets the interface down.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_down(&self, index: u32) -> Result<(), LinkError> {
+        self.set(index, "down", |link| link.down())
+    }
+
+    /// Sets the MTU.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), LinkError> {
+        self.set(index, format!("to MTU {mtu}"), |link| link.mtu(mtu))
+    }
+
+    /// Sets the MAC address.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<(), LinkError> {
+        self.set(index, format!("to MAC {mac:02x?}"), |link| {
+            link.address(mac.to_vec())
+        })
+    }
+
+    fn set(
+        &self,
+        index: u32,
+        what: impl std::fmt::Display,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<(), LinkError> {
+        let message = change(LinkUnspec::new_with_index(index)).build();
+        self.netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(refused(format!("setting interface {index} {what}")))
+    }
+
+    /// Removes a virtual interface.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn delete(&self, index: u32) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(index).build();
+        self.netlink
+            .change(RouteNetlinkMessage::DelLink(message), 0)
+            .map_err(refused(format!("removing interface {index}")))
+    }
+
+    /// Adds an address; that it is there already is an error.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn add_address(&self, index: u32, address: IpNet) -> Result<(), LinkError> {
+        self.put_address(index, address, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds an address, or leaves it as it is when it is there.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn replace_address(&self, index: u32, address: IpNet) -> Result<(), LinkError> {
+        self.put_address(index, address, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    fn put_address(&self, index: u32, address: IpNet, flags: u16) -> Result<(), LinkError> {
+        self.netlink
+            .change(
+                RouteNetlinkMessage::NewAddress(address_message(index, address)),
+                flags,
+            )
+            .map_err(refused(format!("adding {address} to interface {index}")))
+    }
+
+    /// Removes an address; that it is not there is no error.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn remove_address(&self, index: u32, address: IpNet) -> Result<(), LinkError> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        match self.netlink.change(message, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            other => other.map_err(refused(format!(
+                "removing {address} from interface {index}"
+            ))),
+        }
+    }
+
+    /// Makes the interface's addresses exactly these. What is there already is not touched, so
+    /// connections over it go on; the IPv6 link-local address the kernel made stays.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_addresses(&self, index: u32, wanted: &[IpNet]) -> Result<(), LinkError> {
+        for address in self.addresses(index)? {
+            if !wanted.contains(&address) && !is_link_local(&address.addr()) {
+                self.remove_address(index, address)?;
+            }
+        }
+        // Removing an IPv4 address removes those that were secondary to it: look again.
+        let present = self.addresses(index)?;
+        for address in wanted.iter().filter(|address| !present.contains(address)) {
+            self.replace_address(index, *address)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a route to a prefix straight over an interface; that it is there is an error.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn add_route(
+        &self,
+        prefix: IpNet,
+        index: u32,
+        source: Option<IpAddr>,
+    ) -> Result<(), LinkError> {
+        self.put_route(prefix, index, source, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a route, or puts it in the place of the one to the same prefix.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn replace_route(
+        &self,
+        prefix: IpNet,
+        index: u32,
+        source: Option<IpAddr>,
+    ) -> Result<(), LinkError> {
+        self.put_route(prefix, index, source, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    fn put_route(
+        &self,
+        prefix: IpNet,
+        index: u32,
+        source: Option<IpAddr>,
+        flags: u16,
+    ) -> Result<(), LinkError> {
+        let what = refused(format!("routing {prefix} over interface {index}"));
+        let Some(route) = route_message(prefix, index, source) else {
+            return Err(what(io::ErrorKind::InvalidInput.into()));
+        };
+        self.netlink
+            .change(RouteNetlinkMessage::NewRoute(route), flags)
+            .map_err(what)
+    }
+
+    /// Removes a route; that it is not there is no error.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn remove_route(&self, prefix: IpNet, index: u32) -> Result<(), LinkError> {
+        let what = refused(format!("removing the route to {prefix}"));
+        let Some(route) = route_message(prefix, index, None) else {
+            return Err(what(io::ErrorKind::InvalidInput.into()));
+        };
+        match self.netlink.change(RouteNetlinkMessage::DelRoute(route), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(what),
+        }
+    }
+}
+
+fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> LinkError {
+    let what = what.into();
+    move |source| LinkError::Refused { what, source }
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
+    let prefix_len = address.prefix_len();
+    match address.addr() {
+        IpAddr::V4(address) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(index)
+            .address(address, prefix_len)
+            .build(),
+        IpAddr::V6(address) => {
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(index)
+                .address(address, prefix_len)
+                .build();
+            // The address was given by configuration or the Gateway: usable at once, without the
+            // seconds of duplicate detection in which it cannot be a route's source.
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+        }
+    }
+}
+
+/// The address of a message: on a point-to-point link the local one, elsewhere the only one.
+fn address_of(message: &AddressMessage) -> Option<IpNet> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) if found.is_none() => found = Some(*address),
+            _ => {}
+        }
+    }
+    IpNet::new(found?, message.header.prefix_len).ok()
+}
+
+fn route_message(prefix: IpNet, index: u32, source: Option<IpAddr>) -> Option<RouteMessage> {
+    let prefix = prefix.trunc();
+    let mut route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(prefix.addr(), prefix.prefix_len())
+        .ok()?
+        .output_interface(index);
+    if prefix.addr().is_ipv4() {
+        route = route.scope(RouteScope::Link);
+    }
+    if let Some(source) = source {
+        route = route.pref_source(source).ok()?;
+    }
+    Some(route.build())
+}
+
+fn links_of(messages: Vec<RouteNetlinkMessage>) -> Vec<LinkInfo> {
+    let links = messages.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link_of(&link)),
+        _ => None,
+    });
+    links.collect()
+}
+
+fn link_of(message: &LinkMessage) -> LinkInfo {
+    let header = &message.header;
+    let mut link = LinkInfo {
+        index: header.index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        up: header.flags.contains(LinkFlags::Up),
+        carrier: false,
+        loopback: header.flags.contains(LinkFlags::Loopback),
+        ethernet: header.link_layer_type == LinkLayerType::Ether,
+        master: None,
+        kind: None,
+        addresses: Vec::new(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
+            LinkAttribute::Controller(index) if *index != 0 => {
+                link.master = Some(Master {
+                    index: *index,
+                    name: String::new(),
+                    kind: String::new(),
+                });
+            }
+            LinkAttribute::LinkInfo(details) => {
+                for detail in details {
+                    if let LinkDetail::Kind(kind) = detail {
+                        link.kind = Some(kind.to_string());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
