@@ -443,10 +443,10 @@ mod tests {
                 prop_assert_eq!(&bytes[..again.len()], again.as_slice());
             }
             if let Some(offer) = Offer::decode(&bytes) {
-                prop_assert_eq!(offer.encode().as_slice(), bytes.as_slice());
+                prop_assert_eq!(offer.encode().to_vec(), bytes.clone());
             }
             if let Some(answer) = Answer::decode(&bytes) {
-                prop_assert_eq!(answer.encode().as_slice(), bytes.as_slice());
+                prop_assert_eq!(answer.encode().to_vec(), bytes.clone());
             }
         }
 
