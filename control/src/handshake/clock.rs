@@ -40,11 +40,6 @@ impl Clock {
     pub(super) fn outside(&self, at: Duration) -> Duration {
         self.raw.saturating_add(at.saturating_sub(self.steady))
     }
-
-    /// A moment that the caller's clock gave in the past, here.
-    pub(super) fn inside(&self, at: Duration) -> Duration {
-        self.steady.saturating_sub(self.raw.saturating_sub(at))
-    }
 }
 
 #[cfg(test)]
@@ -70,6 +65,5 @@ mod tests {
             assert!(clock.outside(here + LONGEST) >= now);
             last = here;
         }
-        assert_eq!(clock.inside(YEAR + LONGEST / 2), clock.now());
     }
 }

@@ -31,36 +31,42 @@ pub(super) struct Liveness {
     patience: usize,
     /// When the first data went out that nothing has been received after.
     unanswered: Option<Duration>,
-    /// When something was last received.
-    received: Duration,
+    /// Frames sent and received so far, as last told.
+    told: (u64, u64),
     /// The PINGs were not answered, and nothing has changed since.
     dead: bool,
 }
 
 impl Liveness {
-    /// A session was just proven.
+    /// No session yet.
     pub(super) fn new(now: Duration) -> Self {
+        Self::starting(now, (0, 0))
+    }
+
+    /// A session was just proven, or has just proven to be alive.
+    pub(super) fn restart(&mut self, now: Duration) {
+        *self = Self::starting(now, self.told);
+    }
+
+    fn starting(now: Duration, told: (u64, u64)) -> Self {
         Self {
             next: now + EVERY,
             outstanding: Vec::new(),
             patience: PATIENCE,
             unanswered: None,
-            received: now,
+            told,
             dead: false,
         }
     }
 
-    /// When data was last sent and when anything was last received.
-    pub(super) fn traffic(&mut self, sent: Option<Duration>, received: Option<Duration>) {
-        if received.is_some_and(|at| at > self.received) {
-            self.received = received.unwrap_or(self.received);
+    /// How many data frames were sent and how many frames of any kind received, so far. Counts and
+    /// not times: they say the same whatever the clocks do.
+    pub(super) fn traffic(&mut self, now: Duration, sent: u64, received: u64) {
+        let (sent_before, received_before) = std::mem::replace(&mut self.told, (sent, received));
+        if received != received_before {
             self.unanswered = None;
-        }
-        if let Some(sent) = sent
-            && sent > self.received
-            && self.unanswered.is_none()
-        {
-            self.unanswered = Some(sent);
+        } else if sent != sent_before && self.unanswered.is_none() {
+            self.unanswered = Some(now);
         }
     }
 
@@ -90,7 +96,6 @@ impl Liveness {
         self.outstanding.clear();
         self.patience = PATIENCE;
         self.unanswered = None;
-        self.received = now;
         self.next = now + EVERY;
         self.dead = true;
         Verdict::Dead
@@ -104,7 +109,7 @@ impl Liveness {
     /// A PONG came. One to no PING outstanding changes nothing.
     pub(super) fn pong(&mut self, now: Duration, value: &[u8; 16]) {
         if self.outstanding.contains(value) {
-            *self = Self::new(now);
+            self.restart(now);
         }
     }
 
@@ -154,12 +159,16 @@ mod tests {
     #[test]
     fn data_without_an_answer_is_followed_by_a_ping_in_one_second() {
         let mut live = Liveness::new(SECOND);
-        live.traffic(Some(SECOND * 2), Some(SECOND * 3));
-        assert_eq!(live.deadline(), SECOND * 11);
-        live.traffic(Some(SECOND * 4), Some(SECOND * 3));
-        live.traffic(Some(SECOND * 4 + SECOND / 2), Some(SECOND * 3));
+        live.traffic(SECOND * 2, 1, 1);
+        assert_eq!(
+            live.deadline(),
+            SECOND * 11,
+            "sent and received between two reports"
+        );
+        live.traffic(SECOND * 4, 2, 1);
+        live.traffic(SECOND * 4 + SECOND / 2, 3, 1);
         assert_eq!(live.deadline(), SECOND * 5);
-        live.traffic(Some(SECOND * 5), Some(SECOND * 5));
+        live.traffic(SECOND * 5, 3, 2);
         assert_eq!(live.deadline(), SECOND * 11);
     }
 

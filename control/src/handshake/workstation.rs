@@ -73,14 +73,13 @@ pub struct WorkstationConfig {
     pub seed: Zeroizing<[u8; 32]>,
 }
 
-/// When the worker last sent data and last received anything on the current session, by the
-/// caller's clock.
+/// What the worker has sent and received so far, over all sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Data was last sealed.
-    pub last_sent: Option<Duration>,
-    /// A frame last opened.
-    pub last_received: Option<Duration>,
+    /// Data frames sealed; control messages do not count.
+    pub sent: u64,
+    /// Frames opened, of any kind.
+    pub received: u64,
 }
 
 /// A sign that the machine was put back to a snapshot.
@@ -419,7 +418,7 @@ impl Workstation {
         if let Some(old) = self.cur.replace(session) {
             self.prev = Some((old.index, now + PREV_FOR));
         }
-        self.live = Liveness::new(now);
+        self.live.restart(now);
         self.last_handshake = Some(now);
         self.last_failure = None;
     }
@@ -440,12 +439,11 @@ impl Workstation {
         self.settle(now);
     }
 
-    /// Tells what the worker has sent and received. Call it before [`Workstation::tick`].
+    /// Tells what the worker has sent and received. Call it a few times a second, and before
+    /// [`Workstation::tick`].
     pub fn traffic(&mut self, now: Duration, traffic: Traffic) {
-        self.clock.advance(now);
-        let inside = |at: Option<Duration>| at.map(|at| self.clock.inside(at));
-        let (sent, received) = (inside(traffic.last_sent), inside(traffic.last_received));
-        self.live.traffic(sent, received);
+        let now = self.clock.advance(now);
+        self.live.traffic(now, traffic.sent, traffic.received);
     }
 
     /// The machine may have been put back to a snapshot: all keys are dropped and a handshake
@@ -505,16 +503,15 @@ impl Workstation {
 
     /// Ends a session, whichever it is; `erase` when the worker still has it.
     fn end(&mut self, index: u32, erase: bool) {
-        let ended = self.cur.take_if(|cur| cur.index == index).is_some()
-            | self.prev.take_if(|prev| prev.0 == index).is_some()
-            | matches!(&self.handshake, Handshake::Proving(proving) if proving.session.index == index);
-        if let Handshake::Proving(proving) = &self.handshake
-            && proving.session.index == index
-        {
+        let new = matches!(&self.handshake, Handshake::Proving(proving) if proving.session.index == index);
+        if new {
             self.handshake = Handshake::Idle;
         }
+        let ended = new
+            | self.cur.take_if(|cur| cur.index == index).is_some()
+            | self.prev.take_if(|(prev, _)| *prev == index).is_some();
         if ended && erase {
-            self.erase(index, false);
+            self.erase(index, new);
         }
     }
 

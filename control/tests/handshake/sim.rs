@@ -2,12 +2,12 @@
 //! network that loses, copies, delays and alters frames, all on virtual time and from one seed.
 #![allow(dead_code)] // Each test file uses its part.
 
+use dataplane::keys::{Cipher, Protection};
 use portcullis_control::handshake::gateway::*;
 use portcullis_control::handshake::noise::public_key;
 use portcullis_control::handshake::random::Randomness;
 use portcullis_control::handshake::workstation::*;
 use portcullis_control::handshake::{Action, Install, Mac, Padding};
-use dataplane::keys::{Cipher, Protection};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -79,7 +79,12 @@ impl Worker {
 #[derive(Clone, Debug)]
 pub enum Body {
     Handshake(Vec<u8>),
-    Data { index: u32, key: [u8; 32], counter: u64, plaintext: Vec<u8> },
+    Data {
+        index: u32,
+        key: [u8; 32],
+        counter: u64,
+        plaintext: Vec<u8>,
+    },
 }
 
 /// An end of the cable: the Gateway, or a Workstation by id.
@@ -132,8 +137,7 @@ pub struct Node {
     pub mac: Mac,
     pub expected: u64,
     nonces: VecDeque<u64>,
-    sent: Option<Duration>,
-    received: Option<Duration>,
+    sent: u64,
     pub opened: u64,
     pub configured: u64,
     pub skew: i128,
@@ -149,7 +153,11 @@ pub struct Network {
     pub delay: (Duration, Duration),
 }
 
-pub const CLEAN: Network = Network { loss: 0, copies: 0, delay: (MS, MS) };
+pub const CLEAN: Network = Network {
+    loss: 0,
+    copies: 0,
+    delay: (MS, MS),
+};
 
 type Filter = Box<dyn FnMut(&Packet) -> Vec<(Duration, Packet)>>;
 
@@ -214,7 +222,12 @@ fn new_gateway(boot: u8, seed: [u8; 32], now: Duration) -> Gateway {
         GatewayConfig {
             static_private: Zeroizing::new(gateway_private()),
             boot_id: [boot; 8],
-            ports: vec![PortConfig { port: 0, mac: GATEWAY_MAC, ifindex: 7, mtu: 1460 }],
+            ports: vec![PortConfig {
+                port: 0,
+                mac: GATEWAY_MAC,
+                ifindex: 7,
+                mtu: 1460,
+            }],
             v4: Some(Ipv4Addr::new(10, 0, 0, 1)),
             v6: None,
             seed: Zeroizing::new(seed),
@@ -226,12 +239,18 @@ fn new_gateway(boot: u8, seed: [u8; 32], now: Duration) -> Gateway {
 
 fn raw(now: Duration, skew: i128) -> Duration {
     let nanos = (now.as_nanos() as i128 + skew).max(0) as u128;
-    Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32)
+    Duration::new(
+        (nanos / 1_000_000_000) as u64,
+        (nanos % 1_000_000_000) as u32,
+    )
 }
 
 fn unraw(raw: Duration, skew: i128) -> Duration {
     let nanos = (raw.as_nanos() as i128 - skew).max(0) as u128;
-    Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32)
+    Duration::new(
+        (nanos / 1_000_000_000) as u64,
+        (nanos % 1_000_000_000) as u32,
+    )
 }
 
 impl Sim {
@@ -243,7 +262,13 @@ impl Sim {
         for id in 0..stations {
             gateway.add(START, enrolled(id)).unwrap();
             all.insert(id, enrolled(id));
-            nodes.insert(id, new_node(Workstation::new(station_config(id, random.bytes()), START), station_mac(id)));
+            nodes.insert(
+                id,
+                new_node(
+                    Workstation::new(station_config(id, random.bytes()), START),
+                    station_mac(id),
+                ),
+            );
         }
         let mut sim = Self {
             now: START,
@@ -278,7 +303,11 @@ impl Sim {
     }
 
     /// Runs an event of a Workstation and carries out what it asks for.
-    pub fn with_station<R>(&mut self, id: u32, event: impl FnOnce(&mut Workstation, Duration) -> R) -> R {
+    pub fn with_station<R>(
+        &mut self,
+        id: u32,
+        event: impl FnOnce(&mut Workstation, Duration) -> R,
+    ) -> R {
         let node = self.stations.get_mut(&id).unwrap();
         let now = raw(self.now, node.skew);
         let result = event(&mut node.machine, now);
@@ -303,20 +332,34 @@ impl Sim {
     fn station_action(&mut self, id: u32, action: Action) {
         let node = self.stations.get_mut(&id).unwrap();
         match action {
-            Action::Send { destination, frame, .. } => {
-                let packet = Packet { to: End::Gateway, source: node.mac, destination, body: Body::Handshake(frame) };
+            Action::Send {
+                destination, frame, ..
+            } => {
+                let packet = Packet {
+                    to: End::Gateway,
+                    source: node.mac,
+                    destination,
+                    body: Body::Handshake(frame),
+                };
                 self.transmit(packet);
             }
             Action::SendInner { index, message, .. } => self.seal_station(id, Some(index), message),
             Action::Install(install) => {
-                assert!(self.keys.insert((true, install.keys.send.aead)), "a session key came twice");
+                assert!(
+                    self.keys.insert((true, install.keys.send.aead)),
+                    "a session key came twice"
+                );
                 self.installs += 1;
                 assert!(
                     node.worker.find(install.index).is_none(),
                     "an index is used twice at once"
                 );
                 assert_ne!(install.index >> 16, 0);
-                node.worker.pending = Some(Live { install: *install, counter: 0, seen: HashSet::new() });
+                node.worker.pending = Some(Live {
+                    install: *install,
+                    counter: 0,
+                    seen: HashSet::new(),
+                });
             }
             Action::Erase { index, .. } => {
                 node.worker.erase(index);
@@ -330,11 +373,17 @@ impl Sim {
 
     fn gateway_action(&mut self, action: Action) {
         match action {
-            Action::Send { destination, frame, .. } => {
+            Action::Send {
+                destination, frame, ..
+            } => {
                 let to: Vec<u32> = if destination == [0xff; 6] {
                     self.stations.keys().copied().collect()
                 } else {
-                    self.stations.iter().filter(|(_, node)| node.mac == destination).map(|(id, _)| *id).collect()
+                    self.stations
+                        .iter()
+                        .filter(|(_, node)| node.mac == destination)
+                        .map(|(id, _)| *id)
+                        .collect()
                 };
                 for id in to {
                     self.transmit(Packet {
@@ -345,23 +394,38 @@ impl Sim {
                     });
                 }
             }
-            Action::SendInner { workstation, index, message } => {
-                self.seal_gateway(workstation, Some(index), message)
-            }
+            Action::SendInner {
+                workstation,
+                index,
+                message,
+            } => self.seal_gateway(workstation, Some(index), message),
             Action::Install(install) => {
-                assert!(self.keys.insert((false, install.keys.send.aead)), "a session key came twice");
+                assert!(
+                    self.keys.insert((false, install.keys.send.aead)),
+                    "a session key came twice"
+                );
                 assert!(
                     self.gateway_slots.insert(slot_of(install.index)),
                     "a slot is used before its erasure was acknowledged"
                 );
                 let worker = self.workers.entry(install.workstation).or_default();
-                assert!(worker.pending.is_none(), "an old pending session was not erased first");
-                worker.pending = Some(Live { install: *install, counter: 0, seen: HashSet::new() });
+                assert!(
+                    worker.pending.is_none(),
+                    "an old pending session was not erased first"
+                );
+                worker.pending = Some(Live {
+                    install: *install,
+                    counter: 0,
+                    seen: HashSet::new(),
+                });
             }
             Action::Erase { workstation, index } => {
                 self.workers.entry(workstation).or_default().erase(index);
                 let at = self.now + self.worker_delay;
-                self.push(at, Event::Tell(End::Gateway, workstation, News::Erased(index)));
+                self.push(
+                    at,
+                    Event::Tell(End::Gateway, workstation, News::Erased(index)),
+                );
             }
             Action::ExpectNonce(_) | Action::Configure(_) => panic!("not of a Gateway"),
         }
@@ -387,7 +451,9 @@ impl Sim {
             Some(index) => worker.find(index),
             None => worker.cur.as_mut(),
         };
-        if let Some(packet) = session.map(|live| seal(live, End::Station(id), GATEWAY_MAC, plaintext)) {
+        if let Some(packet) =
+            session.map(|live| seal(live, End::Station(id), GATEWAY_MAC, plaintext))
+        {
             self.transmit(packet);
         }
     }
@@ -396,7 +462,7 @@ impl Sim {
     pub fn data(&mut self, id: u32) {
         let node = self.stations.get_mut(&id).unwrap();
         if node.worker.cur.is_some() || node.worker.pending.is_some() {
-            node.sent = Some(raw(self.now, node.skew));
+            node.sent += 1;
         }
         self.seal_station(id, None, vec![0x45; 40]);
     }
@@ -430,7 +496,15 @@ impl Sim {
     fn arrive(&mut self, packet: Packet) {
         match (packet.to, packet.body) {
             (End::Gateway, Body::Handshake(frame)) => self.gateway_frame(packet.source, &frame),
-            (End::Gateway, Body::Data { index, key, counter, plaintext }) => {
+            (
+                End::Gateway,
+                Body::Data {
+                    index,
+                    key,
+                    counter,
+                    plaintext,
+                },
+            ) => {
                 let found = self.workers.iter_mut().find_map(|(id, worker)| {
                     let live = worker.find(index)?;
                     let good = live.install.peer_mac == packet.source
@@ -446,11 +520,15 @@ impl Sim {
             (End::Station(id), Body::Handshake(frame)) => {
                 let node = self.stations.get_mut(&id).unwrap();
                 let (kind_of, nonce) = peek(&frame);
-                let key = frame.get(4..8).map(|key| u32::from_le_bytes(key.try_into().unwrap()));
+                let key = frame
+                    .get(4..8)
+                    .map(|key| u32::from_le_bytes(key.try_into().unwrap()));
                 // As XDP does, without its buckets.
                 if key != Some(key_id(id))
-                    || (matches!(kind_of, kind::CHALLENGE | kind::RESPONSE) && nonce != node.expected)
-                    || (matches!(kind_of, kind::RESPONSE | kind::RESET) && node.nonces.contains(&nonce))
+                    || (matches!(kind_of, kind::CHALLENGE | kind::RESPONSE)
+                        && nonce != node.expected)
+                    || (matches!(kind_of, kind::RESPONSE | kind::RESET)
+                        && node.nonces.contains(&nonce))
                 {
                     return;
                 }
@@ -460,7 +538,15 @@ impl Sim {
                 }
                 self.with_station(id, |station, now| station.frame(now, packet.source, &frame));
             }
-            (End::Station(id), Body::Data { index, key, counter, plaintext }) => {
+            (
+                End::Station(id),
+                Body::Data {
+                    index,
+                    key,
+                    counter,
+                    plaintext,
+                },
+            ) => {
                 let node = self.stations.get_mut(&id).unwrap();
                 let good = node.worker.find(index).is_some_and(|live| {
                     live.install.peer_mac == packet.source
@@ -469,7 +555,6 @@ impl Sim {
                 });
                 if good {
                     node.opened += 1;
-                    node.received = Some(raw(self.now, node.skew));
                     self.opened(End::Station(id), id, index, plaintext);
                 }
             }
@@ -504,7 +589,11 @@ impl Sim {
                 _ => 0,
             })
             .sum();
-        assert!(replied <= frame.len(), "{replied} bytes answer {} bytes", frame.len());
+        assert!(
+            replied <= frame.len(),
+            "{replied} bytes answer {} bytes",
+            frame.len()
+        );
         for action in actions {
             self.gateway_action(action);
         }
@@ -517,7 +606,11 @@ impl Sim {
             End::Station(_) => &mut self.stations.get_mut(&id).unwrap().worker,
         };
         let at = self.now + self.worker_delay;
-        if worker.pending.as_ref().is_some_and(|live| live.install.index == index) {
+        if worker
+            .pending
+            .as_ref()
+            .is_some_and(|live| live.install.index == index)
+        {
             worker.prev = worker.cur.take();
             worker.cur = worker.pending.take();
             self.push(at, Event::Tell(end, id, News::Confirmed(index)));
@@ -560,7 +653,10 @@ impl Sim {
 
     fn tick_station(&mut self, id: u32) {
         let node = &self.stations[&id];
-        let traffic = Traffic { last_sent: node.sent, last_received: node.received };
+        let traffic = Traffic {
+            sent: node.sent,
+            received: node.opened,
+        };
         self.with_station(id, |station, now| {
             station.traffic(now, traffic);
             station.tick(now);
@@ -572,7 +668,10 @@ impl Sim {
         let end = self.now + length;
         let mut spins = 0;
         loop {
-            let gateway = self.gateway.next_deadline().map(|at| unraw(at, self.gateway_skew));
+            let gateway = self
+                .gateway
+                .next_deadline()
+                .map(|at| unraw(at, self.gateway_skew));
             let stations = self
                 .stations
                 .values()
@@ -604,7 +703,9 @@ impl Sim {
                 .stations
                 .iter()
                 .filter(|(_, node)| {
-                    node.machine.next_deadline().is_some_and(|at| unraw(at, node.skew) <= self.now)
+                    node.machine
+                        .next_deadline()
+                        .is_some_and(|at| unraw(at, node.skew) <= self.now)
                 })
                 .map(|(id, _)| *id)
                 .collect();
@@ -646,7 +747,10 @@ impl Sim {
     pub fn mirrored(&mut self, id: u32) -> bool {
         let index = |live: &Option<Live>| live.as_ref().map(|live| live.install.index);
         let now = raw(self.now, self.gateway_skew);
-        let gateway = self.gateway.workstation(now, id).and_then(|info| info.cur.map(|cur| cur.index));
+        let gateway = self
+            .gateway
+            .workstation(now, id)
+            .and_then(|info| info.cur.map(|cur| cur.index));
         let at_gateway = self.workers.get(&id).and_then(|worker| index(&worker.cur));
         let node = self.stations.get_mut(&id).unwrap();
         let now = raw(self.now, node.skew);
@@ -655,7 +759,11 @@ impl Sim {
 
     /// The session a Workstation uses, by its index.
     pub fn session(&self, id: u32) -> Option<u32> {
-        self.stations[&id].worker.cur.as_ref().map(|live| live.install.index)
+        self.stations[&id]
+            .worker
+            .cur
+            .as_ref()
+            .map(|live| live.install.index)
     }
 
     pub fn phase(&mut self, id: u32) -> Phase {
@@ -677,7 +785,8 @@ impl Sim {
 
     /// Frames in flight are lost.
     pub fn cut(&mut self) {
-        self.queue.retain(|_, event| !matches!(event, Event::Arrive(_)));
+        self.queue
+            .retain(|_, event| !matches!(event, Event::Arrive(_)));
     }
 
     /// The Gateway's process ends and starts again.
@@ -689,7 +798,8 @@ impl Sim {
         self.workers.clear();
         self.gateway_slots.clear();
         self.gateway_nonces.clear();
-        self.queue.retain(|_, event| !matches!(event, Event::Tell(End::Gateway, ..)));
+        self.queue
+            .retain(|_, event| !matches!(event, Event::Tell(End::Gateway, ..)));
         for enrolled in self.enrolled.values() {
             self.gateway.add(now, enrolled.clone()).unwrap();
         }
@@ -709,7 +819,9 @@ impl Sim {
         let mut node = new_node(Workstation::new(config, now), mac);
         node.skew = skew;
         self.stations.insert(id, node);
-        self.queue.retain(|_, event| !matches!(event, Event::Tell(End::Station(other), ..) if *other == id));
+        self.queue.retain(
+            |_, event| !matches!(event, Event::Tell(End::Station(other), ..) if *other == id),
+        );
         self.with_station(id, |station, now| station.start(now));
     }
 }
@@ -721,8 +833,7 @@ fn new_node(machine: Workstation, mac: Mac) -> Node {
         mac,
         expected: 0,
         nonces: VecDeque::new(),
-        sent: None,
-        received: None,
+        sent: 0,
         opened: 0,
         configured: 0,
         skew: 0,
@@ -745,7 +856,9 @@ fn seal(live: &mut Live, to: End, source: Mac, plaintext: Vec<u8>) -> Packet {
 }
 
 fn peek(frame: &[u8]) -> (u8, u64) {
-    let nonce = frame.get(8..16).map_or(0, |nonce| u64::from_le_bytes(nonce.try_into().unwrap()));
+    let nonce = frame
+        .get(8..16)
+        .map_or(0, |nonce| u64::from_le_bytes(nonce.try_into().unwrap()));
     (frame.first().map_or(0, |first| first & 15), nonce)
 }
 
