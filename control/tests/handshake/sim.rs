@@ -826,6 +826,13 @@ impl Sim {
     }
 }
 
+impl Node {
+    /// XDP's memory of nonces is lost.
+    pub fn forget_nonces(&mut self) {
+        self.nonces.clear();
+    }
+}
+
 fn new_node(machine: Workstation, mac: Mac) -> Node {
     Node {
         machine,
