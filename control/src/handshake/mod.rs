@@ -6,6 +6,19 @@
 
 use dataplane::keys::SessionKeys;
 use dataplane::{PortId, WorkstationId};
+use wire::limits::{MAX_PAYLOAD, OVERHEAD};
+
+mod clock;
+pub mod cookie;
+pub mod gateway;
+pub mod kdf;
+mod liveness;
+pub mod message;
+pub mod noise;
+mod peer;
+pub mod random;
+pub mod slots;
+pub mod workstation;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -63,6 +76,8 @@ pub struct Install {
     pub peer_mac: Mac,
     /// The inner MTU, the smaller of both sides'.
     pub mtu: u16,
+    /// How frames are padded before they are sealed.
+    pub padding: Padding,
     /// The keys.
     pub keys: SessionKeys,
 }
@@ -80,4 +95,44 @@ pub struct Parameters {
     pub gateway_v4: Option<std::net::Ipv4Addr>,
     /// The Gateway's inner IPv6 address.
     pub gateway_v6: Option<std::net::Ipv6Addr>,
+}
+
+/// How plaintexts are padded with zeros before they are sealed. The discriminant is its code on the
+/// wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Padding {
+    /// Not at all.
+    #[default]
+    None = 0,
+    /// To a multiple of 16 bytes, at most the MTU.
+    Sixteen = 1,
+    /// To the MTU.
+    Full = 2,
+}
+
+impl Padding {
+    /// The padding of a code; `None` for an unknown one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Padding::None, Padding::Sixteen, Padding::Full]
+            .into_iter()
+            .find(|padding| *padding as u8 == code)
+    }
+
+    /// The name in configuration and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Padding::None => "none",
+            Padding::Sixteen => "16",
+            Padding::Full => "full",
+        }
+    }
+}
+
+/// The largest inner packet that a port of this MTU carries in `ether` encapsulation.
+pub fn inner_mtu(port_mtu: u32) -> u16 {
+    let room = (port_mtu as usize)
+        .saturating_sub(OVERHEAD)
+        .min(MAX_PAYLOAD);
+    u16::try_from(room).unwrap_or(u16::MAX)
 }

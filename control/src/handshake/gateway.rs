@@ -1,0 +1,625 @@
+//! The Gateway's side of every Workstation's handshake.
+//!
+//! It stands behind XDP and the workers: a worker passes on each admitted frame that is not Data
+//! ([`Gateway::frame`]), each control message it has opened ([`Gateway::inner`]) and the news that
+//! a session was proven ([`Gateway::confirmed`]). What XDP has checked is checked again here.
+//!
+//! A Hello leaves no trace. An Initiation costs two hashes until its cookie, its nonce and its key
+//! id are good, and Diffie-Hellman only then.
+
+use super::clock::Clock;
+use super::cookie::{Cookies, Nonce, Origin};
+use super::kdf::{hello_prologue, rekey_prologue};
+use super::message::{self, Answer, Challenge, Inner, Offer};
+use super::noise::{NoiseError, Responder, Secrets, is_station};
+use super::peer::{PENDING_FOR, Peer, ResetPlan, Session};
+use super::random::Randomness;
+use super::slots::Slots;
+use super::{Action, Install, Mac, Parameters};
+use dataplane::keys::{Cipher, Protection, SessionKeys};
+use dataplane::{PortId, WorkstationId};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+use wire::header::kind;
+use wire::limits::{BROADCAST, CHALLENGE_LEN, HELLO_LEN, SECOND};
+use wire::tables::Bucket;
+use wire::{Header, Role};
+use zeroize::Zeroizing;
+
+pub use super::peer::{CipherPolicy, Enrolled, Outcomes};
+
+/// RekeyInits of a session: two a second.
+const REKEYS: (u64, u64) = (SECOND / 2, 2);
+/// Sessions one Workstation may have, those being erased included, so that one whose worker is slow
+/// to erase cannot use up the slots of all.
+const SESSIONS_EACH: usize = 8;
+
+/// A port of the Gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Its number.
+    pub port: PortId,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its interface's index.
+    pub ifindex: u32,
+    /// The largest inner packet it carries ([`super::inner_mtu`]).
+    pub mtu: u16,
+}
+
+/// What a Gateway is started with.
+pub struct GatewayConfig {
+    /// The static private key.
+    pub static_private: Zeroizing<[u8; 32]>,
+    /// Chosen afresh at each start.
+    pub boot_id: [u8; 8],
+    /// The ports there are at the start.
+    pub ports: Vec<PortConfig>,
+    /// The Gateway's inner IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// The Gateway's inner IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// The seed of its random generator.
+    pub seed: Zeroizing<[u8; 32]>,
+    /// How many session slots there are: eight for each Workstation let none wait for another.
+    pub session_slots: u16,
+}
+
+/// Frames that could not be put down to a Workstation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unattributed {
+    /// No handshake frame for a Gateway, or from no station, or on no port.
+    pub malformed: u64,
+    /// No Workstation has this key id, or not on this port.
+    pub unknown_key: u64,
+    /// The admission tag is wrong.
+    pub bad_tag: u64,
+}
+
+/// What a session is, for `show`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Our index of it.
+    pub index: u32,
+    /// The port.
+    pub port: PortId,
+    /// The Workstation's MAC address.
+    pub peer_mac: Mac,
+    /// Since it was installed.
+    pub age: Duration,
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The protection.
+    pub protection: Protection,
+}
+
+/// What there is to show of a Workstation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkstationInfo {
+    /// The Workstation.
+    pub id: WorkstationId,
+    /// Its key id.
+    pub key_id: u32,
+    /// The session in use.
+    pub cur: Option<SessionInfo>,
+    /// Whether a session waits to be proven.
+    pub pending: bool,
+    /// Whether the session before is still received on.
+    pub prev: bool,
+    /// Sessions whose erasure was asked for and not acknowledged.
+    pub erasing: usize,
+    /// How long ago the last session was proven.
+    pub last_handshake: Option<Duration>,
+    /// Handshakes by outcome.
+    pub outcomes: Outcomes,
+    /// Whether two machines seem to use its keys.
+    pub clone_suspected: bool,
+}
+
+/// The machine.
+pub struct Gateway {
+    static_private: Zeroizing<[u8; 32]>,
+    boot_id: [u8; 8],
+    ports: BTreeMap<PortId, PortConfig>,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+    random: Randomness,
+    cookies: Cookies,
+    slots: Slots,
+    peers: BTreeMap<WorkstationId, Peer>,
+    by_key: HashMap<u32, WorkstationId>,
+    clock: Clock,
+    unattributed: Unattributed,
+    actions: Vec<Action>,
+}
+
+/// Why a Workstation cannot be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// Its slot is taken.
+    #[error("Workstation slot {0} is in use; remove the Workstation that has it first")]
+    SlotInUse(WorkstationId),
+    /// Its key id is taken.
+    #[error("key id {0:08x} belongs to another Workstation; enrol this one again")]
+    KeyIdInUse(u32),
+}
+
+impl Gateway {
+    /// A Gateway without Workstations.
+    pub fn new(config: GatewayConfig, now: Duration) -> Self {
+        let mut random = Randomness::new(*config.seed);
+        let clock = Clock::new(now);
+        Self {
+            static_private: config.static_private,
+            boot_id: config.boot_id,
+            ports: config
+                .ports
+                .into_iter()
+                .map(|port| (port.port, port))
+                .collect(),
+            v4: config.v4,
+            v6: config.v6,
+            cookies: Cookies::new(&mut random, clock.now()),
+            random,
+            slots: Slots::new(config.session_slots),
+            peers: BTreeMap::new(),
+            by_key: HashMap::new(),
+            clock,
+            unattributed: Unattributed::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Mixes fresh entropy into the random generator. Call it before each event.
+    pub fn mix(&mut self, entropy: &[u8]) {
+        self.random.mix(entropy);
+    }
+
+    /// Adds a Workstation; Resets are sent to it from now on until it has shaken hands.
+    ///
+    /// # Errors
+    /// When its slot or its key id is in use.
+    pub fn add(&mut self, now: Duration, enrolled: Enrolled) -> Result<(), AddError> {
+        let now = self.clock.advance(now);
+        let (id, key_id) = (enrolled.id, enrolled.key_id);
+        if self.peers.contains_key(&id) {
+            return Err(AddError::SlotInUse(id));
+        }
+        if self.by_key.contains_key(&key_id) {
+            return Err(AddError::KeyIdInUse(key_id));
+        }
+        let mut peer = Peer::new(enrolled);
+        peer.resets = self
+            .ports
+            .keys()
+            .filter(|port| peer.may_use(**port))
+            .map(|port| ResetPlan::new(*port, now))
+            .collect();
+        self.peers.insert(id, peer);
+        self.by_key.insert(key_id, id);
+        Ok(())
+    }
+
+    /// Removes a Workstation. Its sessions are to be erased at once; the removal is complete when
+    /// [`Gateway::erased`] was called for each of the indexes returned.
+    pub fn remove(&mut self, id: WorkstationId) -> Vec<u32> {
+        let Some(mut peer) = self.peers.remove(&id) else {
+            return Vec::new();
+        };
+        self.by_key.remove(&peer.enrolled.key_id);
+        peer.erase_where(|_| true, &mut self.actions);
+        peer.erasing.iter().map(|erasing| erasing.index).collect()
+    }
+
+    /// Adds a port or changes one. Sessions on a port whose MAC address changes end.
+    pub fn set_port(&mut self, now: Duration, port: PortConfig) {
+        self.clock.advance(now);
+        let old = self.ports.insert(port.port, port);
+        if old.is_some_and(|old| old.mac != port.mac) {
+            self.end_sessions_on(port.port);
+        }
+        if old.is_none_or(|old| old.mac != port.mac) {
+            self.carrier_up(now, port.port);
+        }
+    }
+
+    /// Removes a port. Its sessions end.
+    pub fn remove_port(&mut self, port: PortId) {
+        self.ports.remove(&port);
+        self.end_sessions_on(port);
+        for peer in self.peers.values_mut() {
+            peer.resets.retain(|plan| plan.port != port);
+        }
+    }
+
+    fn end_sessions_on(&mut self, port: PortId) {
+        for peer in self.peers.values_mut() {
+            peer.erase_where(|session| session.port == port, &mut self.actions);
+        }
+    }
+
+    /// A port's carrier came up: Resets begin again there, for those who have not shaken hands.
+    pub fn carrier_up(&mut self, now: Duration, port: PortId) {
+        let now = self.clock.advance(now);
+        if !self.ports.contains_key(&port) {
+            return;
+        }
+        for peer in self.peers.values_mut() {
+            if peer.last_handshake.is_none() && peer.may_use(port) {
+                peer.resets.retain(|plan| plan.port != port);
+                peer.resets.push(ResetPlan::new(port, now));
+            }
+        }
+    }
+
+    /// A handshake frame arrived on `port` from `source`; `frame` is what follows the EtherType.
+    pub fn frame(&mut self, now: Duration, port: PortId, source: Mac, frame: &[u8]) {
+        let now = self.clock.advance(now);
+        self.cookies.rotate(&mut self.random, now);
+        let (Some(port), Some((header, payload))) =
+            (self.ports.get(&port).copied(), message::parse(frame))
+        else {
+            self.unattributed.malformed += 1;
+            return;
+        };
+        if !matches!(header.kind, kind::HELLO | kind::INITIATION) || !is_station(source) {
+            self.unattributed.malformed += 1;
+            return;
+        }
+        let id = self.by_key.get(&header.index).copied();
+        let peer = id
+            .and_then(|id| self.peers.get(&id))
+            .filter(|peer| peer.may_use(port.port));
+        let (Some(id), Some(peer)) = (id, peer) else {
+            self.unattributed.unknown_key += 1;
+            return;
+        };
+        if !message::tag_is_good(&header, peer.knock.w2g, payload) {
+            self.unattributed.bad_tag += 1;
+            return;
+        }
+        match header.kind {
+            kind::HELLO => self.hello(id, &port, source, &header, payload),
+            _ => self.initiation(now, id, &port, source, &header, payload),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        id: WorkstationId,
+        port: &PortConfig,
+        source: Mac,
+        header: &Header,
+        payload: &[u8],
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if payload != [0; HELLO_LEN] {
+            self.unattributed.malformed += 1;
+            return;
+        }
+        let challenge = Challenge {
+            cookie: self.cookies.make(
+                header.index,
+                header.counter,
+                &Origin::ether(port.ifindex, source),
+            ),
+            boot_id: self.boot_id,
+            mac: port.mac,
+        };
+        peer.outcomes.challenges += 1;
+        self.actions.push(Action::Send {
+            port: port.port,
+            destination: source,
+            frame: message::frame(
+                kind::CHALLENGE,
+                header.index,
+                header.counter,
+                peer.knock.g2w,
+                &challenge.encode(),
+            ),
+        });
+    }
+
+    fn initiation(
+        &mut self,
+        now: Duration,
+        id: WorkstationId,
+        port: &PortConfig,
+        source: Mac,
+        header: &Header,
+        payload: &[u8],
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some((challenge_bytes, noise)) = payload.split_first_chunk::<CHALLENGE_LEN>() else {
+            return;
+        };
+        let origin = Origin::ether(port.ifindex, source);
+        let good = Challenge::decode(challenge_bytes).is_some_and(|challenge| {
+            challenge.boot_id == self.boot_id
+                && challenge.mac == port.mac
+                && self
+                    .cookies
+                    .check(header.index, header.counter, &origin, &challenge.cookie)
+        });
+        if !good {
+            peer.outcomes.bad_cookie += 1;
+            return;
+        }
+        match peer.nonces.take(self.cookies.period(), header.counter) {
+            Nonce::Fresh => {}
+            Nonce::Repeated => {
+                peer.outcomes.repeated_nonce += 1;
+                return;
+            }
+            Nonce::Full => {
+                peer.outcomes.nonces_full += 1;
+                return;
+            }
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&header.encode()[..16]);
+        let prologue = hello_prologue(&bytes, challenge_bytes);
+        let Some(message) = self.establish(now, id, port, source, &prologue, noise, true) else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.outcomes.responses += 1;
+            self.actions.push(Action::Send {
+                port: port.port,
+                destination: source,
+                frame: message::frame(
+                    kind::RESPONSE,
+                    header.index,
+                    header.counter,
+                    peer.knock.g2w,
+                    &message,
+                ),
+            });
+        }
+    }
+
+    /// A control message that was opened under the session with our index `index`.
+    pub fn inner(&mut self, now: Duration, id: WorkstationId, index: u32, message: &[u8]) {
+        let now = self.clock.advance(now);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.expire(now, &mut self.actions);
+        // A PING is answered by the worker itself.
+        let Some(Inner::RekeyInit(nonce, noise)) = Inner::decode(message) else {
+            return;
+        };
+        let key_id = peer.enrolled.key_id;
+        let carrier = peer.carrier(index).and_then(|session| {
+            let time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+            session
+                .rekeys
+                .take(time, REKEYS)
+                .then(|| (session.port, session.peer_mac, session.hash))
+        });
+        let port = carrier.and_then(|(port, ..)| self.ports.get(&port).copied());
+        let (Some((_, mac, hash)), Some(port)) = (carrier, port) else {
+            peer.outcomes.rekey_refused += 1;
+            return;
+        };
+        let prologue = rekey_prologue(key_id, nonce, &hash);
+        let Some(answer) = self.establish(now, id, &port, mac, &prologue, &noise, false) else {
+            return;
+        };
+        if let (Some(peer), Ok(answer)) = (self.peers.get_mut(&id), answer.try_into()) {
+            peer.outcomes.rekeys += 1;
+            self.actions.push(Action::SendInner {
+                workstation: id,
+                index,
+                message: Inner::RekeyResp(nonce, answer).encode(),
+            });
+        }
+    }
+
+    /// Answers Noise message 1 with a new pending session; gives message 2.
+    #[allow(clippy::too_many_arguments)] // One place for both ways to a session.
+    fn establish(
+        &mut self,
+        now: Duration,
+        id: WorkstationId,
+        port: &PortConfig,
+        source: Mac,
+        prologue: &[u8],
+        noise: &[u8],
+        from_hello: bool,
+    ) -> Option<Vec<u8>> {
+        let peer = self.peers.get_mut(&id)?;
+        if peer.sessions() >= SESSIONS_EACH || self.slots.free() == 0 {
+            peer.outcomes.no_slot += 1;
+            return None;
+        }
+        let secrets = Secrets {
+            static_private: &self.static_private,
+            peer_public: &peer.enrolled.public,
+            psk: &peer.noise_psk,
+        };
+        let (responder, payload) =
+            match Responder::read(secrets, prologue, self.random.bytes(), noise) {
+                Ok(read) => read,
+                Err(NoiseError::WrongStatic) => {
+                    peer.outcomes.wrong_static += 1;
+                    return None;
+                }
+                Err(_) => {
+                    peer.outcomes.does_not_open += 1;
+                    return None;
+                }
+            };
+        let Some(offer) = Offer::decode(&payload).filter(|offer| offer.mac == source) else {
+            peer.outcomes.bad_payload += 1;
+            return None;
+        };
+        let protection = peer.enrolled.protection;
+        let cipher = peer
+            .enrolled
+            .cipher
+            .choose(offer.ciphers, offer.virtualised)
+            .filter(|_| offer.protections & protection.offer() != 0);
+        let Some(cipher) = cipher else {
+            peer.outcomes.policy += 1;
+            return None;
+        };
+        let index = self.slots.take(&mut self.random)?;
+        let answer = Answer {
+            index,
+            boot_id: self.boot_id,
+            mac: port.mac,
+            cipher,
+            protection,
+            padding: peer.enrolled.padding,
+            parameters: Parameters {
+                mtu: port.mtu.min(offer.mtu),
+                v4: peer.enrolled.v4,
+                v6: peer.enrolled.v6,
+                gateway_v4: self.v4,
+                gateway_v6: self.v6,
+            },
+        };
+        let Ok((message, split)) = responder.answer(&answer.encode()) else {
+            self.slots.give_back(index);
+            peer.outcomes.does_not_open += 1;
+            return None;
+        };
+        peer.erase_pending(&mut self.actions);
+        let session = Session {
+            index,
+            port: port.port,
+            peer_mac: source,
+            hash: split.hash,
+            installed: now,
+            from_hello,
+            cipher,
+            protection,
+            rekeys: Bucket::default(),
+        };
+        peer.pending = Some((session, now + PENDING_FOR));
+        self.actions.push(Action::Install(Box::new(Install {
+            workstation: id,
+            port: port.port,
+            index,
+            peer_index: offer.index,
+            peer_mac: source,
+            mtu: answer.parameters.mtu,
+            padding: answer.padding,
+            keys: SessionKeys::derive(Role::Gateway, &split.w2g, &split.g2w, cipher, protection),
+        })));
+        Some(message)
+    }
+
+    /// The worker opened a first frame under the pending session `index` and has made it current.
+    pub fn confirmed(&mut self, now: Duration, id: WorkstationId, index: u32) {
+        let now = self.clock.advance(now);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.confirm(now, index, &mut self.actions);
+        }
+    }
+
+    /// A session has sealed as much as its keys allow: it ends.
+    pub fn seal_limit(&mut self, now: Duration, id: WorkstationId, index: u32) {
+        self.clock.advance(now);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.erase_index(index, &mut self.actions);
+        }
+    }
+
+    /// A session is erased, in its worker and in XDP: its slot may be used again.
+    pub fn erased(&mut self, id: WorkstationId, index: u32) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.forget(index);
+        }
+        self.slots.give_back(index);
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Duration) {
+        let now = self.clock.advance(now);
+        self.cookies.rotate(&mut self.random, now);
+        for peer in self.peers.values_mut() {
+            peer.expire(now, &mut self.actions);
+            for plan in peer.resets.iter_mut().filter(|plan| plan.next <= now) {
+                plan.advance(now);
+                self.actions.push(Action::Send {
+                    port: plan.port,
+                    destination: BROADCAST,
+                    frame: message::frame(
+                        kind::RESET,
+                        peer.enrolled.key_id,
+                        self.random.nonzero_u64(),
+                        peer.knock.g2w,
+                        &message::encode_reset(&self.boot_id),
+                    ),
+                });
+            }
+        }
+    }
+
+    /// When [`Gateway::tick`] is to be called next, by the caller's clock.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.peers
+            .values()
+            .flat_map(Peer::deadlines)
+            .min()
+            .map(|at| self.clock.outside(at))
+    }
+
+    /// Takes what is to be done, in order.
+    pub fn actions(&mut self) -> std::vec::Drain<'_, Action> {
+        self.actions.drain(..)
+    }
+
+    /// This start's boot id.
+    pub fn boot_id(&self) -> [u8; 8] {
+        self.boot_id
+    }
+
+    /// Frames that could not be put down to a Workstation.
+    pub fn unattributed(&self) -> Unattributed {
+        self.unattributed
+    }
+
+    /// What there is to show of every Workstation, as of `now`.
+    pub fn workstations(&mut self, now: Duration) -> Vec<WorkstationInfo> {
+        let now = self.clock.advance(now);
+        self.peers
+            .values_mut()
+            .map(|peer| info(peer, now))
+            .collect()
+    }
+
+    /// What there is to show of one Workstation.
+    pub fn workstation(&mut self, now: Duration, id: WorkstationId) -> Option<WorkstationInfo> {
+        let now = self.clock.advance(now);
+        self.peers.get_mut(&id).map(|peer| info(peer, now))
+    }
+}
+
+fn info(peer: &mut Peer, now: Duration) -> WorkstationInfo {
+    WorkstationInfo {
+        id: peer.enrolled.id,
+        key_id: peer.enrolled.key_id,
+        cur: peer.cur.as_ref().map(|session| SessionInfo {
+            index: session.index,
+            port: session.port,
+            peer_mac: session.peer_mac,
+            age: now.saturating_sub(session.installed),
+            cipher: session.cipher,
+            protection: session.protection,
+        }),
+        pending: peer.pending.is_some(),
+        prev: peer.prev.is_some(),
+        erasing: peer.erasing.len(),
+        last_handshake: peer.last_handshake.map(|at| now.saturating_sub(at)),
+        outcomes: peer.outcomes,
+        clone_suspected: peer.clone_suspected(now),
+    }
+}

@@ -1,0 +1,252 @@
+//! `Noise_IKpsk2_25519_AESGCM_BLAKE2s`, by the `snow` crate, so wrapped that its keys can only be
+//! had once the handshake is finished and that a Gateway never answers a key it has not enrolled.
+
+use super::Mac;
+use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use snow::{Builder, HandshakeState};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+const PATTERN: &str = "Noise_IKpsk2_25519_AESGCM_BLAKE2s";
+/// Where IKpsk2 has its PSK.
+const PSK_AT: u8 = 2;
+/// Bytes of a message that are not payload: an ephemeral key and a tag.
+const PLAIN: usize = 32 + 16;
+/// Bytes of message 1 that are not payload: also the encrypted static key.
+const FIRST: usize = PLAIN + 48;
+
+/// Why a handshake step failed. What exactly did not fit is not told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoiseError {
+    /// The message does not open: other keys, another PSK, another prologue, or it was altered.
+    #[error(
+        "the Noise message does not open; the two sides have different keys, or it was altered"
+    )]
+    DoesNotOpen,
+    /// The initiator proved another static key than the one enrolled.
+    #[error("the initiator's static key is not the one enrolled for its key id")]
+    WrongStatic,
+    /// The Noise library refused to go on.
+    #[error("the Noise state machine refused a step")]
+    State,
+}
+
+/// What a finished handshake leaves: both halves of the split and the handshake hash.
+pub struct Split {
+    /// Workstation (initiator) to Gateway.
+    pub w2g: Zeroizing<[u8; 32]>,
+    /// Gateway to Workstation.
+    pub g2w: Zeroizing<[u8; 32]>,
+    /// The handshake hash, which binds a later rekey to this session.
+    pub hash: [u8; 32],
+}
+
+/// The keys one side brings into a handshake.
+#[derive(Clone, Copy)]
+pub struct Secrets<'a> {
+    /// This side's static private key.
+    pub static_private: &'a [u8; 32],
+    /// The static public key that the other side must have.
+    pub peer_public: &'a [u8; 32],
+    /// The PSK for Noise ([`super::kdf::noise_psk`]).
+    pub psk: &'a [u8; 32],
+}
+
+/// The primitives of `snow`, with the ephemeral key given from outside.
+struct Resolver {
+    ephemeral: Zeroizing<[u8; 32]>,
+}
+
+/// Gives one ephemeral key, once.
+struct Once(Option<Zeroizing<[u8; 32]>>);
+
+impl Random for Once {
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
+        match self.0.take() {
+            Some(bytes) if dest.len() == bytes.len() => {
+                dest.copy_from_slice(bytes.as_ref());
+                Ok(())
+            }
+            _ => Err(snow::Error::Rng),
+        }
+    }
+}
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Once(Some(self.ephemeral.clone()))))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+fn parameters() -> Result<NoiseParams, NoiseError> {
+    PATTERN.parse().map_err(|_| NoiseError::State)
+}
+
+fn builder<'a>(
+    secrets: Secrets<'a>,
+    prologue: &'a [u8],
+    ephemeral: [u8; 32],
+) -> Result<Builder<'a>, NoiseError> {
+    let resolver = Resolver {
+        ephemeral: Zeroizing::new(ephemeral),
+    };
+    Builder::with_resolver(parameters()?, Box::new(resolver))
+        .local_private_key(secrets.static_private)
+        .and_then(|builder| builder.psk(PSK_AT, secrets.psk))
+        .and_then(|builder| builder.prologue(prologue))
+        .map_err(|_| NoiseError::State)
+}
+
+/// The split, only of a finished handshake: before that `snow` would give keys that anybody who saw
+/// the messages can compute.
+fn split(state: &mut HandshakeState) -> Result<Split, NoiseError> {
+    if !state.is_handshake_finished() {
+        return Err(NoiseError::State);
+    }
+    let hash = state
+        .get_handshake_hash()
+        .try_into()
+        .map_err(|_| NoiseError::State)?;
+    let (w2g, g2w) = state.dangerously_get_raw_split();
+    Ok(Split {
+        w2g: Zeroizing::new(w2g),
+        g2w: Zeroizing::new(g2w),
+        hash,
+    })
+}
+
+/// The Workstation's half of a handshake, waiting for message 2.
+pub struct Initiator {
+    state: Box<HandshakeState>,
+}
+
+impl Initiator {
+    /// Writes message 1.
+    ///
+    /// # Errors
+    /// [`NoiseError::State`] when the library refuses.
+    pub fn start(
+        secrets: Secrets<'_>,
+        prologue: &[u8],
+        ephemeral: [u8; 32],
+        payload: &[u8],
+    ) -> Result<(Self, Vec<u8>), NoiseError> {
+        let mut state = builder(secrets, prologue, ephemeral)?
+            .remote_public_key(secrets.peer_public)
+            .and_then(Builder::build_initiator)
+            .map(Box::new)
+            .map_err(|_| NoiseError::State)?;
+        let mut message = vec![0; FIRST + payload.len()];
+        let written = state
+            .write_message(payload, &mut message)
+            .map_err(|_| NoiseError::State)?;
+        message.truncate(written);
+        Ok((Self { state }, message))
+    }
+
+    /// Opens message 2. When it does not open nothing has changed, and the genuine one still will.
+    ///
+    /// # Errors
+    /// [`NoiseError::DoesNotOpen`].
+    pub fn finish(&mut self, message: &[u8]) -> Result<(Vec<u8>, Split), NoiseError> {
+        let mut payload = vec![0; message.len()];
+        let read = self
+            .state
+            .read_message(message, &mut payload)
+            .map_err(|_| NoiseError::DoesNotOpen)?;
+        payload.truncate(read);
+        Ok((payload, split(&mut self.state)?))
+    }
+}
+
+/// The Gateway's half of a handshake, with message 1 opened and its sender's static key checked.
+pub struct Responder {
+    state: Box<HandshakeState>,
+}
+
+impl Responder {
+    /// Opens message 1 and compares the static key in it with the enrolled one.
+    ///
+    /// # Errors
+    /// [`NoiseError::DoesNotOpen`] or [`NoiseError::WrongStatic`].
+    pub fn read(
+        secrets: Secrets<'_>,
+        prologue: &[u8],
+        ephemeral: [u8; 32],
+        message: &[u8],
+    ) -> Result<(Self, Vec<u8>), NoiseError> {
+        let mut state = builder(secrets, prologue, ephemeral)?
+            .build_responder()
+            .map(Box::new)
+            .map_err(|_| NoiseError::State)?;
+        let mut payload = vec![0; message.len()];
+        let read = state
+            .read_message(message, &mut payload)
+            .map_err(|_| NoiseError::DoesNotOpen)?;
+        payload.truncate(read);
+        // The PSK is proven by message 2 only, so this is what stands before it. Asked only after
+        // message 1 opened: before, the library would answer with unauthenticated bytes.
+        let proven = state.get_remote_static().ok_or(NoiseError::State)?;
+        if !bool::from(proven.ct_eq(secrets.peer_public.as_slice())) {
+            return Err(NoiseError::WrongStatic);
+        }
+        Ok((Self { state }, payload))
+    }
+
+    /// Writes message 2.
+    ///
+    /// # Errors
+    /// [`NoiseError::State`] when the library refuses.
+    pub fn answer(mut self, payload: &[u8]) -> Result<(Vec<u8>, Split), NoiseError> {
+        let mut message = vec![0; PLAIN + payload.len()];
+        let written = self
+            .state
+            .write_message(payload, &mut message)
+            .map_err(|_| NoiseError::State)?;
+        message.truncate(written);
+        let split = split(&mut self.state)?;
+        Ok((message, split))
+    }
+}
+
+/// The public key of an X25519 private key.
+pub fn public_key(private: &[u8; 32]) -> [u8; 32] {
+    let mut out = [0; 32];
+    if let Some(mut dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) {
+        dh.set(private);
+        out.copy_from_slice(dh.pubkey());
+        dh.set(&[0; 32]);
+    }
+    out
+}
+
+/// Whether a public key may be enrolled: not zero and not of low order, either of which would make
+/// every shared secret zero.
+pub fn is_usable(public: &[u8; 32]) -> bool {
+    let Some(mut dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) else {
+        return false;
+    };
+    // Any scalar does: clamping makes it a multiple of eight.
+    dh.set(&[0x42; 32]);
+    let mut shared = [0; 32];
+    dh.dh(public, &mut shared).is_ok() && shared != [0; 32]
+}
+
+/// Whether a MAC address can be a station's: not zero, not a group.
+pub(super) fn is_station(mac: Mac) -> bool {
+    mac != [0; 6] && mac[0] & 1 == 0
+}
