@@ -10,6 +10,7 @@
 pub mod host;
 pub mod keys;
 pub mod port;
+pub mod wall;
 
 /// A port (an interface the tunnel runs on) within one process.
 pub type PortId = u16;
