@@ -14,9 +14,13 @@ pub mod host;
 pub mod inner;
 pub mod keys;
 pub mod link;
+pub mod peer;
 pub mod port;
 pub mod route;
+pub mod schedule;
 pub mod session;
+pub mod wall;
+pub mod worker;
 
 /// A port (an interface the tunnel runs on) within one process.
 pub type PortId = u16;

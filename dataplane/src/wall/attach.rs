@@ -1,0 +1,252 @@
+//! How the wall's two programs come to stand on an interface, and how a new pair takes over from an
+//! old one without a frame passing in between.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{SchedClassifier, TcAttachType, tc};
+
+use super::kernel::{self, Hook, LinkInfo};
+use super::netlink::{self, Attached};
+use super::{AttachMode, GuardHook, WallError, XdpRequest};
+
+/// The fixed place of a guard that stands on clsact, where the next process finds it.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x5043);
+
+/// An interface, as it is named in errors and known to the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interface<'a> {
+    pub name: &'a str,
+    pub ifindex: u32,
+}
+
+impl Interface<'_> {
+    fn failed(&self, attempt: &'static str) -> impl FnOnce(io::Error) -> WallError + use<> {
+        let interface = self.name.to_owned();
+        move |source| WallError::Kernel {
+            attempt,
+            interface,
+            source,
+        }
+    }
+
+    fn xdp(&self) -> Result<Option<Attached>, WallError> {
+        netlink::xdp(self.ifindex).map_err(self.failed("ask for the XDP program"))
+    }
+}
+
+/// Puts the admission program on the interface, or in the place of the one that stands there.
+pub(super) fn admission(
+    interface: Interface<'_>,
+    pin: &Path,
+    program: BorrowedFd<'_>,
+    request: XdpRequest,
+) -> Result<(), WallError> {
+    let standing = interface.xdp()?;
+    let link = live_link(interface, pin, |info| {
+        Ok(standing.is_some_and(|standing| standing.program == info.program))
+    })?;
+    match (link, standing) {
+        (Some(link), Some(standing)) => {
+            let mode = mode_of(standing.mode);
+            let agrees = match request {
+                XdpRequest::Auto => true,
+                XdpRequest::Native => mode == Some(AttachMode::Native),
+                XdpRequest::Generic => mode == Some(AttachMode::Generic),
+            };
+            if !agrees {
+                return Err(WallError::OtherMode {
+                    interface: interface.name.to_owned(),
+                });
+            }
+            kernel::replace(link.as_fd(), program)
+                .map_err(interface.failed("replace the admission program"))
+        }
+        (None, Some(standing)) => Err(WallError::Occupied {
+            interface: interface.name.to_owned(),
+            program: standing.program,
+        }),
+        (_, None) => {
+            let link = attach_xdp(interface, program, request)?;
+            kernel::pin(link.as_fd(), pin)
+                .map_err(interface.failed("pin the link of the admission program"))
+        }
+    }
+}
+
+/// Attaches natively, or as asked. In `Auto` generic mode is taken only with a warning.
+fn attach_xdp(
+    interface: Interface<'_>,
+    program: BorrowedFd<'_>,
+    request: XdpRequest,
+) -> Result<OwnedFd, WallError> {
+    let attach = |flags| kernel::attach(program, interface.ifindex, Hook::Xdp, flags);
+    let native = match request {
+        XdpRequest::Generic => None,
+        XdpRequest::Native | XdpRequest::Auto => Some(attach(kernel::XDP_NATIVE)),
+    };
+    match native {
+        Some(Ok(link)) => Ok(link),
+        Some(Err(error)) if request == XdpRequest::Native || is_final(&error) => Err(interface
+            .failed("attach the admission program in native mode")(
+            error
+        )),
+        refused => {
+            if let Some(Err(error)) = refused {
+                tracing::warn!(
+                    interface = interface.name,
+                    %error,
+                    "the driver takes no XDP program: admission runs in generic mode, which costs several times more for each frame"
+                );
+            }
+            attach(kernel::XDP_GENERIC)
+                .map_err(interface.failed("attach the admission program in generic mode"))
+        }
+    }
+}
+
+/// Whether an error says something about us or the interface, not about the driver's abilities.
+fn is_final(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [libc::EPERM, libc::EBUSY, libc::EEXIST, libc::ENODEV]
+        .map(Some)
+        .contains(&code)
+}
+
+/// The mode in which the interface runs its XDP program.
+pub(super) fn mode(interface: Interface<'_>) -> Result<Option<AttachMode>, WallError> {
+    Ok(interface.xdp()?.and_then(|standing| mode_of(standing.mode)))
+}
+
+fn mode_of(mode: u8) -> Option<AttachMode> {
+    match mode {
+        netlink::NATIVE => Some(AttachMode::Native),
+        netlink::GENERIC => Some(AttachMode::Generic),
+        _ => None,
+    }
+}
+
+/// Puts the guard on the interface, or in the place of the one that stands there.
+pub(super) fn guard(
+    interface: Interface<'_>,
+    pin: &Path,
+    program: &mut SchedClassifier,
+    hook: GuardHook,
+) -> Result<(), WallError> {
+    let tcx = match hook {
+        GuardHook::Clsact => None,
+        GuardHook::Auto => kernel::tcx_programs(interface.ifindex)
+            .map_err(interface.failed("ask for the egress programs"))?,
+    };
+    let Some(running) = tcx else {
+        return guard_on_clsact(interface, program);
+    };
+    let fd = program
+        .fd()
+        .map_err(|error| WallError::load(interface.name, error))?;
+    let link = live_link(interface, pin, |info| Ok(running.contains(&info.program)))?;
+    match link {
+        Some(link) => kernel::replace(link.as_fd(), fd.as_fd())
+            .map_err(interface.failed("replace the egress guard")),
+        None => {
+            let attached = kernel::attach(
+                fd.as_fd(),
+                interface.ifindex,
+                Hook::TcxEgress,
+                kernel::FIRST,
+            );
+            let link = attached.map_err(interface.failed("attach the egress guard"))?;
+            kernel::pin(link.as_fd(), pin)
+                .map_err(interface.failed("pin the link of the egress guard"))
+        }
+    }
+}
+
+/// Before 6.6 there is no tcx. A filter on clsact cannot be pinned, and need not be: it stays until
+/// it is taken off.
+fn guard_on_clsact(
+    interface: Interface<'_>,
+    program: &mut SchedClassifier,
+) -> Result<(), WallError> {
+    match tc::qdisc_add_clsact(interface.name) {
+        Ok(()) => {}
+        Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(WallError::load(interface.name, error)),
+    }
+    let standing =
+        clsact_link(interface.name).map_err(interface.failed("name the egress guard on clsact"))?;
+    // Without a filter at this place to replace, the kernel says ENOENT.
+    let attached = program.attach_to_link(standing).or_else(|_| {
+        let options = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        };
+        program.attach_with_options(
+            interface.name,
+            TcAttachType::Egress,
+            TcAttachOptions::Netlink(options),
+        )
+    });
+    let link = attached
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| WallError::load(interface.name, error))?;
+    // Dropped, it would take the filter off.
+    std::mem::forget(link);
+    Ok(())
+}
+
+fn clsact_link(interface: &str) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, TcAttachType::Egress, PRIORITY, HANDLE, None)
+}
+
+/// The pinned link, when it stands on this interface. One that does not (its interface was removed,
+/// or is another) is of no use to anyone: its pin is removed.
+fn live_link(
+    interface: Interface<'_>,
+    pin: &Path,
+    runs: impl FnOnce(LinkInfo) -> Result<bool, WallError>,
+) -> Result<Option<OwnedFd>, WallError> {
+    let pinned = kernel::pinned(pin).map_err(interface.failed("open the pinned link"))?;
+    let Some(link) = pinned else {
+        return Ok(None);
+    };
+    let info =
+        kernel::link_info(link.as_fd()).map_err(interface.failed("ask about the pinned link"))?;
+    if info.ifindex == interface.ifindex && runs(info)? {
+        return Ok(Some(link));
+    }
+    fs::remove_file(pin).map_err(interface.failed("remove the pin of a dead link"))?;
+    Ok(None)
+}
+
+/// Takes both programs off, wherever they stand.
+pub(super) fn lower(name: &str, directory: &Path) -> Result<(), WallError> {
+    let interface = Interface { name, ifindex: 0 };
+    for pin in ["admission", "guard"].map(|file| directory.join(file)) {
+        let pinned = kernel::pinned(&pin).map_err(interface.failed("open the pinned link"))?;
+        let Some(link) = pinned else { continue };
+        match kernel::detach(link.as_fd()) {
+            Ok(()) => {}
+            // The interface is gone, and with it the attachment.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(interface.failed("detach the pinned link")(error)),
+        }
+        fs::remove_file(&pin).map_err(interface.failed("remove the pin"))?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(interface.failed("remove the directory of the pins")(error));
+        }
+        _ => {}
+    }
+    // There is one only where the guard stands on clsact.
+    if let Ok(link) = clsact_link(name) {
+        drop(link);
+    }
+    Ok(())
+}
