@@ -1,0 +1,4 @@
+//! Attacks on a Gateway from its own LAN.
+mod frame;
+
+pub use frame::*;
