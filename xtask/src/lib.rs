@@ -4,4 +4,8 @@
 #![deny(missing_docs)]
 
 pub mod attack;
+pub mod demo;
+pub mod middlebox;
+pub mod report;
 pub mod rig;
+pub mod tasks;

@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use portcullis_xtask::attack::{self, ethernet};
+use portcullis_xtask::attack::{self, Bounds, CATALOGUE, Known, Noise, ethernet, flood};
+use portcullis_xtask::middlebox::{Impairment, Middlebox};
 use portcullis_xtask::rig::*;
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1));
@@ -240,4 +241,142 @@ fn a_vlan_tag_crosses_the_switch_inside_the_frame() {
         },
     )
     .unwrap();
+}
+
+/// Two hosts with a middlebox between them.
+fn through(impairment: Impairment) -> (Namespace, Namespace, Middlebox, Namespace) {
+    require_root().unwrap();
+    let [a, m, b] = ["a", "m", "b"].map(|label| Namespace::create(label).unwrap());
+    m.sysctl("ipv6/conf/default/disable_ipv6", "1").unwrap();
+    veth((&a, "x"), (&m, "ma"), 1500).unwrap();
+    veth((&b, "y"), (&m, "mb"), 1500).unwrap();
+    for (host, interface, address) in [(&a, "x", "10.9.0.1/24"), (&b, "y", "10.9.0.2/24")] {
+        host.ip(&format!("addr add {address} dev {interface}"))
+            .unwrap();
+        offloads_off(host, interface).unwrap();
+        set_link(host, interface, true).unwrap();
+    }
+    for interface in ["ma", "mb"] {
+        offloads_off(&m, interface).unwrap();
+        set_link(&m, interface, true).unwrap();
+    }
+    let middlebox = Middlebox::join(&m, "ma", "mb", 1, impairment).unwrap();
+    (a, b, middlebox, m)
+}
+
+#[test]
+fn a_middlebox_carries_everything_until_it_is_told_not_to() {
+    let (a, b, middlebox, _m) = through(Impairment::default());
+    let all = ping(&b, A, 0..=1472, Duration::from_secs(1)).unwrap();
+    assert_eq!(all.answered, 1473);
+    middlebox.impair(Impairment {
+        cut: true,
+        ..Impairment::default()
+    });
+    assert_eq!(
+        ping(&b, A, [1, 2], Duration::from_millis(50))
+            .unwrap()
+            .answered,
+        0
+    );
+    middlebox.impair(Impairment {
+        delay: Duration::from_millis(20),
+        ..Impairment::default()
+    });
+    let slow = ping(&b, A, [1; 10], Duration::from_secs(1)).unwrap();
+    assert!(
+        slow.mean().unwrap() >= Duration::from_millis(40),
+        "{:?}",
+        slow.mean()
+    );
+    drop(a);
+}
+
+#[test]
+fn a_middlebox_loses_duplicates_and_reorders_as_many_frames_as_it_is_told_to() {
+    let (a, b, middlebox, _m) = through(Impairment {
+        loss: 0.1,
+        duplication: 0.1,
+        reordering: 0.1,
+        hold: Duration::from_millis(5),
+        ..Impairment::default()
+    });
+    let ours = |frame: &Captured| frame.ethertype() == 0x88b6;
+    let capture = Capture::filtered(&a, Some("x"), 20_000, ours).unwrap();
+    let socket = PacketSocket::sender(&b, "y").unwrap();
+    let to = mac_of(&a, "x").unwrap();
+    let bounds = Bounds {
+        frames: 10_000,
+        time: Duration::from_secs(10),
+        rate: 20_000,
+    };
+    let sent = flood(&socket, bounds, |number, buffer| {
+        *buffer = ethernet(to, [2; 6], 0x88b6, &number.to_be_bytes());
+    });
+    assert_eq!(sent, 10_000);
+    wait_for("the last frames", Duration::from_secs(5), || {
+        capture
+            .settle()
+            .ok()
+            .filter(|()| middlebox.received()[1] >= 10_000)
+    })
+    .unwrap();
+    capture.settle().unwrap();
+    let numbers: Vec<u64> = capture
+        .frames()
+        .iter()
+        .map(|frame| u64::from_be_bytes(frame.bytes[14..22].try_into().unwrap()))
+        .collect();
+    let lost = middlebox.lost()[1];
+    assert!((800..1200).contains(&lost), "{lost} lost");
+    let distinct: std::collections::HashSet<_> = numbers.iter().collect();
+    assert_eq!(distinct.len() as u64, 10_000 - lost);
+    let copies = numbers.len() - distinct.len();
+    assert!((750..1100).contains(&copies), "{copies} copies");
+    let late = numbers.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    assert!(late > 300, "{late} out of order");
+}
+
+#[test]
+fn without_a_wall_every_attack_reaches_the_kernel() {
+    let _turn = Serial::acquire().unwrap();
+    let (a, b) = pair();
+    let gateway = mac_of(&a, "x").unwrap();
+    let mut noise = Noise::new(1);
+    let mut header = wire::Header::new(wire::kind::DATA, 100, 0x1_0005, 9);
+    header.tag = 1;
+    let data = attack::portcullis(gateway, [2; 6], &header, &[1; 116]);
+    let known = Known {
+        gateway,
+        victim: [2, 0, 0, 0, 0, 2],
+        own: mac_of(&b, "y").unwrap(),
+        key_id: 77,
+        handshakes: vec![
+            attack::hello([2; 6], 77, 1, [1, 2]),
+            attack::initiation(gateway, [2; 6], 77, 1, [1, 2], &mut noise),
+        ],
+        data: vec![data.clone()],
+        newest: Arc::new(Mutex::new(data)),
+        victim_v4: Ipv4Addr::new(10, 152, 152, 12),
+    };
+    let socket = PacketSocket::sender(&b, "y").unwrap();
+    for attack in CATALOGUE.iter().filter(|attack| !attack.insider) {
+        let capture =
+            Capture::filtered(&a, Some("x"), 0, |frame| frame.kind == PacketKind::Incoming)
+                .unwrap();
+        let bounds = Bounds {
+            frames: 1000,
+            time: Duration::from_secs(2),
+            rate: 50_000,
+        };
+        let sent = flood(&socket, bounds, (attack.frames)(&known));
+        capture.settle().unwrap();
+        assert_eq!(sent, 1000, "{}", attack.name);
+        assert!(
+            capture.incoming() >= sent,
+            "{}: {}",
+            attack.name,
+            capture.incoming()
+        );
+    }
 }

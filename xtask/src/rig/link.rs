@@ -24,7 +24,7 @@ pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<()
 /// What `ip` answered.
 pub fn set_link(namespace: &Namespace, interface: &str, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
-    namespace.ip(&format!("link set {interface} {state}"))?;
+    namespace.ip(&format!("link set dev {interface} {state}"))?;
     Ok(())
 }
 
@@ -111,7 +111,7 @@ impl Bridge {
     pub fn plug(&mut self, host: &Namespace, interface: &str, port: &str, mtu: u32) -> Result<()> {
         veth((&self.namespace, port), (host, interface), mtu)?;
         self.namespace
-            .ip(&format!("link set {port} master br0 mtu {mtu}"))?;
+            .ip(&format!("link set dev {port} master br0 mtu {mtu}"))?;
         offloads_off(&self.namespace, port)?;
         set_link(&self.namespace, port, true)?;
         self.ports.push(port.to_owned());

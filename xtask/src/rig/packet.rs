@@ -197,6 +197,12 @@ impl PacketSocket {
         })
     }
 
+    /// Takes the next frame and says which way it went and how long it is; `None` when there is
+    /// none.
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(PacketKind, usize)> {
+        self.take(buffer).map(|arrival| (arrival.kind, arrival.len))
+    }
+
     /// Sends one frame. False when the kernel would not take it (no room, link down, too long).
     pub fn send(&self, frame: &[u8]) -> bool {
         self.send_batch(std::iter::once(frame)) == 1

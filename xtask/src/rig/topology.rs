@@ -81,7 +81,7 @@ pub fn demo(programs: &Programs) -> Result<Demo> {
     }
     let evil = Arc::new(Namespace::create("evil")?);
     lan.plug(&evil, CABLE, "evil", MTU)?;
-    evil.ip(&format!("link set {CABLE} up"))?;
+    evil.ip(&format!("link set dev {CABLE} up"))?;
     Ok(Demo {
         gateway: Gateway::new(programs, gw, &["ws1", "lan"])?,
         workstations,
