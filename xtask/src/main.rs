@@ -1,1 +1,76 @@
-fn main() {}
+//! `cargo xtask`: what a developer of Portcullis runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use portcullis_xtask::{demo, rig, tasks};
+
+/// What a developer of Portcullis runs
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show everything in network namespaces, then every attack (root; about a minute)
+    Demo {
+        /// About how long it may take
+        #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=3600))]
+        seconds: u32,
+        /// Leave configuration and logs in place
+        #[arg(long)]
+        keep: bool,
+        /// Write all figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Build everything and run every test (root)
+    Test {
+        /// Passed to cargo test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Build the XDP program and print where it is
+    BuildEbpf,
+    /// Formatting, lints and documentation, each warning an error
+    Lint,
+    /// What continuous integration runs: lint, then test (root)
+    Ci,
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Demo {
+            seconds,
+            keep,
+            json,
+        } => {
+            rig::arm()?;
+            demo::run(&demo::Options {
+                seconds,
+                keep,
+                json,
+            })
+        }
+        Task::Test { arguments } => tasks::test(&arguments),
+        Task::BuildEbpf => tasks::build_ebpf(),
+        Task::Lint => tasks::lint(),
+        Task::Ci => tasks::ci(),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if rig::interrupted() => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

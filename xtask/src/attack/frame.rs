@@ -1,0 +1,229 @@
+//! Builders of the frames an attacker sends.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use wire::limits::{BROADCAST, ETHERTYPE};
+use wire::{Header, kind};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// An Ethernet II frame, padded to the 60 bytes a cable carries at least.
+pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(14 + payload.len().max(46));
+    frame.extend(destination);
+    frame.extend(source);
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(payload);
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// Puts VLAN tags (0x8100) with these identifiers into a frame, the first outermost.
+pub fn tagged(frame: &[u8], identifiers: &[u16]) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for identifier in identifiers {
+        out.extend(0x8100u16.to_be_bytes());
+        out.extend(identifier.to_be_bytes());
+    }
+    out.extend(&frame[12..]);
+    out
+}
+
+/// The Internet checksum over `parts`, each of an even length but the last.
+pub fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0u32;
+    for part in parts {
+        for pair in part.chunks(2) {
+            let low = pair.get(1).copied().unwrap_or(0);
+            sum += u32::from(u16::from_be_bytes([pair[0], low]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// An IPv4 packet with a UDP datagram.
+pub fn udp_v4(source: Ipv4Addr, destination: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((28 + payload.len() as u16).to_be_bytes());
+    packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    let sum = checksum(&[&packet]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(40_000u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend((8 + payload.len() as u16).to_be_bytes());
+    // A UDP checksum of zero means none.
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    packet
+}
+
+/// An ARP packet: `operation` 1 asks, 2 answers.
+pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4];
+    packet.extend(operation.to_be_bytes());
+    packet.extend(sender.0);
+    packet.extend(sender.1.octets());
+    packet.extend(target.0);
+    packet.extend(target.1.octets());
+    packet
+}
+
+/// An IPv6 packet with an unsolicited, overriding neighbour advertisement: `address` is at `mac`.
+pub fn advertisement(address: Ipv6Addr, mac: Mac, destination: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(address.octets());
+    message.extend([2, 1]);
+    message.extend(mac);
+    icmp_v6(address, destination, message)
+}
+
+/// An IPv6 packet with a neighbour solicitation for `address`.
+pub fn solicitation(source: Ipv6Addr, mac: Mac, address: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(address.octets());
+    message.extend([1, 1]);
+    message.extend(mac);
+    icmp_v6(source, address, message)
+}
+
+fn icmp_v6(source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    let length = (message.len() as u32).to_be_bytes();
+    let sum = checksum(&[
+        &source.octets(),
+        &destination.octets(),
+        &length,
+        &[0, 0, 0, 58],
+        &message,
+    ]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((message.len() as u16).to_be_bytes());
+    packet.extend([58, 255]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(message);
+    packet
+}
+
+/// A Portcullis frame with the given header; its tag as it stands there.
+pub fn portcullis(destination: Mac, source: Mac, header: &Header, payload: &[u8]) -> Vec<u8> {
+    let mut inner = header.encode().to_vec();
+    inner.extend(payload);
+    ethernet(destination, source, ETHERTYPE, &inner)
+}
+
+/// A Hello for `key_id`, tagged under `key`.
+pub fn hello(source: Mac, key_id: u32, nonce: u64, key: [u64; 2]) -> Vec<u8> {
+    let payload = [0; wire::limits::HELLO_LEN];
+    let mut header = Header::new(kind::HELLO, payload.len() as u16, key_id, nonce);
+    header.tag = header.handshake_tag(key, &payload);
+    portcullis(BROADCAST, source, &header, &payload)
+}
+
+/// An Initiation for `key_id` with a payload of noise, tagged under `key`.
+pub fn initiation(
+    destination: Mac,
+    source: Mac,
+    key_id: u32,
+    nonce: u64,
+    key: [u64; 2],
+    noise: &mut Noise,
+) -> Vec<u8> {
+    let mut payload = [0; wire::limits::INITIATION_LEN];
+    noise.fill(&mut payload);
+    let mut header = Header::new(kind::INITIATION, payload.len() as u16, key_id, nonce);
+    header.tag = header.handshake_tag(key, &payload);
+    portcullis(destination, source, &header, &payload)
+}
+
+/// The header of a captured Portcullis frame.
+pub fn header_of(frame: &[u8]) -> Option<Header> {
+    if frame.get(12..14)? != ETHERTYPE.to_be_bytes() {
+        return None;
+    }
+    Header::decode(frame.get(14..)?).ok()
+}
+
+/// A seeded generator (SplitMix64): an attack can be repeated exactly.
+#[derive(Debug, Clone)]
+pub struct Noise(u64);
+
+impl Noise {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `limit`, which is not 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// True with probability `chance`.
+    pub fn happens(&mut self, chance: f64) -> bool {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64 <= chance && chance > 0.0
+    }
+
+    /// Fills `bytes`.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            let word = self.next().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_of_a_packet_with_its_checksum_is_zero() {
+        let packet = udp_v4([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 9, b"odd");
+        assert_eq!(checksum(&[&packet[..20]]), 0);
+        let nd = advertisement(
+            "fe80::1".parse().unwrap(),
+            [2; 6],
+            "ff02::1".parse().unwrap(),
+        );
+        let length = (nd.len() as u32 - 40).to_be_bytes();
+        assert_eq!(
+            checksum(&[&nd[8..40], &length, &[0, 0, 0, 58], &nd[40..]]),
+            0
+        );
+    }
+
+    #[test]
+    fn a_forged_hello_is_well_formed_and_right_but_for_its_key() {
+        let frame = hello([2; 6], 7, 9, [1, 2]);
+        let header = header_of(&frame).unwrap();
+        assert_eq!(
+            (header.kind, header.index, header.counter),
+            (kind::HELLO, 7, 9)
+        );
+        assert_eq!(header.tag, header.handshake_tag([1, 2], &[0; 32]));
+        assert_ne!(header.tag, header.handshake_tag([1, 3], &[0; 32]));
+    }
+
+    #[test]
+    fn vlan_tags_stand_between_the_addresses_and_the_type() {
+        let frame = tagged(&hello([2; 6], 7, 9, [1, 2]), &[0, 5]);
+        assert_eq!(frame[12..22], [0x81, 0, 0, 0, 0x81, 0, 0, 5, 0x88, 0xb5]);
+    }
+}

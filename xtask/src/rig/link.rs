@@ -1,0 +1,141 @@
+//! Cables and switches: veth pairs between namespaces, and a bridge in a namespace of its own.
+
+use anyhow::{Context, Result};
+
+use super::namespace::Namespace;
+
+/// Lays a cable from `a`'s interface to `b`'s, both down, with the MTU given.
+///
+/// # Errors
+/// What `ip` answered.
+pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<()> {
+    a.0.ip(&format!(
+        "link add {} mtu {mtu} type veth peer name {} mtu {mtu} netns {}",
+        a.1,
+        b.1,
+        b.0.name()
+    ))?;
+    Ok(())
+}
+
+/// Sets an interface up or down.
+///
+/// # Errors
+/// What `ip` answered.
+pub fn set_link(namespace: &Namespace, interface: &str, up: bool) -> Result<()> {
+    let state = if up { "up" } else { "down" };
+    namespace.ip(&format!("link set dev {interface} {state}"))?;
+    Ok(())
+}
+
+/// The MAC address of an interface.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn mac_of(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
+    let text = read_class(namespace, interface, "address")?;
+    let mut mac = [0; 6];
+    for (byte, part) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(part, 16).with_context(|| format!("MAC address {text}"))?;
+    }
+    Ok(mac)
+}
+
+/// Frames that an interface dropped instead of sending, as its statistics have it. On a veth these
+/// are the frames its peer had no room for.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn transmit_drops(namespace: &Namespace, interface: &str) -> Result<u64> {
+    let text = namespace.ip(&format!("-s -j link show dev {interface}"))?;
+    let value: serde_json::Value = serde_json::from_str(&text).context("output of ip -s -j")?;
+    value[0]["stats64"]["tx"]["dropped"]
+        .as_u64()
+        .with_context(|| format!("statistics of {interface}"))
+}
+
+/// Switches off what lets a frame look different in memory and on a cable: checksum and
+/// segmentation offloads, and VLAN tags kept beside the frame instead of in it.
+///
+/// # Errors
+/// What `ethtool` answered.
+pub fn offloads_off(namespace: &Namespace, interface: &str) -> Result<()> {
+    namespace.exec(
+        "ethtool",
+        &format!("-K {interface} tx off rx off tso off gso off gro off txvlan off rxvlan off tx-vlan-stag-hw-insert off rx-vlan-stag-hw-parse off"),
+    )?;
+    Ok(())
+}
+
+fn read_class(namespace: &Namespace, interface: &str, file: &str) -> Result<String> {
+    // sysfs shows the namespace it was mounted in, so the question goes to `ip`.
+    let text = namespace.ip(&format!("-j link show dev {interface}"))?;
+    let value: serde_json::Value = serde_json::from_str(&text).context("output of ip -j")?;
+    value[0][file]
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("{file} of {interface}"))
+}
+
+/// A switch: a bridge in a namespace of its own, without spanning tree, multicast snooping or
+/// addresses.
+#[derive(Debug)]
+pub struct Bridge {
+    namespace: Namespace,
+    ports: Vec<String>,
+}
+
+impl Bridge {
+    /// Makes a switch without ports.
+    ///
+    /// # Errors
+    /// What `ip` answered.
+    pub fn create(label: &str) -> Result<Self> {
+        let namespace = Namespace::create(label)?;
+        // A switch is no host: it has no addresses and answers nothing.
+        namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
+        namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+        namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0 forward_delay 0")?;
+        namespace.ip("link set br0 up")?;
+        Ok(Self {
+            namespace,
+            ports: Vec::new(),
+        })
+    }
+
+    /// Plugs in a host: a cable from its interface to a port of the switch named after `port`.
+    /// Offloads are off on the switch's end; the host's end stays down.
+    ///
+    /// # Errors
+    /// What `ip` or `ethtool` answered.
+    pub fn plug(&mut self, host: &Namespace, interface: &str, port: &str, mtu: u32) -> Result<()> {
+        veth((&self.namespace, port), (host, interface), mtu)?;
+        self.namespace
+            .ip(&format!("link set dev {port} master br0 mtu {mtu}"))?;
+        offloads_off(&self.namespace, port)?;
+        set_link(&self.namespace, port, true)?;
+        self.ports.push(port.to_owned());
+        Ok(())
+    }
+
+    /// As a hub (`true`) every frame goes to every port; as a switch it learns.
+    ///
+    /// # Errors
+    /// What `ip` answered.
+    pub fn hub(&self, hub: bool) -> Result<()> {
+        let ageing = if hub { 0 } else { 30_000 };
+        self.namespace
+            .ip(&format!("link set br0 type bridge ageing_time {ageing}"))?;
+        Ok(())
+    }
+
+    /// The switch's own namespace: a capture here sees what is on the cables.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The names of its ports.
+    pub fn ports(&self) -> &[String] {
+        &self.ports
+    }
+}

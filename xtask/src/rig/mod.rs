@@ -1,0 +1,44 @@
+//! The rig: hosts as network namespaces, cables as veth pairs, a switch as a bridge, and guards for
+//! everything that is started, so that nothing outlives the run that made it.
+//!
+//! ```text
+//!   single            demo                                       many(n)
+//!   gw --ws1-- ws1    gw --ws1-- ws1                             gw --lan-- switch -- w1 .. wn
+//!                     gw --lan-- switch -- ws2, ws3, evil
+//! ```
+//!
+//! A program is put in a namespace by `setns(CLONE_NEWNET)` in the child and nothing else changes,
+//! so that it sees the same `/sys/fs/bpf` as everybody. Nothing here sleeps for a fixed time where
+//! a condition can be waited for; see [`wait_for`].
+
+mod capture;
+mod guard;
+mod http;
+mod link;
+mod namespace;
+mod packet;
+mod probe;
+mod process;
+mod topology;
+mod traffic;
+mod tunnel;
+
+pub use capture::{Capture, Captured};
+pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
+pub use http::{Download, HttpServer, body_sha256, download};
+pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth};
+pub use namespace::Namespace;
+pub use packet::{PacketKind, PacketSocket};
+pub use probe::{Echo, Probe, ProbeReport};
+pub use process::Process;
+pub use topology::{Demo, Many, Single, demo, many, single};
+pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, ping};
+pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
+
+/// The Gateway's inner IPv4 address in every topology.
+pub const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 152, 152, 10);
+/// The Gateway's inner IPv6 address in every topology.
+pub const GATEWAY_V6: std::net::Ipv6Addr =
+    std::net::Ipv6Addr::new(0xfd50, 0x6f72, 0x7463, 0, 0, 0, 0, 1);
+/// The name of the tunnel's host interface on every host.
+pub const HOST_INTERFACE: &str = "portcullis0";

@@ -1,0 +1,169 @@
+//! The three layouts that demo, tests and benchmarks run in.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::link::{Bridge, veth};
+use super::namespace::Namespace;
+use super::tunnel::{Gateway, Programs, Workstation};
+
+/// MTU of every cable, unless a test lays its own.
+const MTU: u32 = 1500;
+/// The interface of a Workstation that is cabled to the Gateway.
+const CABLE: &str = "cable0";
+
+/// A Gateway and one Workstation on a cable. Nothing runs yet.
+#[derive(Debug)]
+pub struct Single {
+    /// The Gateway, its port called `ws1`.
+    pub gateway: Gateway,
+    /// The Workstation.
+    pub workstation: Workstation,
+}
+
+/// Lays out [`Single`].
+///
+/// # Errors
+/// What `ip` answered.
+pub fn single(programs: &Programs) -> Result<Single> {
+    let gw = Arc::new(Namespace::create("gw")?);
+    let ws1 = Arc::new(Namespace::create("ws1")?);
+    veth((&gw, "ws1"), (&ws1, CABLE), MTU)?;
+    Ok(Single {
+        gateway: Gateway::new(programs, gw, &["ws1"])?,
+        workstation: Workstation::new(programs, ws1, CABLE)?,
+    })
+}
+
+impl Single {
+    /// Starts the Gateway, enrols the Workstation and starts its agent.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start(&mut self) -> Result<()> {
+        self.gateway.start()?;
+        enroll(&self.gateway, std::slice::from_ref(&self.workstation))?;
+        self.workstation.start()
+    }
+}
+
+/// The demo's layout. Nothing runs yet.
+#[derive(Debug)]
+pub struct Demo {
+    /// The Gateway, its ports called `ws1` and `lan`.
+    pub gateway: Gateway,
+    /// ws1 on a port of its own; ws2 and ws3 on the LAN.
+    pub workstations: Vec<Workstation>,
+    /// A host on the LAN that has no keys; its interface is `cable0`, up.
+    pub evil: Arc<Namespace>,
+    /// The LAN. Its ports are called after the hosts.
+    pub lan: Bridge,
+}
+
+/// Lays out [`Demo`].
+///
+/// # Errors
+/// What `ip` answered.
+pub fn demo(programs: &Programs) -> Result<Demo> {
+    let gw = Arc::new(Namespace::create("gw")?);
+    let mut lan = Bridge::create("lan")?;
+    lan.plug(&gw, "lan", "gw", MTU)?;
+    let mut workstations = Vec::new();
+    for name in ["ws1", "ws2", "ws3"] {
+        let host = Arc::new(Namespace::create(name)?);
+        if name == "ws1" {
+            veth((&gw, "ws1"), (&host, CABLE), MTU)?;
+        } else {
+            lan.plug(&host, CABLE, name, MTU)?;
+        }
+        workstations.push(Workstation::new(programs, host, CABLE)?);
+    }
+    let evil = Arc::new(Namespace::create("evil")?);
+    lan.plug(&evil, CABLE, "evil", MTU)?;
+    evil.ip(&format!("link set dev {CABLE} up"))?;
+    Ok(Demo {
+        gateway: Gateway::new(programs, gw, &["ws1", "lan"])?,
+        workstations,
+        evil,
+        lan,
+    })
+}
+
+/// A Gateway and many Workstations on one LAN. Nothing runs yet.
+#[derive(Debug)]
+pub struct Many {
+    /// The Gateway, its port called `lan`.
+    pub gateway: Gateway,
+    /// The Workstations `w1`, `w2` and so on.
+    pub workstations: Vec<Workstation>,
+    /// The LAN. Its ports are called after the hosts.
+    pub lan: Bridge,
+}
+
+/// Lays out [`Many`] with `count` Workstations.
+///
+/// # Errors
+/// What `ip` answered.
+pub fn many(programs: &Programs, count: usize) -> Result<Many> {
+    let gw = Arc::new(Namespace::create("gw")?);
+    let mut lan = Bridge::create("lan")?;
+    lan.plug(&gw, "lan", "gw", MTU)?;
+    let workstations = (1..=count)
+        .map(|number| {
+            let name = format!("w{number}");
+            let host = Arc::new(Namespace::create(&name)?);
+            lan.plug(&host, CABLE, &name, MTU)?;
+            Workstation::new(programs, host, CABLE)
+        })
+        .collect::<Result<_>>()?;
+    Ok(Many {
+        gateway: Gateway::new(programs, gw, &["lan"])?,
+        workstations,
+        lan,
+    })
+}
+
+/// Starts the Gateway, enrols everybody, starts all agents and waits for all of them.
+fn start(gateway: &mut Gateway, workstations: &mut [Workstation]) -> Result<()> {
+    gateway.start()?;
+    enroll(gateway, workstations)?;
+    for workstation in &mut *workstations {
+        workstation.launch()?;
+    }
+    for workstation in workstations {
+        workstation.wait_connected(std::time::Duration::from_secs(30))?;
+    }
+    Ok(())
+}
+
+fn enroll(gateway: &Gateway, workstations: &[Workstation]) -> Result<()> {
+    for workstation in workstations {
+        let name = workstation.name();
+        let file = gateway.add(name)?;
+        workstation
+            .enroll(&file)
+            .with_context(|| format!("enrolling {name}"))?;
+    }
+    Ok(())
+}
+
+impl Demo {
+    /// Starts the Gateway, enrols the Workstations and starts their agents.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start(&mut self) -> Result<()> {
+        start(&mut self.gateway, &mut self.workstations)
+    }
+}
+
+impl Many {
+    /// Starts the Gateway, enrols the Workstations and starts their agents.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start(&mut self) -> Result<()> {
+        start(&mut self.gateway, &mut self.workstations)
+    }
+}

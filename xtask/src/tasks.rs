@@ -1,0 +1,171 @@
+//! The tasks around cargo: build, test, and what continuous integration runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::rig::{require_root, sweep};
+
+/// The workspace's root.
+///
+/// # Errors
+/// When the task is run outside of it.
+pub fn root() -> Result<PathBuf> {
+    let compiled = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let compiled = compiled.context("the manifest has no parent directory")?;
+    ensure!(
+        compiled.join("Cargo.toml").is_file(),
+        "{} is not there any more: run this from a checkout by `cargo xtask`",
+        compiled.display()
+    );
+    Ok(compiled.to_owned())
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let shown = format!("cargo {}", arguments.join(" "));
+    println!("+ {shown}");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root()?)
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("running `{shown}`"))?;
+    ensure!(status.success(), "`{shown}` failed: {status}");
+    Ok(())
+}
+
+/// Builds everything, then runs every test of the workspace. `arguments` go to `cargo test`.
+///
+/// # Errors
+/// Without root, or when a build or a test fails.
+pub fn test(arguments: &[String]) -> Result<()> {
+    require_root()?;
+    sweep();
+    // The end-to-end tests run the programs; cargo builds those only where they are asked for.
+    cargo(&["build", "--workspace", "--all-targets"], &[])?;
+    let mut all = vec!["test", "--workspace", "--no-fail-fast"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all, &[])
+}
+
+/// Builds the XDP object, which the dataplane's build script makes, and prints where it is.
+///
+/// # Errors
+/// When the build fails or makes none.
+pub fn build_ebpf() -> Result<()> {
+    println!("+ cargo build --package portcullis-dataplane");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--package",
+            "portcullis-dataplane",
+            "--message-format",
+            "json",
+        ])
+        .current_dir(root()?)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("running cargo build")?;
+    ensure!(
+        output.status.success(),
+        "the build failed: {}",
+        output.status
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let directory = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["reason"] == "build-script-executed")
+        .filter(|message| {
+            let package = message["package_id"].as_str();
+            package
+                .is_some_and(|id| id.contains("portcullis-dataplane") || id.contains("/dataplane#"))
+        })
+        .find_map(|message| message["out_dir"].as_str().map(PathBuf::from));
+    let Some(directory) = directory else {
+        bail!("the dataplane has no build script output: is dataplane/build.rs there?");
+    };
+    let object = elf_below(&directory).with_context(|| {
+        format!(
+            "the build script left no BPF object below {}",
+            directory.display()
+        )
+    })?;
+    println!("{}", object.display());
+    Ok(())
+}
+
+/// The first BPF ELF object below a directory, nearest first.
+fn elf_below(directory: &Path) -> Option<PathBuf> {
+    let mut inner = Vec::new();
+    let mut entries: Vec<_> = std::fs::read_dir(directory).ok()?.flatten().collect();
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        if path.is_dir() {
+            inner.push(path);
+        } else if is_bpf(&path) {
+            return Some(path);
+        }
+    }
+    inner.iter().find_map(|path| elf_below(path))
+}
+
+/// ELF with machine 247 (EM_BPF).
+fn is_bpf(path: &Path) -> bool {
+    let mut head = [0; 20];
+    let read = std::fs::File::open(path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head));
+    read.is_ok() && head[..4] == *b"\x7fELF" && head[18..20] == [247, 0]
+}
+
+/// Formatting, lints and documentation without a warning, then [`test`].
+///
+/// # Errors
+/// At the first that fails.
+pub fn ci() -> Result<()> {
+    lint()?;
+    test(&[])
+}
+
+/// Formatting, lints and documentation, each warning an error; the eBPF crate's too.
+///
+/// # Errors
+/// At the first that fails.
+pub fn lint() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    let ebpf = root()?.join("ebpf/Cargo.toml");
+    if let Some(manifest) = ebpf.to_str().filter(|_| ebpf.is_file()) {
+        // Its lints come with its build, as an error: clippy has no `core` for the BPF target where
+        // that comes from a distribution's package.
+        cargo(&["fmt", "--check", "--manifest-path", manifest], &[])?;
+    }
+    cargo(
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        &[],
+    )?;
+    cargo(
+        &[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ],
+        &[(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private_intra_doc_links",
+        )],
+    )
+}
