@@ -7,7 +7,6 @@ use crate::choices::Virtualised;
 use crate::config;
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
-use crate::gateway::{self, losses, mode_name, named, ring_statistics, traffic};
 use crate::handshake::workstation::{
     Phase, Status, Traffic, Workstation as Machine, WorkstationConfig,
 };
@@ -18,9 +17,11 @@ use crate::pool::Pool;
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan, Raised};
+use crate::report::{losses, mode_name, named, ring_statistics, traffic};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
+use dataplane::engine::Engine;
 use dataplane::host::tun::Tun;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
@@ -116,8 +117,7 @@ impl Agent {
         // what is bound to them survives a restart.
         let kept = links.find(&config.host_interface).map(|link| link.addresses).unwrap_or_default();
         let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
-        let engine = gateway::engine(config.engine);
-        let pool = Pool::start(Role::Workstation, engine, queues)?;
+        let pool = Pool::start(Role::Workstation, config.engine.into(), queues)?;
         let counters: Arc<PeerCounters> = Arc::default();
         let everything = ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect();
         let setup = PeerSetup { id: GATEWAY, prefixes: everything, counters: Arc::clone(&counters) };
@@ -334,12 +334,11 @@ impl Agent {
     }
 
     fn look_at_traffic(&mut self) {
-        let at = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
         self.machine.traffic(
             now(),
             Traffic {
-                last_sent: at(self.counters.last_sent.get()),
-                last_received: at(self.counters.last_received.get()),
+                sent: self.counters.tx_packets.get(),
+                received: self.counters.opened.get(),
             },
         );
     }
@@ -442,7 +441,7 @@ impl Agent {
             started_seconds: self.started.elapsed().as_secs(),
             name: self.identity.name.to_string(),
             key_id: self.identity.key_id.to_string(),
-            engine: gateway::engine(self.config.engine).resolve().name().to_owned(),
+            engine: Engine::from(self.config.engine).resolve().name().to_owned(),
             port,
             state: phase_name(machine.phase).to_owned(),
             gateway_mac: machine.gateway_mac.map(mac_text),

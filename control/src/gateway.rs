@@ -131,11 +131,11 @@ impl Daemon {
         for plan in &plans {
             plan.check(&links)?;
         }
-        let workers = config.worker_count();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = config.worker_count(cores);
         let queues = hostif::open(&links, &config.host_interface, workers, &config.host_addresses)?;
         let steering = hostif::steer(&queues)?;
-        let engine = ports::engine(config.engine);
-        let pool = Pool::start(Role::Gateway, engine, queues)?;
+        let pool = Pool::start(Role::Gateway, config.engine.into(), queues)?;
         let seed = Zeroizing::new(entropy::seed()?);
         let mut boot_id = [0; 8];
         entropy::fill(&mut boot_id)?;

@@ -18,8 +18,12 @@ pub fn start() -> Result<Receiver<LinkEvent>, Problem> {
         .spawn(move || {
             loop {
                 match monitor.wait(Duration::from_secs(3600)) {
-                    Ok(Some(event)) if sender.send(event).is_err() => return,
-                    Ok(_) => {}
+                    Ok(None) => {}
+                    Ok(Some(event)) => {
+                        if sender.send(event).is_err() {
+                            return;
+                        }
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the interfaces cannot be watched; ports are still looked for twice a second");
                         return;

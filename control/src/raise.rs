@@ -142,7 +142,7 @@ impl Plan {
 
 /// A refusal whose text says its own remedy.
 fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
-    Problem::new(Kind::Refused, tried, error, "mend that, then start again")
+    Problem::new(Kind::Failed, tried, error, "mend that, then start again")
 }
 
 /// Takes the wall on an interface down.

@@ -85,25 +85,13 @@ counters! {
         seal_refused,
         /// Frames admitted by XDP that the rings lost.
         ring_lost,
-        /// When data was last sent, in nanoseconds of the worker's clock.
-        last_sent,
-        /// When a frame was last opened, in nanoseconds of the worker's clock.
-        last_received,
     }
 }
 
 impl PeerCounters {
     /// The counters that are drops, by name.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        const NOT_DROPS: [&str; 7] = [
-            "rx_packets",
-            "rx_bytes",
-            "tx_packets",
-            "tx_bytes",
-            "opened",
-            "last_sent",
-            "last_received",
-        ];
+        const NOT_DROPS: [&str; 5] = ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "opened"];
         self.all().filter(|(name, _)| !NOT_DROPS.contains(name))
     }
 }

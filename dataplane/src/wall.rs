@@ -490,3 +490,32 @@ pub fn links(interface: &str, pin_directory: &Path) -> io::Result<[Option<LinkIn
     };
     Ok([info("admission")?, info("guard")?])
 }
+
+/// Whether an admission program of ours stands on the interface with this index. Then the interface
+/// need not be set down before [`Wall::raise`].
+pub fn stands(interface: &str, ifindex: u32, pin_directory: &Path) -> bool {
+    matches!(links(interface, pin_directory), Ok([Some(link), _]) if link.ifindex == ifindex)
+}
+
+/// Whether [`Wall::raise`] would find the interface's XDP hook free, or held by our own program.
+/// Nothing is touched.
+///
+/// # Errors
+/// [`WallError::Occupied`] by somebody else's program, or what the kernel answered.
+pub fn vacant(interface: &str, ifindex: u32, pin_directory: &Path) -> Result<(), WallError> {
+    let attached = netlink::xdp(ifindex).map_err(|source| WallError::Kernel {
+        attempt: "ask for the XDP program",
+        interface: interface.to_owned(),
+        source,
+    })?;
+    let Some(attached) = attached else {
+        return Ok(());
+    };
+    match links(interface, pin_directory) {
+        Ok([Some(link), _]) if link.program == attached.program => Ok(()),
+        _ => Err(WallError::Occupied {
+            interface: interface.to_owned(),
+            program: attached.program,
+        }),
+    }
+}

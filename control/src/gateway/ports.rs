@@ -1,11 +1,9 @@
 //! The Gateway's ports: raising them, losing them, and finding them again.
 
 use super::*;
-use crate::choices;
 use crate::handshake::gateway::PortConfig;
 use crate::handshake::inner_mtu;
 use crate::raise::{Plan, Raised};
-use dataplane::engine::Engine;
 use dataplane::link::LinkChange;
 use dataplane::port::PortError;
 use dataplane::wall::{AttachMode, PortTables, Wall};
@@ -64,15 +62,6 @@ pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
         rings: port.rings,
         session_slots: (config.max_workstations * SLOTS_EACH).min(u32::from(u16::MAX)),
         workstation_slots: config.max_workstations,
-    }
-}
-
-/// The engine a configuration asks for.
-pub fn engine(choice: choices::Engine) -> Engine {
-    match choice {
-        choices::Engine::Auto => Engine::Auto,
-        choices::Engine::AwsLcRs => Engine::AwsLcRs,
-        choices::Engine::AesGcm => Engine::AesGcm,
     }
 }
 

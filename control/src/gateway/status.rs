@@ -3,15 +3,13 @@
 use super::ports::Port;
 use super::*;
 use crate::api::{
-    Counters, PortState, PortStatus, SessionStatus, Traffic, WorkstationStatus, mac_text,
+    PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text,
 };
 use crate::handshake::gateway::WorkstationInfo;
+use crate::report::{losses, mode_name, named, ring_statistics, traffic};
+use dataplane::engine::Engine;
 use dataplane::port::RingStatistics;
 use dataplane::wall::AttachMode;
-use wire::Verdict;
-
-/// How long a worker may take to tell its rings' levels.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Daemon {
     pub(super) fn status(&mut self) -> Status {
@@ -36,7 +34,7 @@ impl Daemon {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_seconds: self.started.elapsed().as_secs(),
-            engine: ports::engine(self.config.engine).resolve().name().to_owned(),
+            engine: Engine::from(self.config.engine).resolve().name().to_owned(),
             workers: self.pool.len(),
             host_interface: self.config.host_interface.clone(),
             public_key: self.key.public().to_string(),
@@ -79,46 +77,6 @@ impl Daemon {
             }
         }
         status
-    }
-}
-
-/// Levels and losses of every port's rings; a port whose worker does not answer in time is left out.
-pub fn ring_statistics(pool: &Pool) -> HashMap<PortId, RingStatistics> {
-    let (sender, receiver) = bounded(pool.len().max(1));
-    for worker in 0..pool.len() {
-        pool.give(worker, Command::Statistics(sender.clone()));
-    }
-    let deadline = Instant::now() + PATIENCE;
-    (0..pool.len()).filter_map(|_| receiver.recv_deadline(deadline).ok()).flatten().collect()
-}
-
-/// Verdict counters by name.
-pub fn named(verdicts: &[u64; Verdict::COUNT]) -> Counters {
-    Verdict::ALL.iter().zip(verdicts).map(|(verdict, count)| (verdict.name().to_owned(), *count)).collect()
-}
-
-/// Ring losses by reason.
-pub fn losses(rings: &RingStatistics) -> Counters {
-    [
-        ("rx_ring_full", rings.rx_ring_full),
-        ("fill_ring_empty", rings.fill_ring_empty),
-        ("rx_dropped", rings.rx_dropped),
-        ("tx_invalid", rings.tx_invalid),
-    ]
-    .map(|(name, count)| (name.to_owned(), count))
-    .into()
-}
-
-/// Packets and bytes.
-pub fn traffic(packets: u64, bytes: u64) -> Traffic {
-    Traffic { packets, bytes }
-}
-
-/// An attach mode as the API names it.
-pub fn mode_name(mode: AttachMode) -> String {
-    match mode {
-        AttachMode::Native => "native".to_owned(),
-        AttachMode::Generic => "generic".to_owned(),
     }
 }
 

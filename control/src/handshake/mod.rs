@@ -4,7 +4,7 @@
 //! arguments and answer with [`Action`]s. They have no clock, no sockets and no randomness of their
 //! own, so every interleaving can be tested.
 
-use dataplane::keys::SessionKeys;
+pub use dataplane::session::{Install, Padding};
 use dataplane::{PortId, WorkstationId};
 use wire::limits::{MAX_PAYLOAD, OVERHEAD};
 
@@ -61,27 +61,6 @@ pub enum Action {
     Configure(Box<Parameters>),
 }
 
-/// A session to install.
-#[derive(Debug, Clone)]
-pub struct Install {
-    /// The Workstation.
-    pub workstation: WorkstationId,
-    /// The port its frames come from.
-    pub port: PortId,
-    /// Our index: frames to us carry it.
-    pub index: u32,
-    /// The other side's index: frames from us carry it.
-    pub peer_index: u32,
-    /// The other side's MAC address.
-    pub peer_mac: Mac,
-    /// The inner MTU, the smaller of both sides'.
-    pub mtu: u16,
-    /// How frames are padded before they are sealed.
-    pub padding: Padding,
-    /// The keys.
-    pub keys: SessionKeys,
-}
-
 /// What the Gateway tells a Workstation in Noise payload 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
@@ -95,38 +74,6 @@ pub struct Parameters {
     pub gateway_v4: Option<std::net::Ipv4Addr>,
     /// The Gateway's inner IPv6 address.
     pub gateway_v6: Option<std::net::Ipv6Addr>,
-}
-
-/// How plaintexts are padded with zeros before they are sealed. The discriminant is its code on the
-/// wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(u8)]
-pub enum Padding {
-    /// Not at all.
-    #[default]
-    None = 0,
-    /// To a multiple of 16 bytes, at most the MTU.
-    Sixteen = 1,
-    /// To the MTU.
-    Full = 2,
-}
-
-impl Padding {
-    /// The padding of a code; `None` for an unknown one.
-    pub fn from_code(code: u8) -> Option<Self> {
-        [Padding::None, Padding::Sixteen, Padding::Full]
-            .into_iter()
-            .find(|padding| *padding as u8 == code)
-    }
-
-    /// The name in configuration and output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Padding::None => "none",
-            Padding::Sixteen => "16",
-            Padding::Full => "full",
-        }
-    }
 }
 
 /// The largest inner packet that a port of this MTU carries in `ether` encapsulation.

@@ -185,7 +185,6 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         };
         peer.counters.opened.add(1);
-        peer.counters.last_received.set(now);
         if peer.standing.opened(header.index) {
             self.outbox.push_back(Event::Confirmed {
                 workstation: id,

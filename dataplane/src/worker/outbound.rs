@@ -110,9 +110,6 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         peer.counters.tx_packets.add(frames as u64);
         peer.counters.tx_bytes.add(bytes as u64);
-        if frames > 0 {
-            peer.counters.last_sent.set(now);
-        }
         if frames > 1 {
             self.counters.super_packets_read.add(1);
         }
