@@ -1,0 +1,236 @@
+//! The client of the control API, for the programs: one blocking call, one connection.
+
+use super::socket::SOCKET;
+use super::{
+    AddWorkstation, Added, AgentStatus, Done, ErrorBody, Reloaded, Removed, Status,
+    WorkstationStatus,
+};
+use crate::problem::{Kind, Problem};
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// The time a call may take: removing a Workstation waits for its workers.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer: 4096 Workstations with all their counters.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// A daemon to talk to.
+#[derive(Debug, Clone)]
+pub struct Client {
+    path: PathBuf,
+    daemon: &'static str,
+    start: String,
+}
+
+impl Client {
+    /// The Gateway's daemon with this runtime directory. `start` is the command that starts it, for
+    /// the remedy when it does not answer.
+    pub fn gateway(runtime_directory: &Path, start: String) -> Self {
+        Self {
+            path: runtime_directory.join(SOCKET),
+            daemon: "portcullisd",
+            start,
+        }
+    }
+
+    /// The agent with this runtime directory.
+    pub fn agent(runtime_directory: &Path, start: String) -> Self {
+        Self {
+            path: runtime_directory.join(SOCKET),
+            daemon: "portcullis-agent",
+            start,
+        }
+    }
+
+    /// The Gateway's status.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or answers with a problem; so too below.
+    pub fn status(&self) -> Result<Status, Problem> {
+        self.get("/v1/status")
+    }
+
+    /// The agent's status.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn agent_status(&self) -> Result<AgentStatus, Problem> {
+        self.get("/v1/status")
+    }
+
+    /// Has the agent take the tunnel down and end.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn agent_down(&self) -> Result<Done, Problem> {
+        self.call(Method::POST, "/v1/down", None::<&()>)
+    }
+
+    /// The Workstations.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {
+        self.get("/v1/workstations")
+    }
+
+    /// Adds a Workstation.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn add(&self, request: &AddWorkstation) -> Result<Added, Problem> {
+        self.call(Method::POST, "/v1/workstations", Some(request))
+    }
+
+    /// Removes a Workstation.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn remove(&self, name: &str) -> Result<Removed, Problem> {
+        let mut path = String::from("/v1/workstations/");
+        for byte in name.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                    path.push(char::from(byte));
+                }
+                other => path.push_str(&format!("%{other:02X}")),
+            }
+        }
+        self.call(Method::DELETE, &path, None::<&()>)
+    }
+
+    /// Has the Workstation files read again.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn reload(&self) -> Result<Reloaded, Problem> {
+        self.call(Method::POST, "/v1/reload", None::<&()>)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
+        self.call(Method::GET, path, None::<&()>)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Problem> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Problem::io("preparing to talk to the daemon", &error))?;
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| self.nonsense(&error))?,
+            None => Vec::new(),
+        };
+        let exchange =
+            async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
+        let (code, answer) = match runtime.block_on(exchange) {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                return Err(Problem::new(
+                    Kind::Unavailable,
+                    self.tried(),
+                    format!("it did not answer within {} seconds", TIMEOUT.as_secs()),
+                    format!("look in its log: journalctl -u {}", self.daemon),
+                ));
+            }
+        };
+        if code.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.nonsense(&error));
+        }
+        match serde_json::from_slice::<ErrorBody>(&answer) {
+            Ok(body) => {
+                let (tried, happened) = body
+                    .error
+                    .split_once(": ")
+                    .unwrap_or(("asking", &body.error));
+                Err(Problem::new(
+                    super::server::kind(code),
+                    tried,
+                    happened,
+                    body.remedy,
+                ))
+            }
+            Err(_) => Err(self.nonsense(&format!("status {code}"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), Problem> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.nonsense(&error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "portcullis")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.nonsense(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.nonsense(&error))?;
+        let code = response.status();
+        let answer = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| self.nonsense(&error))?;
+        Ok((code, answer.to_bytes()))
+    }
+
+    fn tried(&self) -> String {
+        format!("asking {} at {}", self.daemon, self.path.display())
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Problem {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Problem::new(
+                Kind::Unavailable,
+                self.tried(),
+                "it is not running",
+                format!("systemctl start {}, or: {}", self.daemon, self.start),
+            ),
+            io::ErrorKind::PermissionDenied => Problem::new(
+                Kind::Forbidden,
+                self.tried(),
+                error,
+                "run this as root, or as a member of the socket's group",
+            ),
+            _ => Problem::io(self.tried(), error),
+        }
+    }
+
+    fn nonsense(&self, error: &dyn std::fmt::Display) -> Problem {
+        Problem::new(
+            Kind::Failed,
+            self.tried(),
+            format!("the exchange failed: {error}"),
+            format!(
+                "see whether program and daemon are of the same version ({}), and its log: \
+                 journalctl -u {}",
+                env!("CARGO_PKG_VERSION"),
+                self.daemon
+            ),
+        )
+    }
+}

@@ -1,0 +1,427 @@
+//! The control API: HTTP and JSON over a Unix socket, of mode 0660 in the runtime directory.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`]; at an agent [`AgentStatus`] |
+//! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
+//! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |
+//! | `DELETE /v1/workstations/NAME` | [`Removed`], when its sessions are gone |
+//! | `POST /v1/reload` | [`Reloaded`] |
+//! | `POST /v1/down` (agent) | [`Done`] |
+//!
+//! Errors are [`ErrorBody`] with a fitting status code. [`socket`] holds the socket, [`server`]
+//! answers on it, [`client`] asks.
+
+pub mod client;
+pub mod server;
+pub mod socket;
+
+use crate::choices::{CipherChoice, Engine, Padding};
+use crate::config::Gateway;
+use crate::enrolment::Enrolment;
+use crate::keys::PublicKey;
+use crate::problem::{Kind, Problem};
+use crate::registry::{New, Registry};
+use crate::workstation::Workstation;
+use dataplane::keys::Protection;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Counters by name.
+pub type Counters = BTreeMap<String, u64>;
+
+/// What a Gateway is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// How long it has been running.
+    pub started_seconds: u64,
+    /// The AEAD engine at work, by its name.
+    pub engine: String,
+    /// How many workers there are.
+    pub workers: usize,
+    /// The host interface.
+    pub host_interface: String,
+    /// The Gateway's static public key.
+    pub public_key: String,
+    /// The ports, as configured.
+    pub ports: Vec<PortStatus>,
+    /// The Workstations by name, the broken ones too.
+    pub workstations: Vec<WorkstationStatus>,
+    /// What a person should know: one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a port works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortState {
+    /// Attached, bound, and its carrier is up.
+    Up,
+    /// Attached, but without carrier, or not bound; the reason is given.
+    #[default]
+    Down,
+    /// There is no such interface now.
+    Missing,
+}
+
+/// A port.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// The interface.
+    pub interface: String,
+    /// Its MAC address, as `02:00:00:00:00:01`.
+    pub mac: Option<String>,
+    /// Whether it works.
+    pub state: PortState,
+    /// Why it does not.
+    pub reason: Option<String>,
+    /// How the XDP program is really attached: `native` or `generic`.
+    pub xdp: Option<String>,
+    /// Whether frames are really shared with the NIC.
+    pub zero_copy: Option<bool>,
+    /// Receive queues in use.
+    pub queues: u32,
+    /// Frames by verdict of admission.
+    pub verdicts: Counters,
+    /// Frames and events lost at the rings, by reason.
+    pub ring_losses: Counters,
+    /// Frames the egress guard has kept from leaving.
+    pub guard_drops: u64,
+}
+
+/// A Workstation as the Gateway sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkstationStatus {
+    /// Its name.
+    pub name: String,
+    /// Its key id; none for a file that could not be read.
+    pub key_id: Option<String>,
+    /// Whether it is served.
+    pub enabled: bool,
+    /// Why its file cannot be used: it is off until that is mended.
+    pub broken: Option<ErrorBody>,
+    /// Its inner addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The port it is bound to, or else the port it was last heard on.
+    pub port: Option<String>,
+    /// Its session, where it has one.
+    pub session: Option<SessionStatus>,
+    /// How long ago the last handshake was finished.
+    pub last_handshake_seconds: Option<u64>,
+    /// Inner packets and bytes from it.
+    pub rx: Traffic,
+    /// Inner packets and bytes to it.
+    pub tx: Traffic,
+    /// Its frames by verdict of admission.
+    pub verdicts: Counters,
+    /// Its frames and packets dropped after admission, by reason.
+    pub drops: Counters,
+    /// Sessions that replaced another.
+    pub rekeys: u64,
+    /// Whether two machines seem to have its keys.
+    pub clone_suspected: bool,
+}
+
+impl WorkstationStatus {
+    /// What the registry knows of a Workstation; the daemon fills in the rest.
+    pub fn of(workstation: &Workstation) -> Self {
+        Self {
+            name: workstation.name.to_string(),
+            key_id: Some(workstation.key_id.to_string()),
+            enabled: workstation.enabled,
+            addresses: workstation.addresses().collect(),
+            port: workstation.port.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// All of the registry's Workstations, with the broken ones, by name.
+    pub fn all(registry: &Registry) -> Vec<Self> {
+        let mut all: Vec<Self> = registry
+            .workstations()
+            .map(|(_, workstation)| Self::of(workstation))
+            .collect();
+        all.extend(registry.broken().iter().map(|broken| Self {
+            name: broken.name.clone(),
+            broken: Some(ErrorBody::from(&broken.problem)),
+            ..Self::default()
+        }));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+/// A running session.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// How old it is.
+    pub age_seconds: u64,
+    /// The cipher agreed on.
+    pub cipher: String,
+    /// The protection agreed on.
+    pub protection: String,
+    /// The other side's MAC address.
+    pub peer_mac: String,
+}
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Inner packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What an agent is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The program's version.
+    pub version: String,
+    /// How long it has been running.
+    pub started_seconds: u64,
+    /// This Workstation's name at the Gateway.
+    pub name: String,
+    /// Its key id.
+    pub key_id: String,
+    /// The AEAD engine at work, by its name.
+    pub engine: String,
+    /// The port that is cabled to the Gateway.
+    pub port: PortStatus,
+    /// What the handshake is doing: `idle`, `hello`, `init`, `proving` or `rekey`.
+    pub state: String,
+    /// The Gateway's MAC address, where it is known.
+    pub gateway_mac: Option<String>,
+    /// The session, where there is one.
+    pub session: Option<SessionStatus>,
+    /// How long ago the last handshake was finished.
+    pub last_handshake_seconds: Option<u64>,
+    /// This Workstation's inner addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// Inner packets and bytes from the Gateway.
+    pub rx: Traffic,
+    /// Inner packets and bytes to the Gateway.
+    pub tx: Traffic,
+    /// Frames and packets dropped after admission, by reason.
+    pub drops: Counters,
+    /// Sessions that replaced another.
+    pub rekeys: u64,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+}
+
+/// A Workstation to add. What is not given is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddWorkstation {
+    /// Its name.
+    pub name: String,
+    /// Its inner addresses, at most one of each family.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The only port it is served on.
+    #[serde(default)]
+    pub port: Option<String>,
+    /// What the AEAD does with its packets: `encrypt` or `authenticate`.
+    #[serde(default)]
+    pub protection: Option<String>,
+    /// The cipher.
+    #[serde(default)]
+    pub cipher: CipherChoice,
+    /// How its packets are padded.
+    #[serde(default)]
+    pub padding: Padding,
+}
+
+impl AddWorkstation {
+    /// As the registry takes it.
+    ///
+    /// # Errors
+    /// The name or the protection is not one.
+    pub fn into_new(self) -> Result<New, Problem> {
+        let protection = match &self.protection {
+            None => Protection::Encrypt,
+            Some(name) => crate::choices::protection(name).map_err(|happened| {
+                Problem::new(
+                    Kind::Invalid,
+                    format!("adding the Workstation {}", self.name),
+                    happened,
+                    "use one of those, or leave it out",
+                )
+            })?,
+        };
+        Ok(New {
+            name: self.name.parse()?,
+            addresses: self.addresses,
+            port: self.port,
+            protection,
+            cipher: self.cipher,
+            padding: self.padding,
+        })
+    }
+}
+
+/// Adds a Workstation to the registry and makes its enrolment file: all that adding is, but for
+/// telling the dataplane (of the slot in the answer).
+///
+/// # Errors
+/// As [`Registry::add`]; and the ports' EtherTypes differ, so that one must be named.
+pub fn add_workstation(
+    registry: &mut Registry,
+    config: &Gateway,
+    gateway: PublicKey,
+    request: AddWorkstation,
+) -> Result<(dataplane::WorkstationId, Added), Problem> {
+    let new = request.into_new()?;
+    // Asked first: after the registry's answer nothing may fail.
+    config.ethertype_for(new.port.as_deref())?;
+    let (slot, private) = registry.add(new)?;
+    let workstation = registry.by_slot(slot).ok_or_else(|| {
+        Problem::new(
+            Kind::Failed,
+            "adding a Workstation",
+            "it is not in the registry",
+            "restart portcullisd",
+        )
+    })?;
+    let enrolment = Enrolment::of(workstation, private, gateway, config)?;
+    let added = Added {
+        name: workstation.name.to_string(),
+        key_id: workstation.key_id.to_string(),
+        addresses: workstation.addresses().collect(),
+        enrolment: enrolment.to_text().to_string(),
+    };
+    Ok((slot, added))
+}
+
+/// A Workstation that was added.
+#[derive(
+    Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
+)]
+pub struct Added {
+    /// Its name.
+    pub name: String,
+    /// Its key id.
+    pub key_id: String,
+    /// Its inner addresses.
+    #[zeroize(skip)]
+    pub addresses: Vec<IpAddr>,
+    /// The text of its enrolment file, secret.
+    pub enrolment: String,
+}
+
+impl std::fmt::Debug for Added {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Added({}, {})", self.name, self.key_id)
+    }
+}
+
+/// A Workstation that was removed; its sessions are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name.
+    pub name: String,
+}
+
+/// What a reload changed, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// New Workstations.
+    pub added: Vec<String>,
+    /// Workstations described differently now; their sessions were ended.
+    pub changed: Vec<String>,
+    /// Workstations that are gone or broken; their sessions were ended.
+    pub removed: Vec<String>,
+    /// Workstations whose file cannot be used.
+    pub broken: Vec<String>,
+}
+
+/// It is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {}
+
+/// An error, as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was tried and what happened.
+    pub error: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl From<&Problem> for ErrorBody {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            error: problem.to_string(),
+            remedy: problem.remedy.clone(),
+        }
+    }
+}
+
+/// A MAC address as the API writes it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The name of a configured engine, where the real one is not known yet.
+pub fn engine_name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Auto => "auto",
+        Engine::AwsLcRs => "aws-lc-rs",
+        Engine::AesGcm => "aes-gcm",
+    }
+}
+
+/// What the API asks of a running Gateway. Called on threads that may block.
+pub trait Control: Send + Sync + 'static {
+    /// What it is doing.
+    ///
+    /// # Errors
+    /// It cannot tell now.
+    fn status(&self) -> Result<Status, Problem>;
+
+    /// The Workstations, as in [`Control::status`].
+    ///
+    /// # Errors
+    /// It cannot tell now.
+    fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {
+        Ok(self.status()?.workstations)
+    }
+
+    /// Adds a Workstation and serves it from then on ([`add_workstation`]).
+    ///
+    /// # Errors
+    /// Why it was not added; nothing has changed.
+    fn add(&self, request: AddWorkstation) -> Result<Added, Problem>;
+
+    /// Removes a Workstation, and returns when its sessions are gone from XDP and the workers.
+    ///
+    /// # Errors
+    /// There is none of that name, or what the system answered.
+    fn remove(&self, name: &str) -> Result<Removed, Problem>;
+
+    /// Reads the Workstation files again.
+    ///
+    /// # Errors
+    /// They cannot be read; nothing has changed.
+    fn reload(&self) -> Result<Reloaded, Problem>;
+}
+
+/// What the API asks of a running agent. Called on threads that may block.
+pub trait AgentControl: Send + Sync + 'static {
+    /// What it is doing.
+    ///
+    /// # Errors
+    /// It cannot tell now.
+    fn status(&self) -> Result<AgentStatus, Problem>;
+
+    /// Takes the tunnel down: session erased, host interface and wall gone, the port the kernel's
+    /// own again. The process ends after the answer.
+    ///
+    /// # Errors
+    /// What is left standing, and why.
+    fn down(&self) -> Result<(), Problem>;
+}

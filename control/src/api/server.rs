@@ -1,0 +1,247 @@
+//! The server of the control API: a thread of its own, with bounds on everything a client can do.
+
+use super::socket::Socket;
+use super::{AddWorkstation, AgentControl, Control, Done, ErrorBody};
+use crate::problem::{Kind, Problem};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, oneshot};
+
+/// The largest request body.
+const MAX_BODY: usize = 64 << 10;
+/// Connections served at once; more wait.
+const MAX_CONNECTIONS: usize = 32;
+/// The time a client has for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time a connection lives, whatever is done on it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running server. Dropping it, or [`Server::stop`], ends it and removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves a Gateway's control API.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub fn start(socket: Socket, control: Arc<dyn Control>) -> Result<Self, Problem> {
+        let router = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/workstations", get(workstations).post(add))
+            .route("/v1/workstations/{name}", delete(remove))
+            .route("/v1/reload", post(reload))
+            .with_state(control);
+        Self::serve(socket, router)
+    }
+
+    /// Serves an agent's control API.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub fn start_agent(socket: Socket, control: Arc<dyn AgentControl>) -> Result<Self, Problem> {
+        let router = Router::new()
+            .route("/v1/status", get(agent_status))
+            .route("/v1/down", post(agent_down))
+            .with_state(control);
+        Self::serve(socket, router)
+    }
+
+    fn serve(socket: Socket, router: Router) -> Result<Self, Problem> {
+        let io = |error| Problem::io("starting the control API", &error);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Calls of `Control` may block.
+            .max_blocking_threads(4)
+            .build()
+            .map_err(io)?;
+        let listener = socket.listener()?;
+        let router = router
+            .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such resource") })
+            .method_not_allowed_fallback(|| async {
+                refuse(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "this resource has no such method",
+                )
+            })
+            .layer(DefaultBodyLimit::max(MAX_BODY));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("control-api".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    match UnixListener::from_std(listener) {
+                        Ok(listener) => tokio::select! {
+                            () = accept(listener, router) => {}
+                            _ = stopped => {}
+                        },
+                        Err(error) => tracing::error!("the control API cannot start: {error}"),
+                    }
+                });
+                drop(socket);
+                // A call that is still under way is not waited for long.
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            })
+            .map_err(io)?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends it and waits until the socket is gone.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, router: Router) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: give others time to close theirs.
+                tracing::warn!("accepting on the control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(MAX_BODY)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            drop(place);
+        });
+    }
+}
+
+async fn status(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, move || control.status()).await
+}
+
+async fn workstations(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, move || control.workstations()).await
+}
+
+async fn add(
+    State(control): State<Arc<dyn Control>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
+    };
+    let request: AddWorkstation = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                &format!("the request is not a Workstation to add: {error}"),
+            );
+        }
+    };
+    answer(StatusCode::CREATED, move || control.add(request)).await
+}
+
+async fn remove(State(control): State<Arc<dyn Control>>, Path(name): Path<String>) -> Response {
+    answer(StatusCode::OK, move || control.remove(&name)).await
+}
+
+async fn reload(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, move || control.reload()).await
+}
+
+async fn agent_status(State(control): State<Arc<dyn AgentControl>>) -> Response {
+    answer(StatusCode::OK, move || control.status()).await
+}
+
+async fn agent_down(State(control): State<Arc<dyn AgentControl>>) -> Response {
+    answer(StatusCode::OK, move || control.down().map(|()| Done {})).await
+}
+
+/// Runs a call that may block, and makes its outcome a response.
+async fn answer<T: Serialize + Send + 'static>(
+    good: StatusCode,
+    call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(Ok(value)) => json(good, &value),
+        Ok(Err(problem)) => json(code(problem.kind), &ErrorBody::from(&problem)),
+        Err(_) => json(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &ErrorBody {
+                error: "answering the request failed inside the daemon".into(),
+                remedy: "look in its log: journalctl -u portcullisd".into(),
+            },
+        ),
+    }
+}
+
+fn refuse(code: StatusCode, error: &str) -> Response {
+    let body = ErrorBody {
+        error: error.into(),
+        remedy: "use the portcullis program of the same version as the daemon".into(),
+    };
+    json(code, &body)
+}
+
+fn json<T: Serialize>(code: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (code, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The status code of a problem.
+fn code(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The problem a status code stands for.
+pub(super) fn kind(code: StatusCode) -> Kind {
+    match code {
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::CONFLICT => Kind::Conflict,
+        StatusCode::FORBIDDEN => Kind::Forbidden,
+        StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
+        code if code.is_client_error() => Kind::Invalid,
+        _ => Kind::Failed,
+    }
+}

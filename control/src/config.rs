@@ -1,0 +1,628 @@
+//! The configuration files: `/etc/portcullis/portcullis.toml` of the Gateway and
+//! `/etc/portcullis/agent.toml` of a Workstation.
+//!
+//! Reading one gives a checked value or one [`Problem`] that names file, line, column, what is
+//! wrong there and what to write instead. Unknown names are refused: a misspelt setting that is
+//! silently ignored is a hole in the wall.
+
+use crate::choices::{Engine, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name};
+use crate::files;
+use crate::problem::{self, Kind, Problem};
+use dataplane::keys::{Cipher, Protection};
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// Where the Gateway's configuration is, unless told otherwise.
+pub const GATEWAY_PATH: &str = "/etc/portcullis/portcullis.toml";
+/// Where a Workstation's configuration is, unless told otherwise.
+pub const AGENT_PATH: &str = "/etc/portcullis/agent.toml";
+/// Where the wall is pinned, unless told otherwise.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/portcullis";
+/// The host interface's name, unless told otherwise.
+pub const HOST_INTERFACE: &str = "portcullis0";
+/// The most Workstations one Gateway can be configured for.
+pub const MAX_WORKSTATIONS: u32 = 4096;
+/// The ring sizes that can be configured.
+pub const RING_SIZES: std::ops::RangeInclusive<u32> = 64..=32768;
+
+/// The Gateway's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Keys and Workstations.
+    pub state_directory: PathBuf,
+    /// The control socket.
+    pub runtime_directory: PathBuf,
+    /// Where the wall is pinned.
+    pub pin_directory: PathBuf,
+    /// How many workers; `None` for [`Gateway::worker_count`]'s choice.
+    pub workers: Option<usize>,
+    /// How many Workstations there is room for.
+    pub max_workstations: u32,
+    /// The AEAD library.
+    pub engine: Engine,
+    /// The host interface's name.
+    pub host_interface: String,
+    /// The host interface's addresses, which are the Gateway's, with the prefixes that Workstations
+    /// get theirs from. No two prefixes overlap.
+    pub host_addresses: Vec<IpNet>,
+    /// The ports, at least one.
+    pub ports: Vec<Port>,
+}
+
+/// A port of the Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The interface.
+    pub interface: String,
+    /// The EtherType of the tunnel's frames on it.
+    pub ethertype: u16,
+    /// Its XDP mode and rings.
+    pub rings: Rings,
+}
+
+/// How a port's XDP program is attached and its rings are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rings {
+    /// How the XDP program is attached.
+    pub xdp: Xdp,
+    /// Descriptors in each ring, a power of two.
+    pub size: u32,
+    /// Whether frames are shared with the NIC.
+    pub zero_copy: ZeroCopy,
+}
+
+impl Default for Rings {
+    fn default() -> Self {
+        Self {
+            xdp: Xdp::Auto,
+            size: 2048,
+            zero_copy: ZeroCopy::Auto,
+        }
+    }
+}
+
+/// A Workstation's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The interface that is cabled to the Gateway; `None`: the one named at enrolment, or the only
+    /// wired one.
+    pub interface: Option<String>,
+    /// The identity.
+    pub state_directory: PathBuf,
+    /// The status socket.
+    pub runtime_directory: PathBuf,
+    /// Where the wall is pinned.
+    pub pin_directory: PathBuf,
+    /// The host interface's name.
+    pub host_interface: String,
+    /// What is routed into the tunnel.
+    pub routes: Vec<IpNet>,
+    /// The weakest protection that is accepted.
+    pub minimum_protection: Protection,
+    /// The weakest cipher that is accepted.
+    pub minimum_cipher: Cipher,
+    /// Whether this machine may be rolled back to a snapshot.
+    pub virtualised: Virtualised,
+    /// The AEAD library.
+    pub engine: Engine,
+    /// The port's XDP mode and rings.
+    pub rings: Rings,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGateway {
+    state_directory: Option<Spanned<PathBuf>>,
+    runtime_directory: Option<Spanned<PathBuf>>,
+    pin_directory: Option<Spanned<PathBuf>>,
+    workers: Option<Spanned<i64>>,
+    max_workstations: Option<Spanned<i64>>,
+    #[serde(default)]
+    engine: Engine,
+    host: RawHost,
+    #[serde(default)]
+    port: Vec<RawPort>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHost {
+    interface: Option<Spanned<String>>,
+    addresses: Spanned<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPort {
+    interface: Spanned<String>,
+    #[serde(default)]
+    xdp: Xdp,
+    ring_size: Option<Spanned<i64>>,
+    #[serde(default)]
+    zero_copy: ZeroCopy,
+    ethertype: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAgent {
+    interface: Option<Spanned<String>>,
+    state_directory: Option<Spanned<PathBuf>>,
+    runtime_directory: Option<Spanned<PathBuf>>,
+    pin_directory: Option<Spanned<PathBuf>>,
+    host: Option<RawAgentHost>,
+    routes: Option<Vec<Spanned<String>>>,
+    #[serde(default = "encrypt", with = "protection_by_name")]
+    minimum_protection: Protection,
+    #[serde(default = "aes_256_gcm", with = "cipher_by_name")]
+    minimum_cipher: Cipher,
+    #[serde(default)]
+    virtualised: Virtualised,
+    #[serde(default)]
+    engine: Engine,
+    #[serde(default)]
+    xdp: Xdp,
+    ring_size: Option<Spanned<i64>>,
+    #[serde(default)]
+    zero_copy: ZeroCopy,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAgentHost {
+    interface: Option<Spanned<String>>,
+}
+
+fn encrypt() -> Protection {
+    Protection::Encrypt
+}
+
+fn aes_256_gcm() -> Cipher {
+    Cipher::Aes256Gcm
+}
+
+impl Gateway {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is missing, or the first thing that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problem> {
+        let text = files::read(path).map_err(|mut problem| {
+            if problem.kind == Kind::NotFound {
+                problem.remedy = format!(
+                    "make one with `portcullis --config {} init`, or name another with --config FILE",
+                    path.display()
+                );
+            }
+            problem
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads `text`; `path` is only named in problems.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problem> {
+        let raw: RawGateway =
+            toml::from_str(text).map_err(|error| problem::toml(path, text, &error))?;
+        let check = Check { path, text };
+        let host_interface = check.interface_or(raw.host.interface.as_ref(), HOST_INTERFACE)?;
+        let ports = check.ports(&raw.port, &host_interface)?;
+        Ok(Self {
+            state_directory: check.directory(raw.state_directory, "/var/lib/portcullis")?,
+            runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis")?,
+            pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
+            workers: match raw.workers {
+                Some(workers) => Some(check.number("workers", &workers, 1..=256)? as usize),
+                None => None,
+            },
+            max_workstations: match raw.max_workstations {
+                Some(max) => {
+                    let range = 1..=i64::from(MAX_WORKSTATIONS);
+                    check.number("max_workstations", &max, range)? as u32
+                }
+                None => 64,
+            },
+            engine: raw.engine,
+            host_addresses: check.host_addresses(&raw.host.addresses)?,
+            host_interface,
+            ports,
+        })
+    }
+
+    /// How many workers run: what is configured, or one for each port, but a core is left to
+    /// everything else where there are several.
+    pub fn worker_count(&self, cores: usize) -> usize {
+        self.workers
+            .unwrap_or_else(|| self.ports.len().min(cores.saturating_sub(1)).max(1))
+    }
+
+    /// The Gateway's own address and prefix in the prefix that `address` belongs to.
+    pub fn host_address_for(&self, address: std::net::IpAddr) -> Option<IpNet> {
+        self.host_addresses
+            .iter()
+            .find(|host| host.contains(&address))
+            .copied()
+    }
+
+    /// The EtherType that a Workstation on `port`, or on whichever port, is to use.
+    ///
+    /// # Errors
+    /// No such port; or none is named, and the ports have different EtherTypes.
+    pub fn ethertype_for(&self, port: Option<&str>) -> Result<u16, Problem> {
+        let names = || {
+            let names: Vec<_> = self.ports.iter().map(|p| p.interface.as_str()).collect();
+            names.join(", ")
+        };
+        match port {
+            Some(name) => match self.ports.iter().find(|port| port.interface == name) {
+                Some(port) => Ok(port.ethertype),
+                None => Err(Problem::new(
+                    Kind::Invalid,
+                    format!("binding a Workstation to the port {name}"),
+                    "no such port is configured",
+                    format!("name one of {}, or add a [[port]]", names()),
+                )),
+            },
+            None => {
+                let first = self.ports.first().map(|port| port.ethertype);
+                if self.ports.iter().any(|port| Some(port.ethertype) != first) {
+                    return Err(Problem::new(
+                        Kind::Invalid,
+                        "choosing a Workstation's EtherType",
+                        "the ports have different ones",
+                        format!("name the port it is cabled to: one of {}", names()),
+                    ));
+                }
+                Ok(first.unwrap_or(wire::limits::ETHERTYPE))
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Reads the file; without one everything has its default.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problem> {
+        match files::read(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(problem) if problem.kind == Kind::NotFound => Self::parse(path, ""),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Reads `text`; `path` is only named in problems.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problem> {
+        let raw: RawAgent =
+            toml::from_str(text).map_err(|error| problem::toml(path, text, &error))?;
+        let check = Check { path, text };
+        let host = raw.host.and_then(|host| host.interface);
+        let host_interface = check.interface_or(host.as_ref(), HOST_INTERFACE)?;
+        if let Some(interface) = &raw.interface {
+            check.interface(interface)?;
+            if *interface.get_ref() == host_interface {
+                return Err(check.problem(
+                    interface.span().start,
+                    format!("{host_interface} is the host interface's name too"),
+                    "name the wired interface here; the host interface is made by portcullis-agent",
+                ));
+            }
+        }
+        let routes = match &raw.routes {
+            Some(routes) => routes
+                .iter()
+                .map(|route| check.route(route))
+                .collect::<Result<_, _>>()?,
+            None => vec![IpNet::V4(Default::default()), IpNet::V6(Default::default())],
+        };
+        Ok(Self {
+            interface: raw.interface.map(Spanned::into_inner),
+            state_directory: check.directory(raw.state_directory, "/var/lib/portcullis-agent")?,
+            runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis-agent")?,
+            pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
+            host_interface,
+            routes,
+            minimum_protection: raw.minimum_protection,
+            minimum_cipher: raw.minimum_cipher,
+            virtualised: raw.virtualised,
+            engine: raw.engine,
+            rings: check.rings(raw.xdp, raw.ring_size.as_ref(), raw.zero_copy)?,
+        })
+    }
+}
+
+/// Checks of values, knowing the text so that a problem can name the line.
+struct Check<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Check<'_> {
+    fn problem(&self, at: usize, happened: String, remedy: impl Into<String>) -> Problem {
+        let (line, column) = problem::position(self.text, at);
+        let place = format!("{}:{line}:{column}", self.path.display());
+        Problem::new(Kind::Invalid, place, happened, remedy)
+    }
+
+    fn number(
+        &self,
+        name: &str,
+        value: &Spanned<i64>,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<i64, Problem> {
+        let number = *value.get_ref();
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        let (low, high) = range.into_inner();
+        Err(self.problem(
+            value.span().start,
+            format!("{name} is {number}"),
+            format!("give a number from {low} to {high}"),
+        ))
+    }
+
+    fn directory(&self, path: Option<Spanned<PathBuf>>, default: &str) -> Result<PathBuf, Problem> {
+        match path {
+            None => Ok(default.into()),
+            Some(path) if path.get_ref().is_absolute() => Ok(path.into_inner()),
+            Some(path) => Err(self.problem(
+                path.span().start,
+                format!("the path `{}` is relative", path.get_ref().display()),
+                format!("give it from the root on, like {default}"),
+            )),
+        }
+    }
+
+    fn interface(&self, name: &Spanned<String>) -> Result<String, Problem> {
+        check_interface_name(name.get_ref()).map_err(|happened| {
+            self.problem(
+                name.span().start,
+                happened,
+                "give the name of an interface as `ip link` shows it",
+            )
+        })?;
+        Ok(name.get_ref().clone())
+    }
+
+    fn interface_or(
+        &self,
+        name: Option<&Spanned<String>>,
+        default: &str,
+    ) -> Result<String, Problem> {
+        match name {
+            Some(name) => self.interface(name),
+            None => Ok(default.to_owned()),
+        }
+    }
+
+    fn rings(
+        &self,
+        xdp: Xdp,
+        size: Option<&Spanned<i64>>,
+        zero_copy: ZeroCopy,
+    ) -> Result<Rings, Problem> {
+        let mut rings = Rings {
+            xdp,
+            zero_copy,
+            ..Rings::default()
+        };
+        if let Some(value) = size {
+            rings.size = u32::try_from(*value.get_ref())
+                .ok()
+                .filter(|size| RING_SIZES.contains(size) && size.is_power_of_two())
+                .ok_or_else(|| {
+                    self.problem(
+                        value.span().start,
+                        format!("ring_size is {}", value.get_ref()),
+                        format!(
+                            "give a power of two from {} to {}",
+                            RING_SIZES.start(),
+                            RING_SIZES.end()
+                        ),
+                    )
+                })?;
+        }
+        Ok(rings)
+    }
+
+    fn ports(&self, raw: &[RawPort], host_interface: &str) -> Result<Vec<Port>, Problem> {
+        let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
+        let mut lines = HashMap::new();
+        for port in raw {
+            let at = port.interface.span().start;
+            let interface = self.interface(&port.interface)?;
+            if interface == host_interface {
+                return Err(self.problem(
+                    at,
+                    format!("{interface} is the host interface's name too"),
+                    "name a wired interface here; the host interface is made by portcullisd",
+                ));
+            }
+            if let Some(other) = lines.insert(interface.clone(), at) {
+                let (line, _) = problem::position(self.text, other);
+                return Err(self.problem(
+                    at,
+                    format!("the port {interface} is configured already, in line {line}"),
+                    "remove one of the two [[port]] sections",
+                ));
+            }
+            ports.push(Port {
+                interface,
+                ethertype: self.ethertype(port.ethertype.as_ref())?,
+                rings: self.rings(port.xdp, port.ring_size.as_ref(), port.zero_copy)?,
+            });
+        }
+        if ports.is_empty() {
+            return Err(self.problem(
+                self.text.len(),
+                "there is no [[port]], so no Workstation could be reached".into(),
+                "add a [[port]] section with interface = \"...\" for each interface that is cabled \
+                 to Workstations",
+            ));
+        }
+        Ok(ports)
+    }
+
+    fn ethertype(&self, value: Option<&Spanned<i64>>) -> Result<u16, Problem> {
+        let Some(value) = value else {
+            return Ok(wire::limits::ETHERTYPE);
+        };
+        let number = *value.get_ref();
+        let at = value.span().start;
+        let taken = match number {
+            0x0800 => Some("IPv4"),
+            0x0806 => Some("ARP"),
+            0x8100 | 0x88A8 | 0x9100 => Some("VLAN tags"),
+            0x86DD => Some("IPv6"),
+            0x8809 => Some("LACP"),
+            0x8863 | 0x8864 => Some("PPPoE"),
+            0x888E => Some("802.1X"),
+            0x88CC => Some("LLDP"),
+            0x88E5 => Some("MACsec"),
+            _ => None,
+        };
+        let remedy = "leave it out, or give 0x88B5 or 0x88B6, which are free for local use";
+        match (u16::try_from(number), taken) {
+            (_, Some(name)) => Err(self.problem(
+                at,
+                format!("the EtherType {number:#06x} belongs to {name}"),
+                remedy,
+            )),
+            (Ok(ethertype), None) if ethertype >= 0x0600 => Ok(ethertype),
+            _ => Err(self.problem(at, format!("{number} is not an EtherType"), remedy)),
+        }
+    }
+
+    fn route(&self, text: &Spanned<String>) -> Result<IpNet, Problem> {
+        let at = text.span().start;
+        let text = text.get_ref();
+        let route: IpNet = text.parse().map_err(|_| {
+            self.problem(
+                at,
+                format!("`{text}` is not an IP prefix"),
+                "give a prefix like \"0.0.0.0/0\" or \"2000::/3\"",
+            )
+        })?;
+        if route.addr() != route.network() {
+            return Err(self.problem(
+                at,
+                format!("`{text}` has address bits behind its prefix"),
+                format!("write \"{}\"", route.trunc()),
+            ));
+        }
+        Ok(route)
+    }
+
+    fn host_addresses(
+        &self,
+        addresses: &Spanned<Vec<Spanned<String>>>,
+    ) -> Result<Vec<IpNet>, Problem> {
+        let mut hosts: Vec<IpNet> = Vec::new();
+        for text in addresses.get_ref() {
+            let at = text.span().start;
+            let host = host_address(text.get_ref())
+                .map_err(|(happened, remedy)| self.problem(at, happened, remedy))?;
+            let overlaps =
+                |other: &&IpNet| other.contains(&host.addr()) || host.contains(&other.addr());
+            if let Some(other) = hosts.iter().find(overlaps) {
+                return Err(self.problem(
+                    at,
+                    format!("{host} overlaps {other}"),
+                    "give prefixes that have no address in common, or only one of the two",
+                ));
+            }
+            hosts.push(host);
+        }
+        if hosts.is_empty() {
+            return Err(self.problem(
+                addresses.span().start,
+                "the host interface has no address, so no Workstation could get one".into(),
+                "give at least one, like \"10.152.152.10/18\"",
+            ));
+        }
+        Ok(hosts)
+    }
+}
+
+/// Checks an address with a prefix that the host interface can have: a host's, with room for at
+/// least one Workstation.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn host_address(text: &str) -> Result<IpNet, (String, String)> {
+    let host: IpNet = text.parse().map_err(|_| {
+        (
+            format!("`{text}` is not an address with a prefix length"),
+            "give the Gateway's address and the prefix it shares with the Workstations, like \
+             \"10.152.152.10/18\" or \"fd50:6f72:7463::1/64\""
+                .to_owned(),
+        )
+    })?;
+    let (longest, length) = match host {
+        IpNet::V4(_) => (30, host.prefix_len()),
+        IpNet::V6(_) => (126, host.prefix_len()),
+    };
+    if length > longest || length < 8 {
+        return Err((
+            format!("the prefix length of {host} is {length}"),
+            format!("give one from 8 to {longest}, so that the Workstations have addresses too"),
+        ));
+    }
+    let address = host.addr();
+    let local = match address {
+        std::net::IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || local {
+        return Err((
+            format!("{address} cannot be a host's address in a routed network"),
+            "give a private address, like 10.152.152.10 or fd50:6f72:7463::1".to_owned(),
+        ));
+    }
+    if address == host.network() || (address.is_ipv4() && address == host.broadcast()) {
+        return Err((
+            format!("{address} is the network or broadcast address of its prefix"),
+            "give the Gateway an address inside the prefix".to_owned(),
+        ));
+    }
+    Ok(host)
+}
+
+/// Checks an interface's name by the kernel's rules, and by ours: nothing that would have to be
+/// quoted somewhere.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_interface_name(name: &str) -> Result<(), String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    if name.is_empty() {
+        Err("the interface's name is empty".into())
+    } else if name.len() > 15 {
+        Err(format!(
+            "`{name}` is no interface's name: it has {} characters, and 15 are the most",
+            name.len()
+        ))
+    } else if name == "." || name == ".." || !name.bytes().all(good) {
+        Err(format!(
+            "`{}` is no interface's name: letters, digits, - _ . and @ are allowed",
+            name.escape_debug()
+        ))
+    } else if name == "lo" {
+        Err("`lo` is the loopback interface".into())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

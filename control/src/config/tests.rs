@@ -1,0 +1,480 @@
+use super::*;
+use proptest::prelude::*;
+
+const GOOD: &str = r#"state_directory = "/var/lib/portcullis"
+runtime_directory = "/run/portcullis"
+pin_directory = "/sys/fs/bpf/portcullis"
+workers = 1
+max_workstations = 64
+engine = "auto"
+[host]
+interface = "portcullis0"
+addresses = ["10.152.152.10/18", "fd50:6f72:7463::1/64"]
+[[port]]
+interface = "eth1"
+xdp = "auto"
+ring_size = 2048
+zero_copy = "auto"
+ethertype = 0x88B5
+"#;
+
+fn gateway(text: &str) -> Result<Gateway, Problem> {
+    Gateway::parse(Path::new("p.toml"), text)
+}
+
+fn agent(text: &str) -> Result<Agent, Problem> {
+    Agent::parse(Path::new("a.toml"), text)
+}
+
+#[test]
+fn the_documented_configuration_is_read() {
+    let config = gateway(GOOD).unwrap();
+    assert_eq!(config.workers, Some(1));
+    assert_eq!(config.max_workstations, 64);
+    assert_eq!(config.host_interface, "portcullis0");
+    assert_eq!(config.host_addresses[0].to_string(), "10.152.152.10/18");
+    assert_eq!(config.ports.len(), 1);
+    assert_eq!(config.ports[0].ethertype, 0x88B5);
+    assert_eq!(config.ports[0].rings, Rings::default());
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let least = "[host]\naddresses = [\"10.0.0.1/24\"]\n[[port]]\ninterface = \"eth1\"\n";
+    let config = gateway(least).unwrap();
+    assert_eq!(config.state_directory, Path::new("/var/lib/portcullis"));
+    assert_eq!(config.runtime_directory, Path::new("/run/portcullis"));
+    assert_eq!(config.pin_directory, Path::new(PIN_DIRECTORY));
+    assert_eq!(config.workers, None);
+    assert_eq!(config.engine, Engine::Auto);
+    assert_eq!(config.ports[0].rings.size, 2048);
+}
+
+#[test]
+fn one_core_is_left_alone_where_there_are_several() {
+    let mut config = gateway(GOOD).unwrap();
+    config.ports = vec![config.ports[0].clone(); 7];
+    assert_eq!(config.worker_count(4), 1);
+    config.workers = None;
+    assert_eq!(config.worker_count(1), 1);
+    assert_eq!(config.worker_count(2), 1);
+    assert_eq!(config.worker_count(4), 3);
+    assert_eq!(config.worker_count(64), 7);
+}
+
+/// A change to the good configuration, and where and how it is then refused.
+struct Bad {
+    from: &'static str,
+    to: &'static str,
+    place: &'static str,
+    happened: &'static str,
+    remedy: &'static str,
+}
+
+const BAD: &[Bad] = &[
+    Bad {
+        from: "workers = 1",
+        to: "wokers = 1",
+        place: "p.toml:4:1",
+        happened: "unknown field `wokers`, expected one of `state_directory`",
+        remedy: "correct the spelling",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "workers = 0",
+        place: "p.toml:4:11",
+        happened: "workers is 0",
+        remedy: "from 1 to 256",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "workers = one",
+        place: "p.toml:4:11",
+        happened: "",
+        remedy: "text stands in quotes",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "workers = \"one\"",
+        place: "p.toml:4:11",
+        happened: "invalid type: string \"one\"",
+        remedy: "in the form that is expected",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "workers = 1\nworkers = 2",
+        place: "p.toml:5:1",
+        happened: "duplicate key",
+        remedy: "remove one of the two",
+    },
+    Bad {
+        from: "max_workstations = 64",
+        to: "max_workstations = 4097",
+        place: "p.toml:5:20",
+        happened: "max_workstations is 4097",
+        remedy: "from 1 to 4096",
+    },
+    Bad {
+        from: "engine = \"auto\"",
+        to: "engine = \"openssl\"",
+        place: "p.toml:6:10",
+        happened: "unknown variant `openssl`, expected one of `auto`, `aws-lc-rs`, `aes-gcm`",
+        remedy: "use one of the values",
+    },
+    Bad {
+        from: "state_directory = \"/var",
+        to: "state_directory = \"var",
+        place: "p.toml:1:19",
+        happened: "the path `var/lib/portcullis` is relative",
+        remedy: "from the root on, like /var/lib/portcullis",
+    },
+    Bad {
+        from: "addresses = [\"10.152.152.10/18\", \"fd50:6f72:7463::1/64\"]\n",
+        to: "",
+        place: "p.toml:7:1",
+        happened: "missing field `addresses`",
+        remedy: "add what is missing",
+    },
+    Bad {
+        from: "[\"10.152.152.10/18\", \"fd50:6f72:7463::1/64\"]",
+        to: "[]",
+        place: "p.toml:9:13",
+        happened: "no address",
+        remedy: "like \"10.152.152.10/18\"",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "10.152.152.10",
+        place: "p.toml:9:14",
+        happened: "`10.152.152.10` is not an address with a prefix length",
+        remedy: "like \"10.152.152.10/18\"",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "10.152.128.0/18",
+        place: "p.toml:9:14",
+        happened: "10.152.128.0 is the network or broadcast address",
+        remedy: "inside the prefix",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "10.152.191.255/18",
+        place: "p.toml:9:14",
+        happened: "10.152.191.255 is the network or broadcast address",
+        remedy: "inside the prefix",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "10.152.152.10/31",
+        place: "p.toml:9:14",
+        happened: "the prefix length of 10.152.152.10/31 is 31",
+        remedy: "from 8 to 30",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "10.152.152.10/0",
+        place: "p.toml:9:14",
+        happened: "is 0",
+        remedy: "from 8 to 30",
+    },
+    Bad {
+        from: "10.152.152.10/18",
+        to: "127.0.0.1/8",
+        place: "p.toml:9:14",
+        happened: "127.0.0.1 cannot be a host's address",
+        remedy: "give a private address",
+    },
+    Bad {
+        from: "fd50:6f72:7463::1/64",
+        to: "fe80::1/64",
+        place: "p.toml:9:34",
+        happened: "fe80::1 cannot be a host's address",
+        remedy: "give a private address",
+    },
+    Bad {
+        from: "fd50:6f72:7463::1/64",
+        to: "10.152.129.1/24",
+        place: "p.toml:9:34",
+        happened: "10.152.129.1/24 overlaps 10.152.152.10/18",
+        remedy: "no address in common",
+    },
+    Bad {
+        from: "[[port]]\ninterface = \"eth1\"\nxdp = \"auto\"\nring_size = 2048\nzero_copy = \"auto\"\nethertype = 0x88B5\n",
+        to: "",
+        place: "p.toml:10:1",
+        happened: "there is no [[port]]",
+        remedy: "add a [[port]] section",
+    },
+    Bad {
+        from: "interface = \"eth1\"\n",
+        to: "",
+        place: "p.toml:10:1",
+        happened: "missing field `interface`",
+        remedy: "add what is missing",
+    },
+    Bad {
+        from: "ethertype = 0x88B5\n",
+        to: "[[port]]\ninterface = \"eth1\"\n",
+        place: "p.toml:16:13",
+        happened: "the port eth1 is configured already, in line 11",
+        remedy: "remove one of the two",
+    },
+    Bad {
+        from: "interface = \"eth1\"",
+        to: "interface = \"portcullis0\"",
+        place: "p.toml:11:13",
+        happened: "portcullis0 is the host interface's name too",
+        remedy: "name a wired interface",
+    },
+    Bad {
+        from: "interface = \"eth1\"",
+        to: "interface = \"enx0123456789abcdef\"",
+        place: "p.toml:11:13",
+        happened: "it has 19 characters, and 15 are the most",
+        remedy: "as `ip link` shows it",
+    },
+    Bad {
+        from: "interface = \"eth1\"",
+        to: "interface = \"eth/1\"",
+        place: "p.toml:11:13",
+        happened: "`eth/1` is no interface's name",
+        remedy: "as `ip link` shows it",
+    },
+    Bad {
+        from: "interface = \"eth1\"",
+        to: "interface = \"..\"",
+        place: "p.toml:11:13",
+        happened: "`..` is no interface's name",
+        remedy: "as `ip link` shows it",
+    },
+    Bad {
+        from: "interface = \"eth1\"",
+        to: "interface = \"\"",
+        place: "p.toml:11:13",
+        happened: "the interface's name is empty",
+        remedy: "as `ip link` shows it",
+    },
+    Bad {
+        from: "interface = \"portcullis0\"",
+        to: "interface = \"lo\"",
+        place: "p.toml:8:13",
+        happened: "loopback",
+        remedy: "as `ip link` shows it",
+    },
+    Bad {
+        from: "xdp = \"auto\"",
+        to: "xdp = \"offload\"",
+        place: "p.toml:12:7",
+        happened: "unknown variant `offload`, expected one of `auto`, `native`, `generic`",
+        remedy: "use one of the values",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "ring_size = 2000",
+        place: "p.toml:13:13",
+        happened: "ring_size is 2000",
+        remedy: "a power of two from 64 to 32768",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "ring_size = 65536",
+        place: "p.toml:13:13",
+        happened: "ring_size is 65536",
+        remedy: "a power of two from 64 to 32768",
+    },
+    Bad {
+        from: "zero_copy = \"auto\"",
+        to: "zero_copy = true",
+        place: "p.toml:14:13",
+        happened: "",
+        remedy: "",
+    },
+    Bad {
+        from: "ethertype = 0x88B5",
+        to: "ethertype = 0x0800",
+        place: "p.toml:15:13",
+        happened: "the EtherType 0x0800 belongs to IPv4",
+        remedy: "0x88B5 or 0x88B6",
+    },
+    Bad {
+        from: "ethertype = 0x88B5",
+        to: "ethertype = 1500",
+        place: "p.toml:15:13",
+        happened: "1500 is not an EtherType",
+        remedy: "0x88B5 or 0x88B6",
+    },
+    Bad {
+        from: "ethertype = 0x88B5",
+        to: "ethertype = 0x188B5",
+        place: "p.toml:15:13",
+        happened: "is not an EtherType",
+        remedy: "0x88B5 or 0x88B6",
+    },
+    Bad {
+        from: "[host]",
+        to: "[host",
+        place: "p.toml:7:6",
+        happened: "",
+        remedy: "correct that line",
+    },
+];
+
+#[test]
+fn a_bad_configuration_is_refused_with_its_place_and_remedy() {
+    for bad in BAD {
+        let text = GOOD.replacen(bad.from, bad.to, 1);
+        assert_ne!(text, GOOD, "{} changes nothing", bad.from);
+        let problem = gateway(&text).expect_err(bad.to);
+        assert_eq!(problem.tried, bad.place, "{} -> {problem:?}", bad.to);
+        assert!(problem.happened.contains(bad.happened), "{problem:?}");
+        assert!(problem.remedy.contains(bad.remedy), "{problem:?}");
+        assert!(!problem.remedy.is_empty());
+    }
+}
+
+#[test]
+fn a_missing_configuration_is_answered_with_init() {
+    let problem = Gateway::load(Path::new("/nonexistent/p.toml")).unwrap_err();
+    assert_eq!(problem.kind, Kind::NotFound);
+    assert!(
+        problem
+            .remedy
+            .contains("portcullis --config /nonexistent/p.toml init")
+    );
+}
+
+#[test]
+fn an_agent_needs_no_configuration() {
+    let config = Agent::load(Path::new("/nonexistent/agent.toml")).unwrap();
+    assert_eq!(config.interface, None);
+    assert_eq!(config.minimum_protection, Protection::Encrypt);
+    assert_eq!(config.minimum_cipher, Cipher::Aes256Gcm);
+    assert_eq!(config.virtualised, Virtualised::Auto);
+    let routes: Vec<_> = config.routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["0.0.0.0/0", "::/0"]);
+    assert_eq!(
+        config.state_directory,
+        Path::new("/var/lib/portcullis-agent")
+    );
+}
+
+#[test]
+fn the_documented_agent_configuration_is_read() {
+    let config = agent(
+        "interface = \"eth0\"\nroutes = [\"2000::/3\"]\nminimum_protection = \"authenticate\"\n\
+         minimum_cipher = \"aes-128-gcm\"\nvirtualised = true\nxdp = \"generic\"\nring_size = 64\n\
+         zero_copy = \"off\"\nengine = \"aes-gcm\"\n[host]\ninterface = \"tunnel\"\n",
+    )
+    .unwrap();
+    assert_eq!(config.interface.as_deref(), Some("eth0"));
+    assert_eq!(config.minimum_protection, Protection::Authenticate);
+    assert_eq!(config.minimum_cipher, Cipher::Aes128Gcm);
+    assert_eq!(config.virtualised, Virtualised::Yes);
+    assert_eq!(config.rings.size, 64);
+    assert_eq!(config.host_interface, "tunnel");
+}
+
+#[test]
+fn a_bad_agent_configuration_is_refused_with_its_place_and_remedy() {
+    for (text, place, happened, remedy) in [
+        ("x = 1", "a.toml:1:1", "unknown field `x`", "spelling"),
+        ("virtualised = \"maybe\"", "a.toml:1:15", "maybe", ""),
+        (
+            "virtualised = 3",
+            "a.toml:1:15",
+            "expected \"auto\"",
+            "form",
+        ),
+        (
+            "minimum_protection = \"none\"",
+            "a.toml:1:22",
+            "no protection `none`",
+            "one of",
+        ),
+        (
+            "minimum_cipher = \"auto\"",
+            "a.toml:1:18",
+            "no cipher `auto`",
+            "one of",
+        ),
+        (
+            "routes = [\"10.0.0.1/8\"]",
+            "a.toml:1:11",
+            "address bits",
+            "\"10.0.0.0/8\"",
+        ),
+        (
+            "routes = [\"all\"]",
+            "a.toml:1:11",
+            "not an IP prefix",
+            "0.0.0.0/0",
+        ),
+        (
+            "interface = \"portcullis0\"",
+            "a.toml:1:13",
+            "host interface",
+            "wired",
+        ),
+        (
+            "\n[host]\ninterface = \"a b\"",
+            "a.toml:3:13",
+            "`a b`",
+            "ip link",
+        ),
+        (
+            "ring_size = -1",
+            "a.toml:1:13",
+            "ring_size is -1",
+            "power of two",
+        ),
+    ] {
+        let problem = agent(text).expect_err(text);
+        assert_eq!(problem.tried, place, "{text}: {problem:?}");
+        assert!(problem.happened.contains(happened), "{problem:?}");
+        assert!(problem.remedy.contains(remedy), "{problem:?}");
+    }
+}
+
+#[test]
+fn ports_with_different_ethertypes_need_a_named_port() {
+    let text = format!("{GOOD}[[port]]\ninterface = \"eth2\"\nethertype = 0x88B6\n");
+    let config = gateway(&text).unwrap();
+    assert_eq!(config.ethertype_for(Some("eth2")).unwrap(), 0x88B6);
+    let problem = config.ethertype_for(None).unwrap_err();
+    assert!(problem.remedy.contains("eth1, eth2"), "{problem:?}");
+    assert!(config.ethertype_for(Some("eth3")).is_err());
+    assert_eq!(gateway(GOOD).unwrap().ethertype_for(None).unwrap(), 0x88B5);
+}
+
+/// Pieces that lead a generated text deep into the checks.
+fn toml_like() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("[host]\n".to_owned()),
+        Just("[[port]]\n".to_owned()),
+        Just("addresses = [\"10.0.0.1/24\"]\n".to_owned()),
+        Just("interface = \"eth1\"\n".to_owned()),
+        ("(workers|max_workstations|ring_size|ethertype|routes|virtualised|xdp|engine|interface|addresses|state_directory)",
+         prop_oneof![any::<i64>().prop_map(|n| n.to_string()), "\"[ -~]{0,20}\"", "\\[\"[0-9a-f:./]{0,20}\"\\]", "[^\"]{0,6}"])
+            .prop_map(|(key, value)| format!("{key} = {value}\n")),
+        "\\PC{0,20}\n",
+    ];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_parsing_panic(text in toml_like()) {
+        for outcome in [gateway(&text).map(drop), agent(&text).map(drop)] {
+            if let Err(problem) = outcome {
+                prop_assert!(!problem.happened.is_empty() && !problem.remedy.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_parsing_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = gateway(&text);
+        let _ = agent(&text);
+    }
+}

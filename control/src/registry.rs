@@ -1,0 +1,672 @@
+//! The Gateway's Workstations: a file each in `<state>/workstations`, a slot each in the dataplane.
+//!
+//! Opening the registry takes a lock, so that one process owns it. A file that is broken, or that
+//! shares an address or a key with another, turns its Workstation off and nothing else; it is kept
+//! in [`Registry::broken`] to be shown. Every change is on the disk before it is in memory, and a
+//! crash at any point leaves a Workstation as it was or as it was to be.
+
+use crate::choices::{CipherChoice, Padding};
+use crate::config::Gateway;
+use crate::files;
+use crate::keys::{KeyId, PrivateKey, Psk};
+use crate::problem::{Kind, Problem};
+pub use crate::workstation::{Name, Workstation};
+use dataplane::WorkstationId;
+use dataplane::keys::Protection;
+use ipnet::IpNet;
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The directory of Workstations in the state directory.
+pub const DIRECTORY: &str = "workstations";
+/// The Gateway's static key in the state directory.
+pub const GATEWAY_KEY: &str = "gateway.key";
+/// The end of a Workstation file's name.
+const EXTENSION: &str = "toml";
+
+/// The Workstations of this Gateway.
+#[derive(Debug)]
+pub struct Registry {
+    directory: PathBuf,
+    hosts: Vec<IpNet>,
+    ports: Vec<String>,
+    entries: BTreeMap<Name, Entry>,
+    broken: Vec<Broken>,
+    slots: Vec<Slot>,
+    _lock: Flock<File>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    slot: WorkstationId,
+    workstation: Workstation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Used,
+    /// Its Workstation is gone from the registry; the dataplane may still have sessions of it.
+    Leaving,
+}
+
+/// A Workstation file that could not be used: the Workstation is off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// The file's name without its extension.
+    pub name: String,
+    /// Why.
+    pub problem: Problem,
+    /// Addresses and key ids it seems to hold: not given to others, so that it can be mended.
+    reserved: (Vec<IpAddr>, Vec<KeyId>),
+}
+
+/// A Workstation to add. What is not given is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct New {
+    /// Its name.
+    pub name: Name,
+    /// Its inner addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The only port it is served on.
+    pub port: Option<String>,
+    /// What the AEAD does with its packets.
+    pub protection: Protection,
+    /// The cipher.
+    pub cipher: CipherChoice,
+    /// How its packets are padded.
+    pub padding: Padding,
+}
+
+impl New {
+    /// A Workstation of which everything but the name is chosen.
+    pub fn named(name: Name) -> Self {
+        Self {
+            name,
+            addresses: Vec::new(),
+            port: None,
+            protection: Protection::Encrypt,
+            cipher: CipherChoice::Auto,
+            padding: Padding::None,
+        }
+    }
+}
+
+/// What a [`Registry::reload`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New Workstations.
+    pub added: Vec<WorkstationId>,
+    /// Workstations that are described differently now: their sessions are to be ended.
+    pub changed: Vec<WorkstationId>,
+    /// Workstations that are gone, or whose file is broken now. Each slot is to be given to
+    /// [`Registry::release`] once the dataplane is done with it.
+    pub removed: Vec<(WorkstationId, Workstation)>,
+}
+
+impl Registry {
+    /// Takes the lock and reads all Workstations.
+    ///
+    /// # Errors
+    /// Another process has the lock, or a directory is not safe or cannot be read. A broken
+    /// Workstation file is no error.
+    pub fn open(config: &Gateway) -> Result<Self, Problem> {
+        files::private_directory(&config.state_directory)?;
+        let directory = config.state_directory.join(DIRECTORY);
+        let lock = lock(&config.state_directory)?;
+        files::private_directory(&directory)?;
+        files::remove_leftovers(&config.state_directory);
+        files::remove_leftovers(&directory);
+        let mut registry = Self {
+            directory,
+            hosts: config.host_addresses.clone(),
+            ports: config.ports.iter().map(|p| p.interface.clone()).collect(),
+            entries: BTreeMap::new(),
+            broken: Vec::new(),
+            slots: vec![Slot::Free; config.max_workstations as usize],
+            _lock: lock,
+        };
+        registry.reload()?;
+        Ok(registry)
+    }
+
+    /// All usable Workstations by name, disabled ones too.
+    pub fn workstations(&self) -> impl Iterator<Item = (WorkstationId, &Workstation)> {
+        self.entries
+            .values()
+            .map(|entry| (entry.slot, &entry.workstation))
+    }
+
+    /// The files that could not be used.
+    pub fn broken(&self) -> &[Broken] {
+        &self.broken
+    }
+
+    /// A Workstation by its name.
+    pub fn get(&self, name: &str) -> Option<(WorkstationId, &Workstation)> {
+        let name: Name = name.parse().ok()?;
+        let entry = self.entries.get(&name)?;
+        Some((entry.slot, &entry.workstation))
+    }
+
+    /// A Workstation by its slot.
+    pub fn by_slot(&self, slot: WorkstationId) -> Option<&Workstation> {
+        self.workstations()
+            .find_map(|(at, workstation)| (at == slot).then_some(workstation))
+    }
+
+    /// Adds a Workstation. Its private key is returned and kept nowhere.
+    ///
+    /// # Errors
+    /// The name or an address is taken or cannot be, there is no room, or what the system answered.
+    pub fn add(&mut self, new: New) -> Result<(WorkstationId, PrivateKey), Problem> {
+        let tried = format!("adding the Workstation {}", new.name);
+        let path = self.path_of(new.name.as_str());
+        if self.entries.contains_key(&new.name) || path.symlink_metadata().is_ok() {
+            return Err(Problem::new(
+                Kind::Conflict,
+                tried,
+                "there is one of that name already",
+                format!(
+                    "choose another name, or first: portcullis workstation remove {}",
+                    new.name
+                ),
+            ));
+        }
+        if let Some(port) = &new.port
+            && !self.ports.contains(port)
+        {
+            return Err(self.no_such_port(tried, port));
+        }
+        let slot = self.free_slot().ok_or_else(|| self.no_room(&tried))?;
+        let (v4, v6) = self.choose_addresses(&tried, &new.addresses)?;
+        let private = PrivateKey::generate()?;
+        let workstation = Workstation {
+            name: new.name,
+            key_id: self.fresh_key_id()?,
+            public_key: private.public(),
+            psk: Psk::generate()?,
+            v4,
+            v6,
+            port: new.port,
+            protection: new.protection,
+            cipher: new.cipher,
+            padding: new.padding,
+            enabled: true,
+            created: crate::workstation::now(),
+        };
+        files::write_secret(&path, &workstation.to_text())?;
+        self.insert(slot, workstation);
+        Ok((slot, private))
+    }
+
+    /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`
+    /// and `enabled`; what else it touches is put back.
+    ///
+    /// # Errors
+    /// There is none of that name, the port does not exist, or what the system answered; the
+    /// Workstation is then as it was.
+    pub fn change(
+        &mut self,
+        name: &str,
+        edit: impl FnOnce(&mut Workstation),
+    ) -> Result<WorkstationId, Problem> {
+        let tried = format!("changing the Workstation {name}");
+        let Some((slot, old)) = self.get(name) else {
+            return Err(self.no_such_workstation(tried));
+        };
+        let mut edited = old.clone();
+        edit(&mut edited);
+        let workstation = Workstation {
+            port: edited.port,
+            protection: edited.protection,
+            cipher: edited.cipher,
+            padding: edited.padding,
+            enabled: edited.enabled,
+            ..old.clone()
+        };
+        if let Some(port) = &workstation.port
+            && !self.ports.contains(port)
+        {
+            return Err(self.no_such_port(tried, port));
+        }
+        files::write_secret(&self.path_of(name), &workstation.to_text())?;
+        self.insert(slot, workstation);
+        Ok(slot)
+    }
+
+    /// Removes a Workstation, or a broken file (`None`). The slot is used again only after
+    /// [`Registry::release`].
+    ///
+    /// # Errors
+    /// There is none of that name, or what the system answered.
+    pub fn remove(&mut self, name: &str) -> Result<Option<(WorkstationId, Workstation)>, Problem> {
+        let known = self
+            .get(name)
+            .map(|(_, workstation)| workstation.name.clone());
+        let is_broken = self.broken.iter().any(|broken| broken.name == name);
+        if known.is_none() && !is_broken {
+            return Err(self.no_such_workstation(format!("removing the Workstation {name}")));
+        }
+        let path = self.path_of(name);
+        match files::remove(&path) {
+            // Somebody was quicker; what is wanted is so.
+            Err(problem) if problem.kind == Kind::NotFound => {}
+            other => other?,
+        }
+        self.broken.retain(|broken| broken.name != name);
+        Ok(known.and_then(|name| self.take(&name)))
+    }
+
+    /// Gives back the slot of a removed Workstation, when no worker and no map has anything of it.
+    pub fn release(&mut self, slot: WorkstationId) {
+        if let Some(state) = self.slots.get_mut(slot as usize)
+            && *state == Slot::Leaving
+        {
+            *state = Slot::Free;
+        }
+    }
+
+    /// Reads the files again. Workstations that are still there keep their slots.
+    ///
+    /// # Errors
+    /// The directory cannot be read; then nothing has changed.
+    pub fn reload(&mut self) -> Result<Changes, Problem> {
+        let (mut found, broken) = self.read_directory()?;
+        self.broken = broken;
+        let mut changes = Changes::default();
+        let gone: Vec<Name> = self
+            .entries
+            .keys()
+            .filter(|name| !found.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            changes.removed.extend(self.take(&name));
+        }
+        // Those that have slots first: they keep them when there are too many.
+        for entry in self.entries.values_mut() {
+            if let Some(workstation) = found.remove(&entry.workstation.name)
+                && workstation != entry.workstation
+            {
+                entry.workstation = workstation;
+                changes.changed.push(entry.slot);
+            }
+        }
+        for (name, workstation) in found {
+            match self.free_slot() {
+                Some(slot) => {
+                    self.insert(slot, workstation);
+                    changes.added.push(slot);
+                }
+                None => {
+                    let problem = self.no_room(&format!("using the Workstation {name}"));
+                    let reserved = (workstation.addresses().collect(), vec![workstation.key_id]);
+                    self.broken.push(Broken {
+                        name: name.to_string(),
+                        problem,
+                        reserved,
+                    });
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    fn read_directory(&self) -> Result<(BTreeMap<Name, Workstation>, Vec<Broken>), Problem> {
+        let tried = format!("reading the directory {}", self.directory.display());
+        let io = |error| Problem::io(&tried, &error);
+        files::check_directory(&self.directory)?;
+        let mut found = BTreeMap::new();
+        let mut broken = Vec::new();
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Editors leave hidden files and copies; only NAME.toml counts.
+            if !name.starts_with('.') && path.extension().is_some_and(|e| e == EXTENSION) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        for path in paths {
+            match self.read_workstation(&path) {
+                Ok(workstation) => {
+                    found.insert(workstation.name.clone(), workstation);
+                }
+                Err(problem) => broken.push(Broken {
+                    name: stem(&path),
+                    problem,
+                    reserved: mentioned_in(&path),
+                }),
+            }
+        }
+        for (name, problem) in conflicts(&found) {
+            if let Some(workstation) = found.remove(&name) {
+                broken.push(Broken {
+                    name: name.to_string(),
+                    problem,
+                    reserved: (workstation.addresses().collect(), vec![workstation.key_id]),
+                });
+            }
+        }
+        Ok((found, broken))
+    }
+
+    fn read_workstation(&self, path: &Path) -> Result<Workstation, Problem> {
+        let text = files::read_secret(path)?;
+        let workstation = Workstation::parse(path, &text)?;
+        let tried = format!("reading {}", path.display());
+        for address in workstation.addresses() {
+            self.check_address(&tried, address)?;
+        }
+        match &workstation.port {
+            Some(port) if !self.ports.contains(port) => Err(self.no_such_port(tried, port)),
+            _ => Ok(workstation),
+        }
+    }
+
+    /// Checks that `address` lies in a prefix of the host interface and is a host's, but not ours.
+    fn check_address(&self, tried: &str, address: IpAddr) -> Result<(), Problem> {
+        let prefixes = || {
+            let prefixes: Vec<_> = self
+                .hosts
+                .iter()
+                .map(|host| host.trunc().to_string())
+                .collect();
+            prefixes.join(" or ")
+        };
+        let refuse = |happened: String| {
+            Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                happened,
+                format!(
+                    "give an address in {}, or leave it out to have one chosen",
+                    prefixes()
+                ),
+            ))
+        };
+        match self.hosts.iter().find(|host| host.contains(&address)) {
+            None => refuse(format!(
+                "the address {address} is in no prefix of the host interface"
+            )),
+            Some(host) if address == host.addr() => {
+                refuse(format!("the address {address} is the Gateway's own"))
+            }
+            Some(host)
+                if address == host.network()
+                    || (address.is_ipv4() && address == host.broadcast()) =>
+            {
+                refuse(format!(
+                    "{address} is the network or broadcast address of {}",
+                    host.trunc()
+                ))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn choose_addresses(
+        &self,
+        tried: &str,
+        wanted: &[IpAddr],
+    ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
+        let taken: HashSet<IpAddr> = self
+            .entries
+            .values()
+            .flat_map(|entry| entry.workstation.addresses())
+            .chain(
+                self.broken
+                    .iter()
+                    .flat_map(|broken| broken.reserved.0.clone()),
+            )
+            .collect();
+        let (mut v4, mut v6) = (None, None);
+        for &address in wanted {
+            self.check_address(tried, address)?;
+            if taken.contains(&address) {
+                let holder = self
+                    .workstations()
+                    .find(|(_, other)| other.addresses().any(|a| a == address))
+                    .map_or("a broken file".into(), |(_, other)| other.name.to_string());
+                return Err(Problem::new(
+                    Kind::Conflict,
+                    tried,
+                    format!("the address {address} belongs to {holder}"),
+                    "give another address, or leave it out to have one chosen",
+                ));
+            }
+            let twice = match address {
+                IpAddr::V4(address) => v4.replace(address).is_some(),
+                IpAddr::V6(address) => v6.replace(address).is_some(),
+            };
+            if twice {
+                return Err(Problem::new(
+                    Kind::Invalid,
+                    tried,
+                    "it was given two addresses of the same family",
+                    "give at most one IPv4 and one IPv6 address",
+                ));
+            }
+        }
+        for host in &self.hosts {
+            match host {
+                IpNet::V4(_) if v4.is_none() => {
+                    if let Some(IpAddr::V4(address)) = self.next_free(host, &taken) {
+                        v4 = Some(address);
+                    }
+                }
+                IpNet::V6(_) if v6.is_none() => {
+                    if let Some(IpAddr::V6(address)) = self.next_free(host, &taken) {
+                        v6 = Some(address);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let lacks = |is: fn(&IpNet) -> bool| self.hosts.iter().any(is);
+        if (v4.is_none() && lacks(|h| matches!(h, IpNet::V4(_))))
+            || (v6.is_none() && lacks(|h| matches!(h, IpNet::V6(_))))
+        {
+            return Err(Problem::new(
+                Kind::Conflict,
+                tried,
+                "every address of the host interface's prefixes is taken",
+                "remove a Workstation, or give the host interface a larger prefix",
+            ));
+        }
+        Ok((v4, v6))
+    }
+
+    fn next_free(&self, host: &IpNet, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
+        // Not `hosts()`: for IPv6 it begins with the subnet-router anycast address.
+        let candidates: Box<dyn Iterator<Item = IpAddr>> = match host {
+            IpNet::V4(net) => Box::new(net.hosts().map(IpAddr::V4)),
+            IpNet::V6(net) => Box::new(net.hosts().skip(1).map(IpAddr::V6)),
+        };
+        candidates
+            .into_iter()
+            .find(|address| *address != host.addr() && !taken.contains(address))
+    }
+
+    fn fresh_key_id(&self) -> Result<KeyId, Problem> {
+        loop {
+            let id = KeyId::generate()?;
+            let taken = self
+                .entries
+                .values()
+                .any(|entry| entry.workstation.key_id == id)
+                || self
+                    .broken
+                    .iter()
+                    .any(|broken| broken.reserved.1.contains(&id));
+            if !taken {
+                return Ok(id);
+            }
+        }
+    }
+
+    fn free_slot(&self) -> Option<WorkstationId> {
+        let at = self.slots.iter().position(|slot| *slot == Slot::Free)?;
+        WorkstationId::try_from(at).ok()
+    }
+
+    fn insert(&mut self, slot: WorkstationId, workstation: Workstation) {
+        if let Some(state) = self.slots.get_mut(slot as usize) {
+            *state = Slot::Used;
+        }
+        self.entries
+            .insert(workstation.name.clone(), Entry { slot, workstation });
+    }
+
+    fn take(&mut self, name: &Name) -> Option<(WorkstationId, Workstation)> {
+        let entry = self.entries.remove(name)?;
+        if let Some(state) = self.slots.get_mut(entry.slot as usize) {
+            *state = Slot::Leaving;
+        }
+        Some((entry.slot, entry.workstation))
+    }
+
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{EXTENSION}"))
+    }
+
+    fn no_room(&self, tried: &str) -> Problem {
+        let leaving = self.slots.contains(&Slot::Leaving);
+        Problem::new(
+            Kind::Conflict,
+            tried,
+            format!("all {} places are taken", self.slots.len()),
+            match leaving {
+                true => "try again in a second: a removed Workstation's sessions are being erased",
+                false => "remove a Workstation, or raise max_workstations and restart portcullisd",
+            },
+        )
+    }
+
+    fn no_such_port(&self, tried: String, port: &str) -> Problem {
+        Problem::new(
+            Kind::Invalid,
+            tried,
+            format!("there is no port {port}"),
+            format!("name one of {}, or none", self.ports.join(", ")),
+        )
+    }
+
+    fn no_such_workstation(&self, tried: String) -> Problem {
+        Problem::new(
+            Kind::NotFound,
+            tried,
+            "there is none of that name",
+            "see `portcullis workstation list`",
+        )
+    }
+}
+
+/// Locks the state directory for as long as the answer lives.
+fn lock(state: &Path) -> Result<Flock<File>, Problem> {
+    let path = state.join("lock");
+    let tried = format!("taking over the state directory {}", state.display());
+    lock_file(&path, &tried, "only one process can own it")
+}
+
+/// Takes the lock that the file at `path` stands for, and leaves this process's id in it.
+///
+/// # Errors
+/// Another process has it, and which one; or what the system answered.
+pub fn lock_file(path: &Path, tried: &str, why: &str) -> Result<Flock<File>, Problem> {
+    let io = |error: &std::io::Error| Problem::io(tried, error);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|error| io(&error))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            // For people; the lock itself is what counts.
+            let _ = lock.set_len(0);
+            let _ = writeln!(lock, "{}", std::process::id());
+            Ok(lock)
+        }
+        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut owner = String::new();
+            let _ = file.take(20).read_to_string(&mut owner);
+            let owner = owner.trim();
+            Err(Problem::new(
+                Kind::Conflict,
+                tried,
+                format!("process {owner} is at work there, and {why}"),
+                format!("see what it is with `ps -p {owner}`; stop it, or let it do the work"),
+            ))
+        }
+        Err((_, errno)) => Err(io(&errno.into())),
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into()
+}
+
+/// Addresses and key ids that stand in quotes in a file, however broken it is.
+fn mentioned_in(path: &Path) -> (Vec<IpAddr>, Vec<KeyId>) {
+    let Ok(text) = files::read(path) else {
+        return Default::default();
+    };
+    let quoted = || text.split(['"', '\'']).skip(1).step_by(2);
+    (
+        quoted().filter_map(|word| word.parse().ok()).collect(),
+        quoted().filter_map(|word| word.parse().ok()).collect(),
+    )
+}
+
+/// Workstations that share what each must have to itself. All of them are off: which of them is the
+/// right one cannot be known.
+fn conflicts(found: &BTreeMap<Name, Workstation>) -> Vec<(Name, Problem)> {
+    let mut owners: HashMap<String, Vec<&Name>> = HashMap::new();
+    for workstation in found.values() {
+        let things = workstation
+            .addresses()
+            .map(|address| format!("the address {address}"))
+            .chain([
+                format!("the key id {}", workstation.key_id),
+                format!("the public key {}", workstation.public_key),
+            ]);
+        for thing in things {
+            owners.entry(thing).or_default().push(&workstation.name);
+        }
+    }
+    let mut problems = BTreeMap::new();
+    for (thing, names) in owners {
+        for name in names.iter().filter(|_| names.len() > 1) {
+            let others: Vec<_> = names
+                .iter()
+                .filter(|other| other != &name)
+                .map(|other| other.as_str())
+                .collect();
+            let problem = Problem::new(
+                Kind::Conflict,
+                format!("using the Workstation {name}"),
+                format!("{thing} also belongs to {}", others.join(", ")),
+                "remove all but one of them, or change the file by hand; then `portcullis reload`",
+            );
+            problems.insert((*name).clone(), problem);
+        }
+    }
+    problems.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;
