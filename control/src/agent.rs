@@ -24,7 +24,7 @@ use dataplane::counters::PeerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::Tun;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
+use dataplane::link::{LinkChange, LinkError, LinkEvent, Links, port_fitness};
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
@@ -67,6 +67,8 @@ struct Agent {
     pool: Pool,
     machine: Machine,
     up: Option<Up>,
+    /// The port's MAC address as the state machine knows it.
+    mac: Option<[u8; 6]>,
     reason: Option<String>,
     counters: Arc<PeerCounters>,
     parameters: Option<Parameters>,
@@ -101,7 +103,7 @@ pub fn run(config: config::Agent) -> Result<(), Problem> {
 impl Agent {
     fn new(config: config::Agent, identity: Enrolment) -> Result<Self, Problem> {
         let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
-        let interface = config.interface_for(&identity, &links)?;
+        let interface = choose_interface(&config, &identity, &links)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
             interface,
@@ -151,6 +153,7 @@ impl Agent {
             pool,
             machine,
             up: None,
+            mac: link.mac,
             reason: None,
             counters,
             parameters: None,
@@ -191,7 +194,9 @@ impl Agent {
             queues,
             carrier: link.carrier,
         });
-        self.machine.mac_changed(now(), mac);
+        if self.mac.replace(mac).is_some_and(|old| old != mac) {
+            self.machine.mac_changed(now(), mac);
+        }
         Ok(())
     }
 
@@ -488,6 +493,40 @@ impl Agent {
 
 fn now() -> Duration {
     Duration::from_nanos(boottime())
+}
+
+/// The interface that is cabled to the Gateway: the configured one, the one named at enrolment, or
+/// the only one that can be it.
+fn choose_interface(
+    config: &config::Agent,
+    identity: &Enrolment,
+    links: &Links,
+) -> Result<String, Problem> {
+    if let Some(named) = config.interface.clone().or_else(|| identity.interface.clone()) {
+        return Ok(named);
+    }
+    let tried = "find the interface that is cabled to the Gateway";
+    let all = links.list().map_err(|error| monitor::problem(tried, error))?;
+    let fit: Vec<String> = all
+        .iter()
+        .filter(|link| link.name != config.host_interface && port_fitness(link).is_ok())
+        .map(|link| link.name.clone())
+        .collect();
+    match &fit[..] {
+        [only] => Ok(only.clone()),
+        [] => Err(Problem::new(
+            Kind::NotFound,
+            tried,
+            "no Ethernet interface is free: each has an address or is a member of something",
+            "free one (ip address flush dev IF), or name it in the configuration: interface = \"IF\"",
+        )),
+        several => Err(Problem::new(
+            Kind::Invalid,
+            tried,
+            format!("it could be any of {}", several.join(", ")),
+            "name it in the configuration (interface = \"IF\"), or enrol again with --interface IF",
+        )),
+    }
 }
 
 fn addresses(parameters: &Parameters) -> Vec<IpNet> {

@@ -273,6 +273,26 @@ pub mod cipher_by_name {
     }
 }
 
+impl From<Engine> for dataplane::engine::Engine {
+    fn from(choice: Engine) -> Self {
+        match choice {
+            Engine::Auto => Self::Auto,
+            Engine::AwsLcRs => Self::AwsLcRs,
+            Engine::AesGcm => Self::AesGcm,
+        }
+    }
+}
+
+impl From<Padding> for dataplane::session::Padding {
+    fn from(choice: Padding) -> Self {
+        match choice {
+            Padding::None => Self::None,
+            Padding::Sixteen => Self::Sixteen,
+            Padding::Full => Self::Full,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

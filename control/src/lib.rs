@@ -1,18 +1,29 @@
-//! The control plane: keys, handshake, registry of Workstations, configuration and control API.
+//! The control plane: keys, handshake, registry of Workstations, configuration and control API, and
+//! the two daemons.
 //!
 //! [`config`] says what is to run, [`registry`] who may use it, [`keys`] and [`enrolment`] how each
-//! side comes by its keys, [`handshake`] how the two agree on a session. [`api`] is how a person
-//! looks at it and changes it while it runs. Failures are [`problem::Problem`]s, with a remedy each.
+//! side comes by its keys, [`handshake`] how the two agree on a session. [`gateway`] and [`agent`] are
+//! the daemons' control threads, which drive the dataplane's workers. [`api`] is how a person looks at
+//! it and changes it while it runs. Failures are [`problem::Problem`]s, with a remedy each.
 #![deny(missing_docs)]
 
+pub mod agent;
 pub mod api;
 pub mod choices;
 pub mod config;
 pub mod enrolment;
 pub mod entropy;
 pub mod files;
+pub mod gateway;
 pub mod handshake;
+mod hostif;
 pub mod keys;
+mod mailbox;
+mod monitor;
+mod pool;
 pub mod problem;
+mod process;
+mod raise;
 pub mod registry;
+mod report;
 pub mod workstation;

@@ -72,13 +72,9 @@ impl Pool {
     }
 
     /// How many workers there are.
+    #[allow(clippy::len_without_is_empty)] // Never none.
     pub fn len(&self) -> usize {
         self.members.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
     }
 
     /// Gives a worker a command.
@@ -88,9 +84,9 @@ impl Pool {
         }
     }
 
-    /// A worker's counters.
-    pub fn counters(&self, worker: usize) -> Option<&WorkerCounters> {
-        self.members.get(worker).map(|member| &*member.counters)
+    /// What every worker counts, by name.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.members.iter().flat_map(|member| member.counters.all())
     }
 
     /// Stops every worker and waits for it: its sockets close, the wall stays.

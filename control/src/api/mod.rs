@@ -50,6 +50,8 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// The Workstations by name, the broken ones too.
     pub workstations: Vec<WorkstationStatus>,
+    /// What the workers and the control thread count that belongs to no Workstation, added up.
+    pub counters: Counters,
     /// What a person should know: one sentence each.
     pub warnings: Vec<String>,
 }
@@ -115,6 +117,8 @@ pub struct WorkstationStatus {
     pub rx: Traffic,
     /// Inner packets and bytes to it.
     pub tx: Traffic,
+    /// Frames whose AEAD tag verified.
+    pub opened: u64,
     /// Its frames by verdict of admission.
     pub verdicts: Counters,
     /// Its frames and packets dropped after admission, by reason.

@@ -3,7 +3,7 @@
 use super::ports::Port;
 use super::*;
 use crate::api::{
-    PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text,
+    Counters, PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text,
 };
 use crate::handshake::gateway::WorkstationInfo;
 use crate::report::{losses, mode_name, named, ring_statistics, traffic};
@@ -40,6 +40,13 @@ impl Daemon {
             public_key: self.key.public().to_string(),
             ports,
             workstations,
+            counters: self.pool.counters().chain([("mailbox_full", self.mail.dropped())]).fold(
+                Counters::new(),
+                |mut all, (name, count)| {
+                    *all.entry(name.to_owned()).or_default() += count;
+                    all
+                },
+            ),
             warnings,
         }
     }
