@@ -344,7 +344,17 @@ proptest! {
                 _ => {}
             }
             let payload: Vec<u8> = (0..size).map(|i| (i * 31 + packets.len()) as u8).collect();
-            let mut packet = flows[index].packet(fields, &payload);
+            let mut flow = flows[index].clone();
+            match event {
+                12 => flow.ttl = flow.ttl.wrapping_add(1),
+                13 => flow.dont_fragment = !flow.dont_fragment,
+                14 => flow.timestamp = !flow.timestamp,
+                _ => {}
+            }
+            let mut packet = flow.packet(fields, &payload);
+            if event == 15 {
+                packet[1] ^= 1;
+            }
             if event == 11 {
                 // Damaged on the way, or before.
                 let at = packet.len() - 1;
@@ -514,6 +524,52 @@ fn contradicting_headers_are_errors() {
         p.truncate(50);
         p[2..4].copy_from_slice(&50u16.to_be_bytes());
     })));
+}
+
+/// A super-packet with 8 more bytes between the fixed IP header and the TCP header.
+fn with_options(flow: &Flow, options: &[u8; 8], first: u8) -> Vec<u8> {
+    let mut read = flow.super_packet(Fields::default(), &[9; 3000], 1000);
+    let ip = if flow.v6 { 40 } else { 20 };
+    read.splice(vnet::LEN + ip..vnet::LEN + ip, options.iter().copied());
+    let mut header = VnetHeader::split(&read).unwrap().0;
+    header.checksum_start += 8;
+    read[..vnet::LEN].copy_from_slice(&header.to_bytes());
+    let packet = &mut read[vnet::LEN..];
+    if flow.v6 {
+        let len = (packet.len() - 40) as u16;
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        packet[6] = first;
+    } else {
+        let len = packet.len() as u16;
+        packet[0] = first;
+        packet[2..4].copy_from_slice(&len.to_be_bytes());
+    }
+    read
+}
+
+#[test]
+fn ip_options_and_extension_headers_are_copied_to_each_segment() {
+    use portcullis_dataplane::host::checksum::Sum;
+    // Four no-operations and the end of the list; a hop-by-hop header with padding, then TCP.
+    let v4 = with_options(&TCP4, &[1, 1, 1, 1, 0, 0, 0, 0], 0x47);
+    let v6 = Flow { v6: true, ..TCP4 };
+    let v6 = with_options(&v6, &[6, 0, 1, 4, 0, 0, 0, 0], 0);
+    for (read, transport, addresses) in [(v4, 28, 12..20), (v6, 48, 8..40)] {
+        let packets = segment_all(&read).unwrap();
+        assert_eq!(packets.len(), 3);
+        for packet in packets {
+            etherparse::SlicedPacket::from_ip(&packet).unwrap();
+            if transport == 28 {
+                assert!(Sum::new().bytes(&packet[..28]).is_intact());
+            }
+            let segment = &packet[transport..];
+            let sum = Sum::new().bytes(&packet[addresses.clone()]).bytes(segment);
+            assert!(sum.word(6).word(segment.len() as u16).is_intact());
+        }
+        // The coalescer leaves such packets alone.
+        let (report, ..) = coalesce(&segment_all(&read).unwrap(), true);
+        assert_eq!(report.super_packets, 0);
+    }
 }
 
 #[test]
