@@ -288,11 +288,15 @@ proptest! {
         changes in proptest::collection::vec((0usize..80, any::<u8>()), 0..5),
         cut in any::<prop::sample::Index>(),
         short in any::<bool>(),
+        single in any::<bool>(),
     ) {
         let mut read = flow.super_packet(Fields::default(), &payload, 100);
         let len = read.len();
         for (at, value) in changes {
             read[at % len] = value;
+        }
+        if single {
+            read[1] = vnet::GSO_NONE;
         }
         if short {
             read.truncate(cut.index(len + 1));
@@ -353,7 +357,13 @@ proptest! {
             }
             let mut packet = flow.packet(fields, &payload);
             if event == 15 {
+                // Congestion experienced, or a bit of the flow label.
                 packet[1] ^= 1;
+                if !flow.v6 {
+                    packet[10..12].fill(0);
+                    let sum = portcullis_dataplane::host::checksum::checksum(&packet[..20]);
+                    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                }
             }
             if event == 11 {
                 // Damaged on the way, or before.
@@ -466,9 +476,11 @@ fn a_wrong_checksum_is_never_made_right() {
 #[test]
 fn a_fragment_does_not_overtake_its_flow() {
     let mut packets = train(&TCP4, 4, 1000);
-    packets[2][6] |= 0x20;
+    let mut fragment = packets[0].clone();
+    fragment[6] |= 0x20;
+    packets.insert(2, fragment);
     let (report, written, _) = coalesce(&packets, true);
-    assert_eq!(report.writes, 3);
+    assert_eq!((report.writes, report.super_packets), (3, 2));
     assert_eq!(written[1][vnet::LEN..], packets[2]);
 }
 
@@ -504,6 +516,12 @@ fn contradicting_headers_are_errors() {
     assert!(checksum(with(&|h, _| h.checksum_start = 0)));
     assert!(checksum(with(&|h, _| h.checksum_offset = u16::MAX)));
     assert!(checksum(with(&|h, _| h.flags = 0)));
+    // One packet whose checksum would be half outside.
+    let end = VnetHeader::split(&good).unwrap().1.len() as u16;
+    assert!(checksum(with(&|h, _| {
+        h.gso_type = vnet::GSO_NONE;
+        h.checksum_offset = end - 20 - 1;
+    })));
     let length = |error| matches!(error, Some(SegmentError::Length { .. }));
     assert!(length(with(&|_, p| p.truncate(2000))));
     assert!(length(with(&|_, p| p.push(0))));
