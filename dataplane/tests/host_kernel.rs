@@ -155,6 +155,11 @@ fn side(number: u8) -> (Jobs, TunQueue) {
         run(&format!("ip link set pct0 mtu {MTU} up"));
         run(&format!("ip address add 10.77.0.{number}/24 dev pct0"));
         run(&format!("ip address add fd77::{number}/64 dev pct0 nodad"));
+        // The kernel puts the address into its local table later, by a work queue.
+        let local = format!("local fd77::{number} dev pct0");
+        while !run("ip -6 route show table local").contains(&local) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         queues.send(queue).unwrap();
         for job in received {
             job();
@@ -242,12 +247,14 @@ fn udp_crosses_whole(to: &str) {
             .unwrap();
     });
     socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     let mut bytes = Vec::new();
     for _ in 0..21 {
         let mut datagram = [0; 2000];
-        let len = socket.recv(&mut datagram).unwrap();
+        let Ok(len) = socket.recv(&mut datagram) else {
+            panic!("{} bytes came: {:?}", bytes.len(), pair.finish());
+        };
         assert!(len <= SEGMENT);
         bytes.extend_from_slice(&datagram[..len]);
     }

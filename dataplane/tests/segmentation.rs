@@ -288,11 +288,15 @@ proptest! {
         changes in proptest::collection::vec((0usize..80, any::<u8>()), 0..5),
         cut in any::<prop::sample::Index>(),
         short in any::<bool>(),
+        single in any::<bool>(),
     ) {
         let mut read = flow.super_packet(Fields::default(), &payload, 100);
         let len = read.len();
         for (at, value) in changes {
             read[at % len] = value;
+        }
+        if single {
+            read[1] = vnet::GSO_NONE;
         }
         if short {
             read.truncate(cut.index(len + 1));
@@ -344,7 +348,23 @@ proptest! {
                 _ => {}
             }
             let payload: Vec<u8> = (0..size).map(|i| (i * 31 + packets.len()) as u8).collect();
-            let mut packet = flows[index].packet(fields, &payload);
+            let mut flow = flows[index].clone();
+            match event {
+                12 => flow.ttl = flow.ttl.wrapping_add(1),
+                13 => flow.dont_fragment = !flow.dont_fragment,
+                14 => flow.timestamp = !flow.timestamp,
+                _ => {}
+            }
+            let mut packet = flow.packet(fields, &payload);
+            if event == 15 {
+                // Congestion experienced, or a bit of the flow label.
+                packet[1] ^= 1;
+                if !flow.v6 {
+                    packet[10..12].fill(0);
+                    let sum = portcullis_dataplane::host::checksum::checksum(&packet[..20]);
+                    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                }
+            }
             if event == 11 {
                 // Damaged on the way, or before.
                 let at = packet.len() - 1;
@@ -456,9 +476,11 @@ fn a_wrong_checksum_is_never_made_right() {
 #[test]
 fn a_fragment_does_not_overtake_its_flow() {
     let mut packets = train(&TCP4, 4, 1000);
-    packets[2][6] |= 0x20;
+    let mut fragment = packets[0].clone();
+    fragment[6] |= 0x20;
+    packets.insert(2, fragment);
     let (report, written, _) = coalesce(&packets, true);
-    assert_eq!(report.writes, 3);
+    assert_eq!((report.writes, report.super_packets), (3, 2));
     assert_eq!(written[1][vnet::LEN..], packets[2]);
 }
 
@@ -494,6 +516,12 @@ fn contradicting_headers_are_errors() {
     assert!(checksum(with(&|h, _| h.checksum_start = 0)));
     assert!(checksum(with(&|h, _| h.checksum_offset = u16::MAX)));
     assert!(checksum(with(&|h, _| h.flags = 0)));
+    // One packet whose checksum would be half outside.
+    let end = VnetHeader::split(&good).unwrap().1.len() as u16;
+    assert!(checksum(with(&|h, _| {
+        h.gso_type = vnet::GSO_NONE;
+        h.checksum_offset = end - 20 - 1;
+    })));
     let length = |error| matches!(error, Some(SegmentError::Length { .. }));
     assert!(length(with(&|_, p| p.truncate(2000))));
     assert!(length(with(&|_, p| p.push(0))));
@@ -514,6 +542,52 @@ fn contradicting_headers_are_errors() {
         p.truncate(50);
         p[2..4].copy_from_slice(&50u16.to_be_bytes());
     })));
+}
+
+/// A super-packet with 8 more bytes between the fixed IP header and the TCP header.
+fn with_options(flow: &Flow, options: &[u8; 8], first: u8) -> Vec<u8> {
+    let mut read = flow.super_packet(Fields::default(), &[9; 3000], 1000);
+    let ip = if flow.v6 { 40 } else { 20 };
+    read.splice(vnet::LEN + ip..vnet::LEN + ip, options.iter().copied());
+    let mut header = VnetHeader::split(&read).unwrap().0;
+    header.checksum_start += 8;
+    read[..vnet::LEN].copy_from_slice(&header.to_bytes());
+    let packet = &mut read[vnet::LEN..];
+    if flow.v6 {
+        let len = (packet.len() - 40) as u16;
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        packet[6] = first;
+    } else {
+        let len = packet.len() as u16;
+        packet[0] = first;
+        packet[2..4].copy_from_slice(&len.to_be_bytes());
+    }
+    read
+}
+
+#[test]
+fn ip_options_and_extension_headers_are_copied_to_each_segment() {
+    use portcullis_dataplane::host::checksum::Sum;
+    // Four no-operations and the end of the list; a hop-by-hop header with padding, then TCP.
+    let v4 = with_options(&TCP4, &[1, 1, 1, 1, 0, 0, 0, 0], 0x47);
+    let v6 = Flow { v6: true, ..TCP4 };
+    let v6 = with_options(&v6, &[6, 0, 1, 4, 0, 0, 0, 0], 0);
+    for (read, transport, addresses) in [(v4, 28, 12..20), (v6, 48, 8..40)] {
+        let packets = segment_all(&read).unwrap();
+        assert_eq!(packets.len(), 3);
+        for packet in packets {
+            etherparse::SlicedPacket::from_ip(&packet).unwrap();
+            if transport == 28 {
+                assert!(Sum::new().bytes(&packet[..28]).is_intact());
+            }
+            let segment = &packet[transport..];
+            let sum = Sum::new().bytes(&packet[addresses.clone()]).bytes(segment);
+            assert!(sum.word(6).word(segment.len() as u16).is_intact());
+        }
+        // The coalescer leaves such packets alone.
+        let (report, ..) = coalesce(&segment_all(&read).unwrap(), true);
+        assert_eq!(report.super_packets, 0);
+    }
 }
 
 #[test]

@@ -133,72 +133,139 @@ fn sum_narrow(bytes: &[u8]) -> u64 {
     sum + u64::from(u32::from_ne_bytes(last))
 }
 
-/// The loops the compiler makes SIMD code of: low and high halves of 64-bit words are summed apart,
-/// so nothing overflows and nothing needs a shuffle.
+/// The loops over many blocks: low and high halves of 64-bit words are summed apart, so nothing
+/// overflows and nothing needs a shuffle. Written out for AVX2, because the compiler's own
+/// vectorisation of the portable loop is four times slower.
 mod wide {
-    use super::sum_narrow;
+    const STEP: usize = 64;
 
-    const LANES: usize = 8;
-    const STEP: usize = LANES * 8;
+    /// Less than a block, as one that ends in zeros: these add nothing.
+    #[inline(always)]
+    fn padded(rest: &[u8]) -> [u8; STEP] {
+        let mut block = [0; STEP];
+        block[..rest.len()].copy_from_slice(rest);
+        block
+    }
 
     #[derive(Default)]
     struct Lanes {
-        low: [u64; LANES],
-        high: [u64; LANES],
+        low: [u64; STEP / 8],
+        high: [u64; STEP / 8],
     }
 
     impl Lanes {
-        #[inline(always)]
+        #[inline]
         fn add(&mut self, block: &[u8; STEP]) {
-            for lane in 0..LANES {
-                let mut word = [0; 8];
-                word.copy_from_slice(&block[lane * 8..lane * 8 + 8]);
-                let word = u64::from_ne_bytes(word);
-                self.low[lane] += word & 0xffff_ffff;
-                self.high[lane] += word >> 32;
+            let (words, _) = block.as_chunks::<8>();
+            for ((word, low), high) in words.iter().zip(&mut self.low).zip(&mut self.high) {
+                let word = u64::from_ne_bytes(*word);
+                *low += word & 0xffff_ffff;
+                *high += word >> 32;
             }
         }
 
-        #[inline(always)]
         fn total(&self) -> u64 {
-            // Each lane is below len / 8 * 2^32; the total of 64 KiB is below 2^46.
             self.low.iter().sum::<u64>() + self.high.iter().sum::<u64>()
         }
     }
 
-    #[inline(always)]
-    fn sum_blocks(bytes: &[u8]) -> u64 {
+    fn sum_portable(bytes: &[u8]) -> u64 {
         let (blocks, rest) = bytes.as_chunks::<STEP>();
         let mut lanes = Lanes::default();
         for block in blocks {
             lanes.add(block);
         }
-        lanes.total() + sum_narrow(rest)
+        lanes.add(&padded(rest));
+        lanes.total()
     }
 
-    #[inline(always)]
-    fn copy_blocks(from: &[u8], to: &mut [u8]) -> u64 {
-        let (blocks, rest) = from.as_chunks::<STEP>();
-        let (to_blocks, to_rest) = to.as_chunks_mut::<STEP>();
-        let mut lanes = Lanes::default();
-        for (block, to) in blocks.iter().zip(to_blocks) {
-            *to = *block;
-            lanes.add(block);
-        }
-        to_rest.copy_from_slice(rest);
-        lanes.total() + sum_narrow(rest)
+    fn copy_portable(from: &[u8], to: &mut [u8]) -> u64 {
+        to.copy_from_slice(from);
+        sum_portable(from)
     }
 
     #[cfg(target_arch = "x86_64")]
     mod avx2 {
+        use super::{STEP, padded};
+        use std::arch::x86_64::*;
+
+        #[derive(Clone, Copy)]
+        struct Lanes {
+            low: [__m256i; 2],
+            high: [__m256i; 2],
+        }
+
+        impl Lanes {
+            #[inline]
+            #[target_feature(enable = "avx2")]
+            fn new() -> Self {
+                let zero = _mm256_setzero_si256();
+                Self {
+                    low: [zero; 2],
+                    high: [zero; 2],
+                }
+            }
+
+            /// Adds a block and gives it.
+            #[inline]
+            #[target_feature(enable = "avx2")]
+            fn add(&mut self, block: &[u8; STEP]) -> [__m256i; 2] {
+                // SAFETY: both loads are within the 64 bytes, and need no alignment.
+                let words = unsafe {
+                    let at = block.as_ptr().cast::<__m256i>();
+                    [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
+                };
+                let mask = _mm256_set1_epi64x(0xffff_ffff);
+                self.low[0] = _mm256_add_epi64(self.low[0], _mm256_and_si256(words[0], mask));
+                self.low[1] = _mm256_add_epi64(self.low[1], _mm256_and_si256(words[1], mask));
+                self.high[0] = _mm256_add_epi64(self.high[0], _mm256_srli_epi64(words[0], 32));
+                self.high[1] = _mm256_add_epi64(self.high[1], _mm256_srli_epi64(words[1], 32));
+                words
+            }
+
+            #[inline]
+            #[target_feature(enable = "avx2")]
+            fn total(self) -> u64 {
+                let low = _mm256_add_epi64(self.low[0], self.low[1]);
+                let high = _mm256_add_epi64(self.high[0], self.high[1]);
+                let all = _mm256_add_epi64(low, high);
+                let half = _mm_add_epi64(
+                    _mm256_castsi256_si128(all),
+                    _mm256_extracti128_si256::<1>(all),
+                );
+                let sum = _mm_add_epi64(half, _mm_unpackhi_epi64(half, half));
+                _mm_cvtsi128_si64(sum) as u64
+            }
+        }
+
         #[target_feature(enable = "avx2")]
         pub(super) fn sum(bytes: &[u8]) -> u64 {
-            super::sum_blocks(bytes)
+            let (blocks, rest) = bytes.as_chunks::<STEP>();
+            let mut lanes = Lanes::new();
+            for block in blocks {
+                lanes.add(block);
+            }
+            lanes.add(&padded(rest));
+            lanes.total()
         }
 
         #[target_feature(enable = "avx2")]
         pub(super) fn copy(from: &[u8], to: &mut [u8]) -> u64 {
-            super::copy_blocks(from, to)
+            let (blocks, rest) = from.as_chunks::<STEP>();
+            let (to_blocks, to_rest) = to.as_chunks_mut::<STEP>();
+            let mut lanes = Lanes::new();
+            for (block, to) in blocks.iter().zip(to_blocks) {
+                let words = lanes.add(block);
+                // SAFETY: both stores are within the 64 bytes, and need no alignment.
+                unsafe {
+                    let at = to.as_mut_ptr().cast::<__m256i>();
+                    _mm256_storeu_si256(at, words[0]);
+                    _mm256_storeu_si256(at.add(1), words[1]);
+                }
+            }
+            to_rest.copy_from_slice(rest);
+            lanes.add(&padded(rest));
+            lanes.total()
         }
     }
 
@@ -208,7 +275,7 @@ mod wide {
             // SAFETY: the only requirement is AVX2, which was just detected.
             return unsafe { avx2::sum(bytes) };
         }
-        sum_blocks(bytes)
+        sum_portable(bytes)
     }
 
     pub(super) fn copy(from: &[u8], to: &mut [u8]) -> u64 {
@@ -217,7 +284,7 @@ mod wide {
             // SAFETY: the only requirement is AVX2, which was just detected.
             return unsafe { avx2::copy(from, to) };
         }
-        copy_blocks(from, to)
+        copy_portable(from, to)
     }
 
     #[cfg(test)]
@@ -228,8 +295,8 @@ mod wide {
             for len in 0..bytes.len() {
                 let from = &bytes[..len];
                 let mut to = vec![0; len];
-                assert_eq!(super::sum_blocks(from), super::sum(from));
-                assert_eq!(super::copy_blocks(from, &mut to), super::sum(from));
+                assert_eq!(super::sum_portable(from), super::sum(from));
+                assert_eq!(super::copy_portable(from, &mut to), super::sum(from));
                 assert_eq!(to, from);
             }
         }

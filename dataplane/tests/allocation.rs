@@ -1,0 +1,74 @@
+//! Nothing is allocated for a packet, neither outward nor inward.
+
+use portcullis_dataplane::host::Host;
+use portcullis_dataplane::host::coalesce::Coalescer;
+use portcullis_dataplane::host::memory::MemoryHost;
+use portcullis_dataplane::host::segment::Segmenter;
+use portcullis_dataplane::host::vnet::{self, VnetHeader};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_batch_allocates_nothing_once_warm() {
+    let mut packet = vec![0; 40 + 20_000];
+    let len = packet.len() as u16;
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    packet[9] = 6;
+    packet[32] = 0x50;
+    packet[33] = 0x10;
+    let header = VnetHeader {
+        flags: vnet::FLAG_NEEDS_CHECKSUM,
+        gso_type: vnet::GSO_TCPV4,
+        gso_size: 1000,
+        checksum_start: 20,
+        checksum_offset: 16,
+        ..VnetHeader::default()
+    };
+    // The sum of the pseudo header, whose addresses are zero.
+    packet[36..38].copy_from_slice(&(6 + len - 20).to_be_bytes());
+    let mut host = MemoryHost::new();
+    let mut coalescer = Coalescer::new();
+    let mut buffer = vec![0; portcullis_dataplane::host::READ_BUFFER];
+    let mut frames = vec![[0; 2048]; 20];
+    for round in 0..10 {
+        let before = ALLOCATIONS.get();
+        host.push(header, &packet);
+        let len = host.read(&mut buffer).unwrap().unwrap();
+        let mut segmenter = Segmenter::new(&buffer[..len]).unwrap();
+        let mut packets: [&[u8]; 20] = [&[]; 20];
+        for (frame, packet) in frames.iter_mut().zip(&mut packets) {
+            let len = segmenter.next(frame).unwrap();
+            *packet = &frame[..len];
+        }
+        let report = coalescer.write(&packets, &mut host);
+        assert_eq!((report.packets, report.super_packets), (20, 1));
+        host.clear();
+        if round > 2 {
+            assert_eq!(ALLOCATIONS.get(), before);
+        }
+    }
+}
