@@ -30,7 +30,7 @@ use wire::{Admission, Role, Verdict};
 
 use attach::Interface;
 pub use bpffs::ensure_bpffs;
-pub use kernel::{LinkInfo, TestRun};
+pub use kernel::{LinkInfo, TestRun, test_run};
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
 
@@ -315,6 +315,14 @@ impl Wall {
     /// What the kernel answered.
     pub fn verdicts(&self) -> io::Result<[u64; Verdict::COUNT]> {
         self.row(self.verdicts.as_fd(), 0)
+    }
+
+    /// Frames with one verdict, over all CPUs.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn verdict(&self, verdict: Verdict) -> io::Result<u64> {
+        self.count(self.verdicts.as_fd(), verdict as u32)
     }
 
     /// Frames of a Workstation by verdict. Zero for a slot that there is not.

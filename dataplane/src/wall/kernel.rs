@@ -325,8 +325,12 @@ pub(super) fn tcx_programs(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
     }
 }
 
-/// BPF_PROG_TEST_RUN of a program on a packet, `repeat` times.
-pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+/// BPF_PROG_TEST_RUN: runs a program on a packet, `repeat` times, as if it had come on queue 0 of the
+/// loopback interface.
+///
+/// # Errors
+/// What the kernel answered; EINVAL for a packet shorter than an Ethernet header.
+pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
     #[repr(C)]
     struct Test {
         program: u32,

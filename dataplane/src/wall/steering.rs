@@ -15,7 +15,12 @@ use ipnet::IpNet;
 
 use super::{OBJECT, WallError};
 
-nix::ioctl_write_ptr!(tun_set_steering, b'T', 224, i32);
+// TUNSETSTEERINGEBPF. The kernel's header declares it as one that reads, and it takes an int.
+nix::ioctl_write_ptr_bad!(
+    tun_set_steering,
+    nix::request_code_read!(b'T', 224, size_of::<i32>()),
+    i32
+);
 
 /// The steering program and its prefixes.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ impl Steering {
         Ok(())
     }
 
-    /// The program, for a test run.
+    /// The program, for [`super::test_run`].
     ///
     /// # Errors
     /// Never, once loaded.

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use portcullis_dataplane::wall::{GuardHook, WallConfig, XdpRequest};
 use nix::sched::{CloneFlags, setns, unshare};
+use portcullis_dataplane::wall::{GuardHook, WallConfig, XdpRequest};
 use wire::{Admission, Role};
 
 pub const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -197,8 +197,7 @@ impl Tap {
 
     pub fn send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer is as long as said.
-        let sent =
-            unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         sent == frame.len() as isize
     }
 
@@ -229,5 +228,59 @@ impl Tap {
 
     pub fn drain(&self) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.receive()).collect()
+    }
+}
+
+/// An XDP program that does nothing but drop: somebody else's, or the measure of an empty one.
+pub fn empty_xdp() -> OwnedFd {
+    // r0 = XDP_DROP; exit
+    let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+    let license = c"GPL";
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        code: u64,
+        license: u64,
+        rest: [u64; 14],
+    }
+    let load = Load {
+        kind: 6,
+        count: 2,
+        code: code.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        rest: [0; 14],
+    };
+    bpf(5, &load).expect("an empty XDP program")
+}
+
+/// Attaches an XDP program to an interface by a link; dropped, it is off again.
+pub fn attach_xdp(program: &OwnedFd, interface: &str) -> OwnedFd {
+    const BPF_XDP: u32 = 37;
+    let create = [
+        program.as_raw_fd() as u32,
+        ifindex(interface),
+        BPF_XDP,
+        0,
+        0,
+        0,
+    ];
+    bpf(28, &create).expect("to attach it")
+}
+
+fn bpf<T>(command: u32, attributes: &T) -> std::io::Result<OwnedFd> {
+    // SAFETY: the attributes are the command's, and what they point to lives over the call; the
+    // descriptor that comes back is new.
+    unsafe {
+        let fd = libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        );
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as i32))
     }
 }
