@@ -33,7 +33,7 @@ pub fn harden() -> Result<(), Problem> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("set the core dump limit"))?;
     let unlimited: rlim_t = libc::RLIM_INFINITY;
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
-        tracing::warn!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");
+        tracing::debug!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");
     }
     Ok(())
 }
