@@ -91,6 +91,17 @@ impl PortError {
     }
 }
 
+impl From<PortError> for io::Error {
+    fn from(error: PortError) -> Self {
+        let kind = match &error {
+            PortError::Down { .. } => io::ErrorKind::NetworkDown,
+            PortError::Gone { .. } => io::ErrorKind::NotFound,
+            PortError::Kernel { source, .. } => source.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
 /// Losses and levels of a port's rings, since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RingStatistics {

@@ -2,10 +2,12 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
-use dataplane::port::memory::{FarEnd, Faults, MemoryConfig, MemoryFrame, MemoryPort, join};
-use dataplane::port::{Port, PortError};
-use portcullis_dataplane as dataplane;
+use portcullis_dataplane::port::memory::{
+    FarEnd, Faults, MemoryConfig, MemoryFrame, MemoryPort, join,
+};
+use portcullis_dataplane::port::{Port, PortError};
 use proptest::prelude::*;
 
 fn small(first_cursor: u32) -> MemoryConfig {
@@ -88,7 +90,7 @@ fn content(number: u32) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_frame_is_somewhere_once_and_order_is_kept(
@@ -328,6 +330,7 @@ fn joined_ports_on_two_threads_pass_every_frame_in_order() {
         first_cursor: u32::MAX - 1000,
         ..MemoryConfig::default()
     };
+    let deadline = Instant::now() + Duration::from_secs(30);
     let (mut near, near_far) = open(&config);
     let (mut remote, remote_far) = open(&config);
     join(&near_far, &remote_far);
@@ -336,6 +339,7 @@ fn joined_ports_on_two_threads_pass_every_frame_in_order() {
         let mut frames = Vec::with_capacity(64);
         let mut echoed = 0;
         while echoed < COUNT {
+            assert!(Instant::now() < deadline, "{echoed} frames echoed");
             remote.receive(&mut frames, 64);
             for frame in frames.drain(..) {
                 remote
@@ -350,6 +354,7 @@ fn joined_ports_on_two_threads_pass_every_frame_in_order() {
     let (mut sent, mut back) = (0, 0);
     let mut frames = Vec::with_capacity(64);
     while back < COUNT {
+        assert!(Instant::now() < deadline, "{back} frames came back");
         while sent < COUNT && sent - back < WINDOW && send(&mut near, &content(sent)) {
             sent += 1;
         }

@@ -288,7 +288,7 @@ fn a_closed_port_can_be_opened_again_twenty_times_while_traffic_flows() {
             let mut b = open("b", 256);
             let opening = started.elapsed();
             assert!(
-                opening < Duration::from_millis(1500),
+                opening < Duration::from_secs(2),
                 "round {round}: {opening:?}"
             );
             redirect.insert(b.sockets());
@@ -304,7 +304,7 @@ fn a_closed_port_can_be_opened_again_twenty_times_while_traffic_flows() {
             drop(b);
             let closing = started.elapsed();
             assert!(
-                closing < Duration::from_millis(300),
+                closing < Duration::from_secs(1),
                 "round {round}: {closing:?}"
             );
         }

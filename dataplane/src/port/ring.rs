@@ -98,6 +98,10 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
         #[test]
         fn a_ring_is_a_bounded_queue_from_any_starting_cursor(
             exponent in 0u32..8, start in starts(), steps in steps()

@@ -125,7 +125,7 @@ pub(super) fn open(
     };
     let mut queue = Queue::new(parts);
     queue.zero_copy = zero_copy(queue.fd()).map_err(|e| failed("getsockopt XDP_OPTIONS", e))?;
-    // Kernels before 6.18 do not have it and send 32 at a time.
+    // Older kernels do not have it and send 32 at a time.
     if set_tx_budget(queue.fd(), config.tx_budget).is_ok() {
         queue.tx_budget = config.tx_budget;
     }
