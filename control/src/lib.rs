@@ -5,14 +5,21 @@
 //! looks at it and changes it while it runs. Failures are [`problem::Problem`]s, with a remedy each.
 #![deny(missing_docs)]
 
+pub mod agent;
 pub mod api;
+pub mod check;
 pub mod choices;
 pub mod config;
 pub mod enrolment;
 pub mod entropy;
 pub mod files;
+pub mod gateway;
 pub mod handshake;
+pub mod init;
+pub mod interfaces;
 pub mod keys;
 pub mod problem;
+pub mod program;
 pub mod registry;
+pub mod show;
 pub mod workstation;
