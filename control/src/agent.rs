@@ -12,6 +12,7 @@ use crate::handshake::workstation::{
 };
 use crate::handshake::{Action, Parameters, inner_mtu, kdf};
 use crate::hostif;
+use crate::interfaces;
 use crate::monitor;
 use crate::pool::Pool;
 use crate::problem::{Kind, Problem};
@@ -24,11 +25,12 @@ use dataplane::counters::PeerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::Tun;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::link::{LinkChange, LinkError, LinkEvent, Links, port_fitness};
+use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
 use ipnet::IpNet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wire::Role;
@@ -81,13 +83,13 @@ struct Agent {
 ///
 /// # Errors
 /// Why it does not start: no identity, no usable interface.
-pub fn run(config: config::Agent) -> Result<(), Problem> {
+pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
     let identity = Enrolment::load(&config.state_directory)?;
     let socket = Socket::bind(&config.runtime_directory)?;
     let link_events = monitor::start()?;
-    let mut agent = Agent::new(config, identity)?;
+    let mut agent = Agent::new(config, config_path, identity)?;
     agent.raise()?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
@@ -100,10 +102,55 @@ pub fn run(config: config::Agent) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Takes down what an agent that is no longer running has left: the wall and the host interface.
+///
+/// # Errors
+/// What is left standing, and why.
+pub fn down(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
+    let identity = Enrolment::load(&config.state_directory)?;
+    let interface = interface(&config, config_path, &identity)?;
+    take_down(&config, &interface)?;
+    Ok(())
+}
+
+/// The interface that is cabled to the Gateway: the configured one, else the one named at
+/// enrolment, else the only wired one.
+///
+/// # Errors
+/// None is named, and there is none or there are several.
+pub fn interface(
+    config: &config::Agent,
+    config_path: &Path,
+    enrolment: &Enrolment,
+) -> Result<String, Problem> {
+    match config.interface.as_ref().or(enrolment.interface.as_ref()) {
+        Some(interface) => Ok(interface.clone()),
+        None => Ok(interfaces::only_wired(&interfaces::list()?, config_path)?.to_owned()),
+    }
+}
+
+/// Sets the port down, takes its wall away and removes the host interface.
+fn take_down(config: &config::Agent, interface: &str) -> Result<(), Problem> {
+    let tried = format!("set {interface} down");
+    let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
+    if let Ok(link) = links.find(interface) {
+        links.set_down(link.index).map_err(|error| monitor::problem(&tried, error))?;
+    }
+    raise::lower(interface, &config.pin_directory)?;
+    Tun::delete(&config.host_interface).map_err(|error| {
+        let remedy = format!("ip link delete {}", config.host_interface);
+        Problem::new(Kind::Failed, "remove the host interface", error, remedy)
+    })
+}
+
 impl Agent {
-    fn new(config: config::Agent, identity: Enrolment) -> Result<Self, Problem> {
+    fn new(
+        config: config::Agent,
+        config_path: &Path,
+        identity: Enrolment,
+    ) -> Result<Self, Problem> {
         let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
-        let interface = choose_interface(&config, &identity, &links)?;
+        let interface = interface(&config, config_path, &identity)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
             interface,
@@ -476,57 +523,14 @@ impl Agent {
     /// Takes everything down on purpose. The port is an ordinary interface again, and set down.
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
-        self.pool.give(0, Command::RemovePort(PORT));
-        if let Some(up) = self.up.take()
-            && let Err(error) = self.links.set_down(up.ifindex)
-        {
-            return Err(monitor::problem(&format!("set {} down", self.plan.interface), error));
-        }
-        raise::lower(&self.plan.interface, &self.plan.pin_directory)?;
         self.pool.give(0, Command::Stop);
-        Tun::delete(&self.config.host_interface).map_err(|error| {
-            let remedy = format!("ip link delete {}", self.config.host_interface);
-            Problem::new(Kind::Failed, "remove the host interface", error, remedy)
-        })
+        self.up = None;
+        take_down(&self.config, &self.plan.interface)
     }
 }
 
 fn now() -> Duration {
     Duration::from_nanos(boottime())
-}
-
-/// The interface that is cabled to the Gateway: the configured one, the one named at enrolment, or
-/// the only one that can be it.
-fn choose_interface(
-    config: &config::Agent,
-    identity: &Enrolment,
-    links: &Links,
-) -> Result<String, Problem> {
-    if let Some(named) = config.interface.clone().or_else(|| identity.interface.clone()) {
-        return Ok(named);
-    }
-    let tried = "find the interface that is cabled to the Gateway";
-    let all = links.list().map_err(|error| monitor::problem(tried, error))?;
-    let fit: Vec<String> = all
-        .iter()
-        .filter(|link| link.name != config.host_interface && port_fitness(link).is_ok())
-        .map(|link| link.name.clone())
-        .collect();
-    match &fit[..] {
-        [only] => Ok(only.clone()),
-        [] => Err(Problem::new(
-            Kind::NotFound,
-            tried,
-            "no Ethernet interface is free: each has an address or is a member of something",
-            "free one (ip address flush dev IF), or name it in the configuration: interface = \"IF\"",
-        )),
-        several => Err(Problem::new(
-            Kind::Invalid,
-            tried,
-            format!("it could be any of {}", several.join(", ")),
-            "name it in the configuration (interface = \"IF\"), or enrol again with --interface IF",
-        )),
-    }
 }
 
 fn addresses(parameters: &Parameters) -> Vec<IpNet> {

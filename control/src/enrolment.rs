@@ -77,7 +77,7 @@ impl Raw {
         let mut field = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 // The length first: no two sets of fields give the same text.
-                let _ = write!(text, "{name} {} {value}\n", value.len());
+                let _ = writeln!(text, "{name} {} {value}", value.len());
             }
         };
         field("name", self.name.as_deref());

@@ -154,17 +154,56 @@ pub fn write_with_mode(path: &Path, text: &str, mode: u32) -> Result<(), Problem
 /// this works on file systems without links (a USB stick).
 ///
 /// # Errors
-/// What the system answered; that the file is there already is the usual one. A file that could not
-/// be written to its end is removed.
+/// As [`Reserved::new`] and [`Reserved::fill`].
 pub fn create_secret(path: &Path, text: &str) -> Result<(), Problem> {
-    let tried = format!("creating {}", path.display());
-    let file = open_exclusive(path, 0o600).map_err(|error| Problem::io(&tried, &error))?;
-    fill(file, text)
-        .and_then(|()| sync_directory_of(path))
-        .map_err(|error| {
-            let _ = fs::remove_file(path);
-            Problem::io(&tried, &error)
+    Reserved::new(path)?.fill(text)
+}
+
+/// A file that was made, of mode 0600, and has nothing in it yet. It is removed when it is dropped
+/// before it is filled. So whoever needs a place for a secret can make sure of the place first.
+#[derive(Debug)]
+pub struct Reserved {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Reserved {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// It is there already, or what the system answered.
+    pub fn new(path: &Path) -> Result<Self, Problem> {
+        let tried = format!("creating {}", path.display());
+        let file = open_exclusive(path, 0o600).map_err(|error| Problem::io(tried, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Some(file),
         })
+    }
+
+    /// Writes the text, durably.
+    ///
+    /// # Errors
+    /// What the system answered; the file is then removed.
+    pub fn fill(mut self, text: &str) -> Result<(), Problem> {
+        let Some(file) = self.file.take() else {
+            return Ok(());
+        };
+        fill(file, text)
+            .and_then(|()| sync_directory_of(&self.path))
+            .map_err(|error| {
+                let _ = fs::remove_file(&self.path);
+                Problem::io(format!("writing {}", self.path.display()), &error)
+            })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Removes a file, durably.
@@ -478,6 +517,18 @@ mod tests {
         symlink(directory.path().join("elsewhere"), &link).unwrap();
         assert!(create_secret(&link, "two").is_err());
         assert!(!directory.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn a_reserved_file_that_is_not_filled_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let reserved = Reserved::new(&path).unwrap();
+        assert!(path.exists());
+        drop(reserved);
+        assert!(!path.exists());
+        Reserved::new(&path).unwrap().fill("text").unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_str(), "text");
     }
 
     #[test]

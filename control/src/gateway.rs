@@ -89,7 +89,7 @@ struct Daemon {
 /// # Errors
 /// Why it does not start. Nothing is left half-applied: interfaces are looked at before any is
 /// touched.
-pub fn run(config: config::Gateway, config_path: &Path) -> Result<(), Problem> {
+pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
     let registry = Registry::open(&config)?;

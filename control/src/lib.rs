@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod check;
 pub mod choices;
 pub mod config;
 pub mod enrolment;
@@ -17,13 +18,17 @@ pub mod files;
 pub mod gateway;
 pub mod handshake;
 mod hostif;
+pub mod init;
+pub mod interfaces;
 pub mod keys;
 mod mailbox;
 mod monitor;
 mod pool;
 pub mod problem;
 mod process;
+pub mod program;
 mod raise;
 pub mod registry;
 mod report;
+pub mod show;
 pub mod workstation;

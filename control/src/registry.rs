@@ -38,7 +38,7 @@ pub struct Registry {
     entries: BTreeMap<Name, Entry>,
     broken: Vec<Broken>,
     slots: Vec<Slot>,
-    _lock: Flock<File>,
+    _lock: Option<Flock<File>>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,22 +117,48 @@ impl Registry {
     /// Workstation file is no error.
     pub fn open(config: &Gateway) -> Result<Self, Problem> {
         files::private_directory(&config.state_directory)?;
-        let directory = config.state_directory.join(DIRECTORY);
         let lock = lock(&config.state_directory)?;
-        files::private_directory(&directory)?;
+        let mut registry = Self::empty(config, Some(lock));
+        files::private_directory(&registry.directory)?;
         files::remove_leftovers(&config.state_directory);
-        files::remove_leftovers(&directory);
-        let mut registry = Self {
-            directory,
+        files::remove_leftovers(&registry.directory);
+        registry.reload()?;
+        Ok(registry)
+    }
+
+    fn empty(config: &Gateway, lock: Option<Flock<File>>) -> Self {
+        Self {
+            directory: config.state_directory.join(DIRECTORY),
             hosts: config.host_addresses.clone(),
             ports: config.ports.iter().map(|p| p.interface.clone()).collect(),
             entries: BTreeMap::new(),
             broken: Vec::new(),
             slots: vec![Slot::Free; config.max_workstations as usize],
             _lock: lock,
-        };
-        registry.reload()?;
-        Ok(registry)
+        }
+    }
+
+    /// The Gateway's static key. It is made here when there is none, unless Workstations are
+    /// enrolled already: they know the one that is missing.
+    ///
+    /// # Errors
+    /// It is missing though it is needed, its file is not safe or wrong, or what the system
+    /// answered.
+    pub fn gateway_key(&self) -> Result<PrivateKey, Problem> {
+        let path = self.directory.with_file_name(GATEWAY_KEY);
+        let known = self.entries.len() + self.broken.len();
+        if path.symlink_metadata().is_ok() {
+            PrivateKey::load(&path)
+        } else if known == 0 {
+            PrivateKey::create(&path)
+        } else {
+            Err(Problem::new(
+                Kind::NotFound,
+                format!("reading the Gateway's key {}", path.display()),
+                format!("it is missing, and {known} Workstations are enrolled with it"),
+                "put it back from a copy; or remove every Workstation and enrol them again",
+            ))
+        }
     }
 
     /// All usable Workstations by name, disabled ones too.
@@ -569,11 +595,37 @@ impl Registry {
     }
 }
 
-/// Locks the state directory for as long as the answer lives.
+/// The usable and the broken Workstations, read without taking the lock: a look, for a program that
+/// changes nothing. Nothing is made or cleaned up.
+///
+/// # Errors
+/// The directory cannot be read, or is not safe.
+pub fn inspect(config: &Gateway) -> Result<(Vec<Workstation>, Vec<Broken>), Problem> {
+    let mut registry = Registry::empty(config, None);
+    if !registry.directory.exists() {
+        return Ok(Default::default());
+    }
+    registry.reload()?;
+    let usable = registry.entries.into_values();
+    Ok((
+        usable.map(|entry| entry.workstation).collect(),
+        registry.broken,
+    ))
+}
+
+/// Locks the state directory for as long as the answer lives. A program that only adds or removes a
+/// Workstation has the lock for a moment: that is waited for.
 fn lock(state: &Path) -> Result<Flock<File>, Problem> {
     let path = state.join("lock");
     let tried = format!("taking over the state directory {}", state.display());
-    lock_file(&path, &tried, "only one process can own it")
+    let mut attempts = 0;
+    loop {
+        match lock_file(&path, &tried, "only one process can own it") {
+            Err(problem) if problem.kind == Kind::Conflict && attempts < 10 => attempts += 1,
+            outcome => return outcome,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 /// Takes the lock that the file at `path` stands for, and leaves this process's id in it.

@@ -1,4 +1,6 @@
 //! The client of the control API, for the programs: one blocking call, one connection.
+//!
+//! A problem of [`Kind::Unavailable`] means that no daemon is running, and nothing else does.
 
 use super::socket::SOCKET;
 use super::{
@@ -139,7 +141,7 @@ impl Client {
             Ok(outcome) => outcome?,
             Err(_) => {
                 return Err(Problem::new(
-                    Kind::Unavailable,
+                    Kind::Failed,
                     self.tried(),
                     format!("it did not answer within {} seconds", TIMEOUT.as_secs()),
                     format!("look in its log: journalctl -u {}", self.daemon),

@@ -234,13 +234,13 @@ fn code(kind: Kind) -> StatusCode {
     }
 }
 
-/// The problem a status code stands for.
+/// The problem a status code stands for, to a client. Never [`Kind::Unavailable`], which a client
+/// keeps for a daemon that is not running.
 pub(super) fn kind(code: StatusCode) -> Kind {
     match code {
         StatusCode::NOT_FOUND => Kind::NotFound,
         StatusCode::CONFLICT => Kind::Conflict,
         StatusCode::FORBIDDEN => Kind::Forbidden,
-        StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
         code if code.is_client_error() => Kind::Invalid,
         _ => Kind::Failed,
     }

@@ -365,7 +365,7 @@ fn change_touches_only_what_may_change() {
 #[test]
 fn a_second_process_is_told_who_owns_the_state() {
     let rig = Rig::new();
-    let _registry = rig.open();
+    let registry = rig.open();
     let problem = Registry::open(&rig.config).unwrap_err();
     assert_eq!(problem.kind, Kind::Conflict);
     assert!(
@@ -374,6 +374,43 @@ fn a_second_process_is_told_who_owns_the_state() {
             .contains(&format!("process {}", std::process::id()))
     );
     assert!(problem.remedy.contains("ps -p"));
+    // One that is done in a moment is waited for.
+    drop(registry);
+    let registry = rig.open();
+    let brief = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        drop(registry);
+    });
+    rig.open();
+    brief.join().unwrap();
+}
+
+#[test]
+fn the_gateways_key_is_made_once_and_never_in_place_of_a_lost_one() {
+    let rig = Rig::new();
+    let mut registry = rig.open();
+    let key = registry.gateway_key().unwrap();
+    assert_eq!(registry.gateway_key().unwrap(), key);
+    registry.add(new("alpha")).unwrap();
+    fs::remove_file(rig.config.state_directory.join(GATEWAY_KEY)).unwrap();
+    let problem = registry.gateway_key().unwrap_err();
+    assert!(
+        problem.happened.contains("1 Workstations are enrolled"),
+        "{problem}"
+    );
+    assert!(problem.remedy.contains("from a copy"));
+}
+
+#[test]
+fn a_look_takes_no_lock_and_makes_nothing() {
+    let rig = Rig::new();
+    assert_eq!(inspect(&rig.config).unwrap(), (vec![], vec![]));
+    assert!(!rig.config.state_directory.exists());
+    let mut registry = rig.open();
+    registry.add(new("alpha")).unwrap();
+    files::write_secret(&rig.file("beta.toml"), "").unwrap();
+    let (usable, broken) = inspect(&rig.config).unwrap();
+    assert_eq!((usable.len(), broken.len()), (1, 1));
 }
 
 #[test]

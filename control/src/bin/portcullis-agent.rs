@@ -1,0 +1,136 @@
+//! `portcullis-agent`: the Workstation's end of the tunnel.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use portcullis_control::api::client::Client;
+use portcullis_control::config::{AGENT_PATH, Agent, check_interface_name};
+use portcullis_control::enrolment::Enrolment;
+use portcullis_control::problem::{Kind, Problem};
+use portcullis_control::{agent, files, program, show};
+use std::io::stdout;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The Workstation's end of a Portcullis tunnel.
+#[derive(Parser)]
+#[command(
+    name = "portcullis-agent",
+    version,
+    after_help = "Examples:
+  portcullis-agent enroll /media/usb/alpha.enrolment   take the keys made on the Gateway
+  portcullis-agent up                                  serve the tunnel until told to stop
+  portcullis-agent status                              what it is doing
+  portcullis-agent down                                take tunnel and wall down
+
+Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Arguments {
+    /// The configuration; everything has a default without one [default: /etc/portcullis/agent.toml].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take the identity from an enrolment file that was carried here from the Gateway.
+    Enroll {
+        /// The file that `portcullis workstation add` wrote.
+        file: PathBuf,
+        /// The interface that is cabled to the Gateway; the only wired one when not given.
+        #[arg(long, value_name = "IF")]
+        interface: Option<String>,
+        /// Give up the identity this Workstation has.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Serve the tunnel until told to stop.
+    Up,
+    /// Show what the agent is doing.
+    Status {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take the tunnel down, and the wall: the port is an ordinary interface again.
+    Down,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    program::finish("portcullis-agent", run(arguments))
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let path = arguments.config.as_deref().unwrap_or(Path::new(AGENT_PATH));
+    if arguments.config.is_some() {
+        // One that is named must be there.
+        files::read(path)?;
+    }
+    let config = Agent::load(path)?;
+    let start = match &arguments.config {
+        Some(path) => format!("portcullis-agent --config {} up", path.display()),
+        None => "portcullis-agent up".to_owned(),
+    };
+    let client = Client::agent(&config.runtime_directory, start);
+    match arguments.command {
+        Command::Enroll {
+            file,
+            interface,
+            replace,
+        } => enroll(&config, &file, interface, replace),
+        Command::Up => {
+            program::log();
+            agent::run(config, path)
+        }
+        Command::Status { json } => {
+            let status = client.agent_status()?;
+            program::print(&match json {
+                true => serde_json::to_string_pretty(&status).context("writing JSON")? + "\n",
+                false => show::agent(&status, show::colours(&stdout())),
+            });
+            Ok(())
+        }
+        Command::Down => match client.agent_down() {
+            Ok(_) => {
+                program::print("The tunnel is down.\n");
+                Ok(())
+            }
+            Err(problem) if problem.kind == Kind::Unavailable => agent::down(config, path),
+            Err(problem) => Err(problem.into()),
+        },
+    }
+}
+
+fn enroll(
+    config: &Agent,
+    file: &Path,
+    interface: Option<String>,
+    replace: bool,
+) -> anyhow::Result<()> {
+    let (mut enrolment, warning) = Enrolment::read(file)?;
+    if let Some(interface) = &interface {
+        check_interface_name(interface).map_err(|happened| {
+            Problem::new(
+                Kind::Invalid,
+                format!("enrolling with the interface {interface}"),
+                happened,
+                "give the name of an interface as `ip link` shows it",
+            )
+        })?;
+    }
+    enrolment.interface = interface;
+    enrolment.store(&config.state_directory, replace)?;
+    if let Some(warning) = warning {
+        eprintln!("portcullis-agent: warning: {warning}");
+    }
+    program::print(&format!(
+        "This Workstation is {} ({}) now.\n\nNext:\n  rm {}\n  \
+         systemctl enable --now portcullis-agent   (or: portcullis-agent up)\n",
+        enrolment.name,
+        enrolment.key_id,
+        file.display()
+    ));
+    Ok(())
+}

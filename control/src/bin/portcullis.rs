@@ -1,0 +1,378 @@
+//! `portcullis`: looks at a Gateway, sets it up, and says who may use it.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use portcullis_control::api::client::Client;
+use portcullis_control::api::{self, AddWorkstation, Added, WorkstationStatus};
+use portcullis_control::choices::{CipherChoice, Padding};
+use portcullis_control::config::{GATEWAY_PATH, Gateway};
+use portcullis_control::enrolment::EXTENSION;
+use portcullis_control::files::Reserved;
+use portcullis_control::problem::{Kind, Problem};
+use portcullis_control::registry::Registry;
+use portcullis_control::workstation::Name;
+use portcullis_control::{check, init, program, show};
+use serde::Serialize;
+use std::io::stdout;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Looks at a Portcullis Gateway, sets it up, and says which Workstations may use it.
+#[derive(Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    after_help = "Examples:
+  portcullis                                   what the Gateway is doing
+  portcullis init --port eth1                  set this machine up as a Gateway
+  portcullis workstation add alpha             enrol a Workstation; writes alpha.enrolment
+  portcullis workstation add beta --port eth2 --address 10.152.152.20
+  portcullis --json show | jq '.workstations[].name'
+
+Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Arguments {
+    /// The Gateway's configuration.
+    #[arg(long, global = true, value_name = "FILE", default_value = GATEWAY_PATH)]
+    config: PathBuf,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what the Gateway is doing (the default).
+    Show,
+    /// Set this machine up as a Gateway: configuration, state directory and key.
+    ///
+    /// Finds the ports itself: wired interfaces that have no address and no default route.
+    /// Never overwrites a configuration.
+    #[command(after_help = "Examples:
+  portcullis init
+  portcullis init --port eth1 --port eth2 --address 10.9.0.1/24")]
+    Init {
+        /// An interface that is cabled to Workstations; may be given again.
+        #[arg(long, value_name = "IF")]
+        port: Vec<String>,
+        /// The Gateway's address with the prefix it shares with the Workstations; may be given again.
+        #[arg(long, value_name = "CIDR")]
+        address: Vec<String>,
+        /// Where keys and Workstations are kept.
+        #[arg(long, value_name = "DIR")]
+        state_directory: Option<PathBuf>,
+        /// Where the control socket is.
+        #[arg(long, value_name = "DIR")]
+        runtime_directory: Option<PathBuf>,
+        /// Where the wall is pinned.
+        #[arg(long, value_name = "DIR")]
+        pin_directory: Option<PathBuf>,
+    },
+    /// Say who may use this Gateway.
+    #[command(subcommand)]
+    Workstation(Workstation),
+    /// Have the daemon read the Workstation files again.
+    Reload,
+    /// Check configuration, keys, Workstation files and interfaces, without changing anything.
+    Check,
+}
+
+#[derive(Subcommand)]
+enum Workstation {
+    /// Add a Workstation and write the enrolment file that is carried to it by hand.
+    #[command(after_help = "Example:
+  portcullis workstation add alpha --output /media/usb/alpha.enrolment
+Then on the Workstation:
+  portcullis-agent enroll /media/usb/alpha.enrolment")]
+    Add {
+        /// Its name: a-z, 0-9, -, _ and .
+        name: String,
+        /// Its inner address, at most one of each family; the next free ones when not given.
+        #[arg(long, value_name = "IP")]
+        address: Vec<IpAddr>,
+        /// Serve it on this port only.
+        #[arg(long, value_name = "IF")]
+        port: Option<String>,
+        /// encrypt (the default), or authenticate for a virtual LAN nobody else can listen to.
+        #[arg(long)]
+        protection: Option<String>,
+        /// auto, aes-256-gcm, aes-128-gcm or aes-256-gcm-siv.
+        #[arg(long, default_value = "auto")]
+        cipher: CipherChoice,
+        /// Pad what is sent: none, 16 or full.
+        #[arg(long, default_value = "none")]
+        padding: Padding,
+        /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// List the Workstations.
+    List,
+    /// Remove a Workstation; its sessions are gone when this returns.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    program::finish("portcullis", run(arguments))
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments {
+        config: path,
+        json,
+        command,
+    } = arguments;
+    match command.unwrap_or(Command::Show) {
+        Command::Show => {
+            let status = Daemon::of(&path)?.client.status()?;
+            let text = || show::status(&status, show::colours(&stdout()));
+            print(json, &status, text)
+        }
+        Command::Init {
+            port,
+            address,
+            state_directory,
+            runtime_directory,
+            pin_directory,
+        } => {
+            let request = init::Request {
+                ports: port,
+                addresses: address,
+                state_directory,
+                runtime_directory,
+                pin_directory,
+            };
+            set_up(&path, &request, json)
+        }
+        Command::Workstation(Workstation::Add {
+            name,
+            address,
+            port,
+            protection,
+            cipher,
+            padding,
+            output,
+        }) => {
+            let request = AddWorkstation {
+                name,
+                addresses: address,
+                port,
+                protection,
+                cipher,
+                padding,
+            };
+            add(&Daemon::of(&path)?, request, output, json)
+        }
+        Command::Workstation(Workstation::List) => {
+            let all = Daemon::of(&path)?.workstations()?;
+            print(json, &all, || {
+                show::workstations(&all, show::colours(&stdout()))
+            })
+        }
+        Command::Workstation(Workstation::Remove { name }) => {
+            let removed = Daemon::of(&path)?.remove(&name)?;
+            print(json, &removed, || {
+                format!(
+                    "Removed the Workstation {}; its keys are worth nothing now.\n",
+                    removed.name
+                )
+            })
+        }
+        Command::Reload => {
+            let reloaded = Daemon::of(&path)?.client.reload()?;
+            print(json, &reloaded, || {
+                let line = |what: &str, names: &[String]| match names.is_empty() {
+                    true => String::new(),
+                    false => format!("{what}: {}\n", names.join(", ")),
+                };
+                let text = line("added", &reloaded.added)
+                    + &line("changed", &reloaded.changed)
+                    + &line("removed", &reloaded.removed)
+                    + &line("broken (see portcullis show)", &reloaded.broken);
+                match text.is_empty() {
+                    true => "Nothing has changed.\n".into(),
+                    false => text,
+                }
+            })
+        }
+        Command::Check => {
+            let findings = check::check(&path);
+            print(json, &findings, || {
+                show::findings(&findings, show::colours(&stdout()))
+            })?;
+            match findings.iter().filter(|finding| !finding.ok).count() {
+                0 => Ok(()),
+                failed => Err(Problem::new(
+                    Kind::Invalid,
+                    format!("checking {}", path.display()),
+                    format!("{failed} of {} checks failed", findings.len()),
+                    "do what stands below each of them, and check again",
+                )
+                .into()),
+            }
+        }
+    }
+}
+
+fn print<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let text = match json {
+        true => serde_json::to_string_pretty(value).context("writing JSON")? + "\n",
+        false => text(),
+    };
+    program::print(&text);
+    Ok(())
+}
+
+fn set_up(path: &Path, request: &init::Request, json: bool) -> anyhow::Result<()> {
+    let made = init::init(path, request)?;
+    for warning in &made.warnings {
+        eprintln!("portcullis: warning: {warning}");
+    }
+    let ports: Vec<_> = made
+        .config
+        .ports
+        .iter()
+        .map(|p| p.interface.clone())
+        .collect();
+    let hosts: Vec<_> = made
+        .config
+        .host_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let public_key = made.public_key.to_string();
+    let value = serde_json::json!({
+        "config": path,
+        "ports": ports,
+        "addresses": hosts,
+        "public_key": public_key,
+    });
+    print(json, &value, || {
+        let config = match path == Path::new(GATEWAY_PATH) {
+            true => String::new(),
+            false => format!(" --config {}", path.display()),
+        };
+        format!(
+            "Wrote {}\n  ports       {}\n  addresses   {} on {}\n  state       {}\n  public key  {public_key}\n\n\
+             Next:\n  portcullis{config} check\n  systemctl enable --now portcullisd   (or: portcullisd{config})\n  \
+             portcullis{config} workstation add NAME\n",
+            path.display(),
+            ports.join(", "),
+            hosts.join(", "),
+            made.config.host_interface,
+            made.config.state_directory.display(),
+        )
+    })
+}
+
+fn add(
+    daemon: &Daemon,
+    request: AddWorkstation,
+    output: Option<PathBuf>,
+    json: bool,
+) -> anyhow::Result<()> {
+    // The name first: it becomes a file's.
+    let name: Name = request.name.parse()?;
+    let output = output.unwrap_or_else(|| format!("{name}.{EXTENSION}").into());
+    if output == Path::new("-") {
+        let added = daemon.add(&request)?;
+        program::print(&added.enrolment);
+        return Ok(());
+    }
+    // The place second: once the Workstation is added its keys exist nowhere else.
+    let place = Reserved::new(&output)?;
+    let added = daemon.add(&request)?;
+    if let Err(problem) = place.fill(&added.enrolment) {
+        let outcome = daemon.remove(name.as_str());
+        let happened = match outcome {
+            Ok(_) => format!("{}; the Workstation was not added", problem.happened),
+            Err(other) => format!("{}; and {other}", problem.happened),
+        };
+        return Err(Problem {
+            happened,
+            ..problem
+        }
+        .into());
+    }
+    let addresses: Vec<_> = added.addresses.iter().map(ToString::to_string).collect();
+    let value = serde_json::json!({
+        "name": added.name,
+        "key_id": added.key_id,
+        "addresses": addresses,
+        "enrolment_file": output,
+    });
+    print(json, &value, || {
+        format!(
+            "Added the Workstation {} ({}) with {}.\n\n\
+             Its keys are in {} and nowhere else. Carry that file to the Workstation by hand, and there:\n  \
+             portcullis-agent enroll {}\nThen delete it.\n",
+            added.name,
+            added.key_id,
+            addresses.join(" and "),
+            output.display(),
+            output.file_name().unwrap_or_default().to_string_lossy(),
+        )
+    })
+}
+
+/// The daemon; or, while it is not running, the files it would serve.
+struct Daemon {
+    config: Gateway,
+    client: Client,
+}
+
+impl Daemon {
+    fn of(path: &Path) -> Result<Self, Problem> {
+        let config = Gateway::load(path)?;
+        let start = format!("portcullisd --config {}", path.display());
+        let client = Client::gateway(&config.runtime_directory, start);
+        Ok(Self { config, client })
+    }
+
+    /// What the daemon answers; or, when it is not running, what is done to the registry.
+    fn or_registry<T>(
+        &self,
+        answer: Result<T, Problem>,
+        offline: impl FnOnce(Registry) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        match answer {
+            Err(problem) if problem.kind == Kind::Unavailable => {
+                match Registry::open(&self.config) {
+                    Ok(registry) => offline(registry),
+                    // It has the lock: it is there, and does not answer.
+                    Err(lock) if lock.kind == Kind::Conflict => Err(problem),
+                    Err(other) => Err(other),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    fn add(&self, request: &AddWorkstation) -> Result<Added, Problem> {
+        self.or_registry(self.client.add(request), |mut registry| {
+            let key = registry.gateway_key()?.public();
+            let added = api::add_workstation(&mut registry, &self.config, key, request.clone())?;
+            Ok(added.1)
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<api::Removed, Problem> {
+        self.or_registry(self.client.remove(name), |mut registry| {
+            registry.remove(name)?;
+            Ok(api::Removed { name: name.into() })
+        })
+    }
+
+    fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {
+        self.or_registry(self.client.workstations(), |registry| {
+            Ok(WorkstationStatus::all(&registry))
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! `portcullisd`: the Gateway's daemon.
+
+use clap::Parser;
+use portcullis_control::config::{GATEWAY_PATH, Gateway};
+use portcullis_control::problem::{Kind, Problem};
+use portcullis_control::{check, gateway, program, show};
+use std::io::stdout;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The daemon of a Portcullis Gateway: serves its ports until it is told to stop.
+#[derive(Parser)]
+#[command(
+    name = "portcullisd",
+    version,
+    after_help = "Examples:
+  portcullisd                                  with /etc/portcullis/portcullis.toml
+  portcullisd --config ./test.toml --check     only say whether it would work
+  RUST_LOG=debug portcullisd                   log more
+
+Exit codes: 0 stopped when told to, 1 failed, 2 wrong usage."
+)]
+struct Arguments {
+    /// The configuration (make one with `portcullis init`).
+    #[arg(long, value_name = "FILE", default_value = GATEWAY_PATH)]
+    config: PathBuf,
+    /// Check configuration, keys, Workstation files and interfaces, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    program::finish("portcullisd", run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.check {
+        let findings = check::check(&arguments.config);
+        program::print(&show::findings(&findings, show::colours(&stdout())));
+        return match findings.iter().all(|finding| finding.ok) {
+            true => Ok(()),
+            false => Err(Problem::new(
+                Kind::Invalid,
+                format!("checking {}", arguments.config.display()),
+                "not everything is as it must be",
+                "do what stands below each failed check, and check again",
+            )
+            .into()),
+        };
+    }
+    program::log();
+    let config = Gateway::load(&arguments.config)?;
+    gateway::run(config, &arguments.config)
+}

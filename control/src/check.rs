@@ -1,0 +1,132 @@
+//! `portcullis check`: whether a configuration would work here, without changing anything.
+
+use crate::config::Gateway;
+use crate::init::overlap;
+use crate::interfaces::{self, Interface};
+use crate::keys::PrivateKey;
+use crate::problem::{Kind, Problem};
+use crate::registry::{self, GATEWAY_KEY};
+use serde::Serialize;
+use std::path::Path;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether it is as it must be.
+    pub ok: bool,
+    /// What was found.
+    pub text: String,
+    /// What to do, where it is not as it must be.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    fn good(text: String) -> Self {
+        Self {
+            ok: true,
+            text,
+            remedy: None,
+        }
+    }
+}
+
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        Self {
+            ok: false,
+            text: problem.to_string(),
+            remedy: Some(problem.remedy),
+        }
+    }
+}
+
+/// Looks at everything.
+pub fn check(path: &Path) -> Vec<Finding> {
+    let config = match Gateway::load(path) {
+        Ok(config) => config,
+        Err(problem) => return vec![problem.into()],
+    };
+    let mut findings = vec![Finding::good(format!("{} can be read", path.display()))];
+    findings.push(key(&config));
+    findings.extend(workstations(&config));
+    match interfaces::list() {
+        Ok(all) => {
+            findings.extend(
+                config
+                    .ports
+                    .iter()
+                    .map(|port| self::port(&port.interface, &all)),
+            );
+            findings.extend(hosts(&config, &all));
+        }
+        Err(problem) => findings.push(problem.into()),
+    }
+    findings
+}
+
+fn key(config: &Gateway) -> Finding {
+    let path = config.state_directory.join(GATEWAY_KEY);
+    match PrivateKey::load(&path) {
+        Ok(key) => Finding::good(format!("the Gateway's public key is {}", key.public())),
+        Err(problem) if problem.kind == Kind::NotFound => Finding::good(format!(
+            "there is no key {} yet; it is made at the first start",
+            path.display()
+        )),
+        Err(problem) => problem.into(),
+    }
+}
+
+fn workstations(config: &Gateway) -> Vec<Finding> {
+    match registry::inspect(config) {
+        Ok((usable, broken)) => {
+            let count = usable.len();
+            let mut findings = vec![Finding::good(match count {
+                0 => "no Workstation is enrolled yet (portcullis workstation add NAME)".into(),
+                1 => "1 Workstation is enrolled".into(),
+                _ => format!("{count} Workstations are enrolled"),
+            })];
+            findings.extend(broken.into_iter().map(|broken| broken.problem.into()));
+            findings
+        }
+        Err(problem) => vec![problem.into()],
+    }
+}
+
+fn port(name: &str, all: &[Interface]) -> Finding {
+    let tried = format!("using {name} as a port");
+    match all.iter().find(|interface| interface.name == name) {
+        None => Problem::new(
+            Kind::NotFound,
+            tried,
+            "there is no such interface now",
+            "plug it in (the daemon waits for it), or correct the name; see `ip link`",
+        )
+        .into(),
+        Some(interface) => match interface.objection() {
+            Some(why) => Problem::new(
+                Kind::Conflict,
+                tried,
+                why,
+                format!(
+                    "take {name} out of the system's network configuration, or choose another interface"
+                ),
+            )
+            .into(),
+            None => Finding::good(format!("{name} can be a port")),
+        },
+    }
+}
+
+fn hosts(config: &Gateway, all: &[Interface]) -> Vec<Finding> {
+    let tried = format!("giving {} its addresses", config.host_interface);
+    config
+        .host_addresses
+        .iter()
+        .map(
+            |host| match overlap(&tried, host, all, &config.host_interface) {
+                Some(problem) => problem.into(),
+                None => Finding::good(format!("{} is used nowhere else", host.trunc())),
+            },
+        )
+        .collect()
+}

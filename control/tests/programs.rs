@@ -1,0 +1,641 @@
+//! The programs as a person uses them, over a real socket where one is needed.
+
+use portcullis_control::api::server::Server;
+use portcullis_control::api::socket::Socket;
+use portcullis_control::api::{
+    self, AddWorkstation, Added, AgentControl, AgentStatus, Control, PortState, PortStatus,
+    Reloaded, Removed, Status, WorkstationStatus,
+};
+use portcullis_control::config::Gateway;
+use portcullis_control::enrolment::Enrolment;
+use portcullis_control::problem::{Kind, Problem};
+use portcullis_control::registry::Registry;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A directory with everything a Gateway and an agent have on disk.
+struct Rig {
+    directory: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let rig = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        fs::write(
+            rig.path("agent.toml"),
+            format!(
+                "state_directory = \"{0}/agent-state\"\nruntime_directory = \"{0}/agent-run\"\n",
+                rig.directory.path().display()
+            ),
+        )
+        .unwrap();
+        rig
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        Command::new(program)
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap()
+    }
+
+    fn portcullis(&self, arguments: &[&str]) -> Output {
+        let mut all = vec!["--config", "portcullis.toml"];
+        all.extend(arguments);
+        self.run(env!("CARGO_BIN_EXE_portcullis"), &all)
+    }
+
+    fn agent(&self, arguments: &[&str]) -> Output {
+        let mut all = vec!["--config", "agent.toml"];
+        all.extend(arguments);
+        self.run(env!("CARGO_BIN_EXE_portcullis-agent"), &all)
+    }
+
+    fn init(&self) -> Gateway {
+        let state = self.path("state");
+        let run = self.path("run");
+        let output = self.portcullis(&[
+            "init",
+            "--port",
+            "pc-none0",
+            "--address",
+            "10.77.0.1/24",
+            "--state-directory",
+            state.to_str().unwrap(),
+            "--runtime-directory",
+            run.to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(err(&output).contains("warning: there is no interface pc-none0 now"));
+        assert!(out(&output).contains("workstation add NAME"));
+        Gateway::load(&self.path("portcullis.toml")).unwrap()
+    }
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The output of a failure: exit code 1, two lines on standard error, nothing on standard output.
+fn failure(output: &Output) -> String {
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}{}",
+        out(output),
+        err(output)
+    );
+    let text = err(output);
+    assert!(text.contains("\n  remedy: "), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// A daemon without a dataplane.
+struct Fake {
+    registry: Mutex<Registry>,
+    config: Gateway,
+}
+
+impl Control for Fake {
+    fn status(&self) -> Result<Status, Problem> {
+        Ok(Status {
+            version: "9.9.9".into(),
+            engine: "fake".into(),
+            workers: 1,
+            ports: vec![PortStatus {
+                interface: "pc-none0".into(),
+                state: PortState::Missing,
+                reason: Some("no such interface".into()),
+                ..PortStatus::default()
+            }],
+            workstations: WorkstationStatus::all(&self.registry.lock().unwrap()),
+            ..Status::default()
+        })
+    }
+
+    fn add(&self, request: AddWorkstation) -> Result<Added, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        let key = registry.gateway_key()?.public();
+        Ok(api::add_workstation(&mut registry, &self.config, key, request)?.1)
+    }
+
+    fn remove(&self, name: &str) -> Result<Removed, Problem> {
+        assert_ne!(name, "panic", "the test asked for it");
+        self.registry.lock().unwrap().remove(name)?;
+        Ok(Removed { name: name.into() })
+    }
+
+    fn reload(&self) -> Result<Reloaded, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        let changes = registry.reload()?;
+        Ok(Reloaded {
+            removed: changes
+                .removed
+                .iter()
+                .map(|(_, w)| w.name.to_string())
+                .collect(),
+            ..Reloaded::default()
+        })
+    }
+}
+
+fn serve(config: &Gateway) -> Server {
+    let control = Fake {
+        registry: Mutex::new(Registry::open(config).unwrap()),
+        config: config.clone(),
+    };
+    let socket = Socket::bind(&config.runtime_directory).unwrap();
+    Server::start(socket, Arc::new(control)).unwrap()
+}
+
+/// A raw request, as nobody's client would send it.
+fn raw(config: &Gateway, request: &[u8]) -> String {
+    let mut stream = UnixStream::connect(config.runtime_directory.join("control.sock")).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    // The server may answer and close before all of it is sent.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn init_makes_a_gateway_and_never_overwrites_one() {
+    let rig = Rig::new();
+    let config = rig.init();
+    assert_eq!(mode(&rig.path("state")), 0o700);
+    assert_eq!(mode(&rig.path("state/gateway.key")), 0o600);
+    assert_eq!(config.ports[0].interface, "pc-none0");
+    let before = fs::read(rig.path("portcullis.toml")).unwrap();
+    let key = fs::read(rig.path("state/gateway.key")).unwrap();
+    let text = failure(&rig.portcullis(&["init", "--port", "x"]));
+    assert!(text.contains("there is a configuration already"), "{text}");
+    assert_eq!(fs::read(rig.path("portcullis.toml")).unwrap(), before);
+    // With the configuration gone, the key is kept.
+    fs::remove_file(rig.path("portcullis.toml")).unwrap();
+    rig.init();
+    assert_eq!(fs::read(rig.path("state/gateway.key")).unwrap(), key);
+}
+
+/// A network namespace that goes when it is dropped.
+struct Namespace(String);
+
+impl Namespace {
+    fn new() -> Self {
+        let namespace = Self(format!("pc-control-{}", std::process::id()));
+        ip(&["netns", "add", &namespace.0]);
+        namespace
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        let mut all = vec!["-n", &self.0];
+        all.extend(arguments);
+        ip(&all);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.0])
+            .status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "this test needs root: ip {arguments:?}: {}",
+        err(&output)
+    );
+}
+
+#[test]
+fn init_takes_the_interfaces_that_are_used_for_nothing_else() {
+    let rig = Rig::new();
+    let namespace = Namespace::new();
+    for (one, other) in [("up0", "up1"), ("in0", "in1")] {
+        namespace.ip(&["link", "add", one, "type", "veth", "peer", "name", other]);
+    }
+    namespace.ip(&["link", "add", "br0", "type", "bridge"]);
+    namespace.ip(&["tuntap", "add", "tap7", "mode", "tap"]);
+    namespace.ip(&["link", "set", "in1", "master", "br0"]);
+    namespace.ip(&["link", "set", "up0", "up"]);
+    namespace.ip(&["link", "set", "up1", "up"]);
+    namespace.ip(&["link", "set", "in0", "up"]);
+    namespace.ip(&["address", "add", "10.99.0.1/24", "dev", "up0"]);
+    namespace.ip(&["-6", "route", "add", "default", "dev", "up1"]);
+    let state = rig.path("state");
+    let init = |address: &str| {
+        let portcullis = env!("CARGO_BIN_EXE_portcullis");
+        let state = state.to_str().unwrap();
+        rig.run(
+            "ip",
+            &[
+                "netns",
+                "exec",
+                &namespace.0,
+                portcullis,
+                "--config",
+                "portcullis.toml",
+                "init",
+                "--state-directory",
+                state,
+                "--address",
+                address,
+            ],
+        )
+    };
+    let text = failure(&init("10.99.0.100/16"));
+    assert!(
+        text.contains("contains the address 10.99.0.1 of up0"),
+        "{text}"
+    );
+    let output = init("10.77.0.1/24");
+    assert!(output.status.success(), "{}", err(&output));
+    let config = Gateway::load(&rig.path("portcullis.toml")).unwrap();
+    let ports: Vec<_> = config
+        .ports
+        .iter()
+        .map(|port| port.interface.as_str())
+        .collect();
+    assert_eq!(ports, ["in0"]);
+    fs::remove_file(rig.path("portcullis.toml")).unwrap();
+    namespace.ip(&["address", "add", "10.98.0.1/24", "dev", "in0"]);
+    let text = failure(&init("10.77.0.1/24"));
+    for reason in [
+        "br0 (it is no wired",
+        "tap7 (it is no wired",
+        "in0 (it has the address 10.98.0.1)",
+        "in1 (it is part of br0)",
+        "up0 (it has the address 10.99.0.1)",
+        "up1 (the default route leads through it)",
+    ] {
+        assert!(text.contains(reason), "{reason}: {text}");
+    }
+}
+
+#[test]
+fn a_workstation_is_added_carried_over_and_enrolled() {
+    let rig = Rig::new();
+    let config = rig.init();
+    // First without the daemon, then with it: the same to the person.
+    for (name, daemon) in [("alpha", false), ("beta", true)] {
+        let _server = daemon.then(|| serve(&config));
+        let file = format!("{name}.enrolment");
+        let output = rig.portcullis(&["workstation", "add", name, "--protection", "authenticate"]);
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(out(&output).contains(&format!("portcullis-agent enroll {file}")));
+        assert_eq!(mode(&rig.path(&file)), 0o600);
+
+        let output = rig.agent(&["enroll", &file, "--interface", "eth7", "--replace"]);
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(out(&output).contains(&format!("This Workstation is {name} ")));
+        assert!(err(&output).is_empty(), "{}", err(&output));
+        let identity = Enrolment::load(&rig.path("agent-state")).unwrap();
+        assert_eq!(identity.interface.as_deref(), Some("eth7"));
+        assert_eq!(identity.name.as_str(), name);
+
+        let output = rig.portcullis(&["workstation", "list"]);
+        assert!(out(&output).contains(name), "{}", out(&output));
+
+        // The same name or the same file a second time changes nothing.
+        let before = fs::read(rig.path(&file)).unwrap();
+        let text = failure(&rig.portcullis(&["workstation", "add", name]));
+        assert!(text.contains("exists") && text.contains(&file), "{text}");
+        let text = failure(&rig.portcullis(&["workstation", "add", name, "--output", "other"]));
+        assert!(text.contains("there is one of that name already"), "{text}");
+        assert!(!rig.path("other").exists());
+        assert_eq!(fs::read(rig.path(&file)).unwrap(), before);
+    }
+    let registry = Registry::open(&config).unwrap();
+    let identity = Enrolment::load(&rig.path("agent-state")).unwrap();
+    let beta = registry.get("beta").unwrap().1;
+    assert_eq!(beta.public_key, identity.private_key.public());
+    assert_eq!(beta.psk, identity.psk);
+    assert_eq!(beta.key_id, identity.key_id);
+    assert_eq!(
+        registry.gateway_key().unwrap().public(),
+        identity.gateway_public_key
+    );
+    drop(registry);
+
+    let text = failure(&rig.agent(&["enroll", "alpha.enrolment"]));
+    assert!(text.contains("enrolled already, as beta"), "{text}");
+    assert!(text.contains("--replace"), "{text}");
+
+    let output = rig.portcullis(&["--json", "workstation", "remove", "beta"]);
+    assert_eq!(out(&output), "{\n  \"name\": \"beta\"\n}\n");
+    let text = failure(&rig.portcullis(&["workstation", "remove", "beta"]));
+    assert!(text.contains("there is none of that name"), "{text}");
+}
+
+#[test]
+fn an_enrolment_that_cannot_be_written_adds_nothing() {
+    let rig = Rig::new();
+    let config = rig.init();
+    let text = failure(&rig.portcullis(&["workstation", "add", "a", "--output", "no/such/dir"]));
+    assert!(text.contains("creating no/such/dir"), "{text}");
+    let text = failure(&rig.portcullis(&["workstation", "add", "../a"]));
+    assert!(text.contains("cannot be a Workstation's name"), "{text}");
+    let text = failure(&rig.portcullis(&["workstation", "add", "a", "--address", "10.78.0.1"]));
+    assert!(
+        text.contains("in no prefix") && text.contains("10.77.0.0/24"),
+        "{text}"
+    );
+    let text = failure(&rig.portcullis(&["workstation", "add", "a", "--protection", "none"]));
+    assert!(text.contains("`encrypt`"), "{text}");
+    assert_eq!(Registry::open(&config).unwrap().workstations().count(), 0);
+    assert!(!rig.path("a.enrolment").exists());
+    let output = rig.portcullis(&["workstation", "add", "a", "--output", "-"]);
+    Enrolment::parse(Path::new("-"), &out(&output)).unwrap();
+}
+
+#[test]
+fn a_damaged_or_open_enrolment_is_told_at_the_workstation() {
+    let rig = Rig::new();
+    rig.init();
+    rig.portcullis(&["workstation", "add", "alpha"]);
+    let good = fs::read_to_string(rig.path("alpha.enrolment")).unwrap();
+    fs::write(rig.path("short"), &good[..good.len() / 2]).unwrap();
+    assert!(failure(&rig.agent(&["enroll", "short"])).contains("cut short"));
+    fs::write(rig.path("bad"), good.replace("key_id = \"", "key_id = \"0")).unwrap();
+    assert!(failure(&rig.agent(&["enroll", "bad"])).contains("damaged"));
+    assert!(failure(&rig.agent(&["enroll", "agent.toml"])).contains("not an enrolment"));
+    assert!(failure(&rig.agent(&["enroll", "none"])).contains("reading none"));
+    assert!(!rig.path("agent-state/identity.toml").exists());
+    fs::set_permissions(
+        rig.path("alpha.enrolment"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    let output = rig.agent(&["enroll", "alpha.enrolment"]);
+    assert!(output.status.success());
+    assert!(err(&output).contains("warning") && err(&output).contains("0755"));
+    assert_eq!(mode(&rig.path("agent-state/identity.toml")), 0o600);
+}
+
+#[test]
+fn a_daemon_that_does_not_run_is_told_with_the_way_to_start_it() {
+    let rig = Rig::new();
+    rig.init();
+    for arguments in [&[][..], &["show"], &["reload"]] {
+        let text = failure(&rig.portcullis(arguments));
+        assert!(text.contains("it is not running"), "{text}");
+        assert!(text.contains("systemctl start portcullisd"), "{text}");
+        assert!(
+            text.contains("portcullisd --config portcullis.toml"),
+            "{text}"
+        );
+    }
+    let text = failure(&rig.agent(&["status"]));
+    assert!(text.contains("systemctl start portcullis-agent"), "{text}");
+    assert!(
+        text.contains("portcullis-agent --config agent.toml up"),
+        "{text}"
+    );
+    fs::remove_file(rig.path("portcullis.toml")).unwrap();
+    let text = failure(&rig.portcullis(&[]));
+    assert!(
+        text.contains("portcullis --config portcullis.toml init"),
+        "{text}"
+    );
+}
+
+#[test]
+fn show_is_for_people_and_json_for_programs() {
+    let rig = Rig::new();
+    let config = rig.init();
+    rig.portcullis(&["workstation", "add", "alpha"]);
+    fs::write(rig.path("state/workstations/beta.toml"), "name = 1").unwrap();
+    let _server = serve(&config);
+    let text = out(&rig.portcullis(&[]));
+    assert!(text.contains("portcullisd 9.9.9"), "{text}");
+    assert!(
+        text.contains("missing") && text.contains("no such interface"),
+        "{text}"
+    );
+    assert!(
+        text.contains("alpha") && text.contains("no session"),
+        "{text}"
+    );
+    assert!(
+        text.contains("broken") && text.contains("chmod 600"),
+        "{text}"
+    );
+    assert!(!text.contains('\x1b'), "colours only on a terminal");
+    let status: Status = serde_json::from_str(&out(&rig.portcullis(&["--json"]))).unwrap();
+    assert_eq!(status.workstations.len(), 2);
+    fs::remove_file(rig.path("state/workstations/alpha.toml")).unwrap();
+    let text = out(&rig.portcullis(&["reload"]));
+    assert_eq!(text, "removed: alpha\n");
+    assert_eq!(out(&rig.portcullis(&["reload"])), "Nothing has changed.\n");
+}
+
+#[test]
+fn check_lists_everything_that_is_wrong() {
+    let rig = Rig::new();
+    rig.init();
+    rig.portcullis(&["workstation", "add", "alpha"]);
+    let alpha = rig.path("state/workstations/alpha.toml");
+    fs::set_permissions(alpha, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = rig.portcullis(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = out(&output);
+    assert!(
+        text.contains("[ OK ] the Gateway's public key is"),
+        "{text}"
+    );
+    assert!(text.contains("[FAIL] using pc-none0 as a port"), "{text}");
+    assert!(text.contains("chmod 600"), "{text}");
+    assert!(
+        err(&output).contains("2 of 6 checks failed"),
+        "{}{text}",
+        err(&output)
+    );
+    let output = rig.run(
+        env!("CARGO_BIN_EXE_portcullisd"),
+        &["--check", "--config", "portcullis.toml"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out(&output).contains("[FAIL]"));
+    fs::write(rig.path("portcullis.toml"), "[host]\naddress = 1\n").unwrap();
+    let text = out(&rig.portcullis(&["check"]));
+    assert!(
+        text.contains("portcullis.toml:2:1: unknown field `address`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_help_with_0() {
+    let rig = Rig::new();
+    for (program, arguments) in [
+        (env!("CARGO_BIN_EXE_portcullis"), &["frobnicate"][..]),
+        (env!("CARGO_BIN_EXE_portcullis"), &["workstation", "add"]),
+        (
+            env!("CARGO_BIN_EXE_portcullis"),
+            &["workstation", "add", "a", "--cipher", "rot13"],
+        ),
+        (env!("CARGO_BIN_EXE_portcullisd"), &["--frobnicate"]),
+        (env!("CARGO_BIN_EXE_portcullis-agent"), &[]),
+    ] {
+        let output = rig.run(program, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let help = rig.run(program, &["--help"]);
+        assert_eq!(help.status.code(), Some(0));
+        assert!(out(&help).contains("Examples:"));
+    }
+}
+
+#[test]
+fn the_api_refuses_nonsense_in_json_with_a_fitting_code() {
+    let rig = Rig::new();
+    let config = rig.init();
+    let _server = serve(&config);
+    let post = |body: &str| {
+        format!(
+            "POST /v1/workstations HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let plain = |line: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let large = post(&"x".repeat(100_000));
+    for (request, code) in [
+        (plain("GET /v1/status"), "200"),
+        (plain("GET /nothing"), "404"),
+        (plain("PUT /v1/status"), "405"),
+        (plain("DELETE /v1/workstations/nobody"), "404"),
+        (plain("DELETE /v1/workstations/..%2Flock"), "404"),
+        (plain("DELETE /v1/workstations/panic"), "500"),
+        (post("{"), "400"),
+        (post("{\"name\":\"a\",\"psk\":\"x\"}"), "400"),
+        (post("{\"name\":\"A\"}"), "422"),
+        (
+            post("{\"name\":\"a\",\"addresses\":[\"10.77.0.1\"]}"),
+            "422",
+        ),
+        (post("{\"name\":\"a\"}"), "201"),
+        (post("{\"name\":\"a\"}"), "409"),
+        (large, "413"),
+    ] {
+        let answer = raw(&config, request.as_bytes());
+        let line: String = request.chars().take(60).collect();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {code}")),
+            "{line}: {answer}"
+        );
+        if !code.starts_with('2') {
+            let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+            let body: api::ErrorBody = serde_json::from_str(body).unwrap();
+            assert!(!body.error.is_empty() && !body.remedy.is_empty());
+        }
+    }
+    assert!(raw(&config, b"\x00\xff nonsense\r\n\r\n").contains("400"));
+}
+
+#[test]
+fn idle_connections_are_closed_and_do_not_keep_others_out() {
+    let rig = Rig::new();
+    let config = rig.init();
+    let _server = serve(&config);
+    let path = config.runtime_directory.join("control.sock");
+    // More than are served at once, none of which says anything.
+    let idle: Vec<_> = (0..40)
+        .map(|_| UnixStream::connect(&path).unwrap())
+        .collect();
+    let start = Instant::now();
+    let output = rig.portcullis(&["show"]);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(idle);
+}
+
+#[test]
+fn stopping_the_server_removes_the_socket() {
+    let rig = Rig::new();
+    let config = rig.init();
+    let server = serve(&config);
+    let path = config.runtime_directory.join("control.sock");
+    assert_eq!(mode(&path), 0o660);
+    server.stop();
+    assert!(!path.exists());
+    serve(&config).stop();
+}
+
+struct FakeAgent {
+    down: AtomicBool,
+}
+
+impl AgentControl for FakeAgent {
+    fn status(&self) -> Result<AgentStatus, Problem> {
+        match self.down.load(Ordering::SeqCst) {
+            false => Ok(AgentStatus {
+                name: "alpha".into(),
+                state: "hello".into(),
+                ..AgentStatus::default()
+            }),
+            true => Err(Problem::new(
+                Kind::Unavailable,
+                "asking",
+                "going down",
+                "wait",
+            )),
+        }
+    }
+
+    fn down(&self) -> Result<(), Problem> {
+        self.down.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_agent_tells_its_status_and_goes_down_when_asked() {
+    let rig = Rig::new();
+    let socket = Socket::bind(&rig.path("agent-run")).unwrap();
+    let agent = Arc::new(FakeAgent {
+        down: AtomicBool::new(false),
+    });
+    let _server = Server::start_agent(socket, agent.clone()).unwrap();
+    let output = rig.agent(&["status"]);
+    assert!(out(&output).contains("alpha") && out(&output).contains("no session"));
+    let status: AgentStatus =
+        serde_json::from_str(&out(&rig.agent(&["status", "--json"]))).unwrap();
+    assert_eq!(status.state, "hello");
+    assert_eq!(out(&rig.agent(&["down"])), "The tunnel is down.\n");
+    assert!(agent.down.load(Ordering::SeqCst));
+    let text = failure(&rig.agent(&["status"]));
+    assert!(text.contains("asking: going down"), "{text}");
+}
