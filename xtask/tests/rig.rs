@@ -49,6 +49,44 @@ fn a_namespace_and_its_processes_are_gone_when_dropped() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_swept() {
+    require_root().unwrap();
+    // The pid of a process that has ended.
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    let dead = ended.id();
+    ended.wait().unwrap();
+    let name = format!("pcl-{dead}-0-left");
+    let ip = |arguments: &[&str]| {
+        let status = std::process::Command::new("ip").args(arguments).status();
+        assert!(status.unwrap().success());
+    };
+    ip(&["netns", "add", &name]);
+    let file = std::env::temp_dir().join(&name);
+    std::fs::create_dir(&file).unwrap();
+    let mut left = std::process::Command::new("nsenter")
+        .args([&format!("--net=/run/netns/{name}"), "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    wait_for(
+        "the process to be in the namespace",
+        Duration::from_secs(5),
+        || {
+            let inside = std::fs::read_link(format!("/proc/{}/ns/net", left.id())).ok()?;
+            (inside != std::fs::read_link("/proc/self/ns/net").ok()?).then_some(())
+        },
+    )
+    .unwrap();
+    let mine = Namespace::create("mine").unwrap();
+    sweep();
+    assert!(!left.wait().unwrap().success());
+    assert!(!Path::new("/run/netns").join(&name).exists() && !file.exists());
+    assert!(
+        Path::new("/run/netns").join(mine.name()).exists(),
+        "a live run's is kept"
+    );
+}
+
+#[test]
 fn ping_of_every_size_is_answered_and_a_link_that_is_down_answers_none() {
     let (_a, b) = pair();
     let sizes: Vec<usize> = (0..=1472).collect();

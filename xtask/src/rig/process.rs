@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -54,7 +54,7 @@ impl Process {
         let mut process = Self::start(name, command, &scratch.path().join("log"))?;
         let status = process
             .wait(timeout)
-            .with_context(|| format!("what {name} wrote:\n{}", process.log_tail(20)))?;
+            .map_err(|error| anyhow!("{error:#}; what it wrote:\n{}", process.log_tail(20)))?;
         Ok((status, process.log()))
     }
 
