@@ -147,11 +147,13 @@ impl Capture {
         })
     }
 
-    /// Waits until every frame that had reached the socket before this call is counted.
+    /// Waits until every frame that was on its way before this call is counted: a few milliseconds
+    /// for what stands in a queue of the kernel, then until the socket was found empty.
     ///
     /// # Errors
     /// When frames come faster than they can be read, for five seconds.
     pub fn settle(&self) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(10));
         let seen = self.shared.idle.load(Ordering::Acquire);
         wait_for(
             "the capture to have read all",

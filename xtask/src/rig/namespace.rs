@@ -153,7 +153,7 @@ impl Drop for Namespace {
 pub(super) fn evict(name: &str) {
     let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
     for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
-        drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
