@@ -124,7 +124,7 @@ fn is_bpf(path: &Path) -> bool {
     read.is_ok() && head[..4] == *b"\x7fELF" && head[18..20] == [247, 0]
 }
 
-/// Formatting, lints and documentation without a warning, then [`test`].
+/// Formatting, lints and documentation without a warning, then [`test()`].
 ///
 /// # Errors
 /// At the first that fails.

@@ -56,7 +56,7 @@ struct Shared {
     incoming: AtomicU64,
     outgoing: AtomicU64,
     overruns: AtomicU64,
-    /// How often the thread found nothing to read.
+    /// How often the thread found nothing more to read.
     idle: AtomicU64,
     kept: Mutex<Vec<Captured>>,
 }
@@ -134,9 +134,9 @@ impl Capture {
                 if let Ok(overruns) = socket.overruns() {
                     theirs.overruns.fetch_add(overruns, Ordering::Relaxed);
                 }
+                theirs.idle.fetch_add(1, Ordering::Release);
                 if !took {
                     // Readable without a frame: the interface went down or away.
-                    theirs.idle.fetch_add(1, Ordering::Release);
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -147,11 +147,13 @@ impl Capture {
         })
     }
 
-    /// Waits until every frame that had reached the socket before this call is counted.
+    /// Waits until every frame that was on its way before this call is counted: a few milliseconds
+    /// for what stands in a queue of the kernel, then until the socket was found empty.
     ///
     /// # Errors
-    /// When frames keep coming for five seconds.
+    /// When frames come faster than they can be read, for five seconds.
     pub fn settle(&self) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(10));
         let seen = self.shared.idle.load(Ordering::Acquire);
         wait_for(
             "the capture to have read all",

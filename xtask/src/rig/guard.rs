@@ -150,7 +150,7 @@ pub fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// Removes namespaces, pins and directories of earlier runs that were killed before they could.
+/// Removes namespaces with what runs in them, pins and directories of earlier runs that were killed before they could.
 /// Only what bears the pid of a process that no longer exists is touched.
 pub fn sweep() {
     let stale = |name: &str| -> bool {
@@ -168,6 +168,7 @@ pub fn sweep() {
             .collect()
     };
     for name in names("/run/netns") {
+        super::namespace::evict(&name);
         super::namespace::delete(&name);
     }
     for dir in [PINS, &std::env::temp_dir().to_string_lossy()] {

@@ -31,7 +31,7 @@ pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
-pub use topology::{Demo, Many, Single, demo, many, single};
+pub use topology::{Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, single, tapped};
 pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, ping};
 pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
 

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::guard::{Left, register, unique, unregister};
 
@@ -80,21 +82,24 @@ impl Namespace {
     }
 
     /// A command that will run in this namespace, with nothing else changed, no standard input, and
-    /// a process group of its own so that Ctrl-C reaches only the rig.
+    /// a process group of its own so that Ctrl-C reaches only the rig. It dies with the thread that
+    /// starts it, so that a rig that is killed leaves no program behind (one that gives up its user
+    /// id is left to [`super::sweep`]).
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).process_group(0);
         let fd = self.file.as_raw_fd();
-        // SAFETY: the closure runs in the child between fork and exec and makes one system call,
-        // which is async-signal-safe; the descriptor is open as long as the namespace, and a command
+        // SAFETY: the closure runs in the child between fork and exec and makes two system calls,
+        // which are async-signal-safe; the descriptor is open as long as the namespace, and a command
         // started after that fails with EBADF instead of running elsewhere.
         unsafe {
             command.pre_exec(move || {
-                if libc::setns(fd, libc::CLONE_NEWNET) == 0 {
-                    Ok(())
-                } else {
-                    Err(io::Error::last_os_error())
+                if libc::setns(fd, libc::CLONE_NEWNET) != 0
+                    || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0
+                {
+                    return Err(io::Error::last_os_error());
                 }
+                Ok(())
             });
         }
         command
@@ -141,6 +146,14 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         delete(&self.name);
         unregister(&Left::Namespace(self.name.clone()));
+    }
+}
+
+/// Kills what still runs in a namespace of a run that is no more.
+pub(super) fn evict(name: &str) {
+    let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -185,7 +185,7 @@ impl PacketSocket {
                 &raw mut len,
             )
         };
-        (got >= 0).then(|| Arrival {
+        (got >= 0).then_some(Arrival {
             kind: if address.sll_pkttype == 4 {
                 PacketKind::Outgoing
             } else {

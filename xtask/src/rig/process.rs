@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::guard::{Left, register, unregister, wait_for};
+use super::guard::{Left, Scratch, register, unregister, wait_for};
 
 /// A running program, its output in a file. Killed on drop, by pid.
 #[derive(Debug)]
@@ -43,6 +43,19 @@ impl Process {
             log: log.to_owned(),
             status: None,
         })
+    }
+
+    /// Runs a command to its end; gives its status and what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or has not ended within `timeout` (it is killed then).
+    pub fn run(name: &str, command: Command, timeout: Duration) -> Result<(ExitStatus, String)> {
+        let scratch = Scratch::new("run")?;
+        let mut process = Self::start(name, command, &scratch.path().join("log"))?;
+        let status = process
+            .wait(timeout)
+            .map_err(|error| anyhow!("{error:#}; what it wrote:\n{}", process.log_tail(20)))?;
+        Ok((status, process.log()))
     }
 
     /// The process id.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::link::{Bridge, veth};
+use super::link::{Bridge, offloads_off, set_link, veth};
 use super::namespace::Namespace;
 use super::tunnel::{Gateway, Programs, Workstation};
+use crate::middlebox::{Impairment, Middlebox};
 
 /// MTU of every cable, unless a test lays its own.
 const MTU: u32 = 1500;
@@ -46,6 +47,56 @@ impl Single {
         enroll(&self.gateway, std::slice::from_ref(&self.workstation))?;
         self.workstation.start()
     }
+}
+
+/// [`Single`] with a middlebox in the cable, where both ends can be watched and attacked. Nothing
+/// runs yet but the middlebox.
+#[derive(Debug)]
+pub struct Tapped {
+    /// Gateway and Workstation.
+    pub single: Single,
+    /// What carries their frames.
+    pub middlebox: Middlebox,
+    /// Where the middlebox is: its interface `mg` is cabled to the Gateway's port, `mw` to the
+    /// Workstation. It has no addresses and the kernel says nothing on them.
+    pub middle: Arc<Namespace>,
+}
+
+/// Lays out [`Tapped`].
+///
+/// # Errors
+/// What `ip` answered.
+pub fn tapped(programs: &Programs, seed: u64, impairment: Impairment) -> Result<Tapped> {
+    let gw = Arc::new(Namespace::create("gw")?);
+    let ws1 = Arc::new(Namespace::create("ws1")?);
+    let middle = Arc::new(Namespace::create("middle")?);
+    middle.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+    lay_tapped_cable(&gw, "ws1", &middle, "mg")?;
+    lay_tapped_cable(&ws1, CABLE, &middle, "mw")?;
+    let middlebox = Middlebox::join(&middle, "mg", "mw", seed, impairment)?;
+    Ok(Tapped {
+        single: Single {
+            gateway: Gateway::new(programs, gw, &["ws1"])?,
+            workstation: Workstation::new(programs, ws1, CABLE)?,
+        },
+        middlebox,
+        middle,
+    })
+}
+
+/// Lays one of the two cables of [`Tapped`]; the host's end stays down.
+///
+/// # Errors
+/// What `ip` or `ethtool` answered.
+pub fn lay_tapped_cable(
+    host: &Namespace,
+    interface: &str,
+    middle: &Namespace,
+    end: &str,
+) -> Result<()> {
+    veth((host, interface), (middle, end), MTU)?;
+    offloads_off(middle, end)?;
+    set_link(middle, end, true)
 }
 
 /// The demo's layout. Nothing runs yet.

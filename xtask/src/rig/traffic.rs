@@ -37,7 +37,7 @@ impl Ping {
 }
 
 /// Sends one ICMP echo request of each payload size given to `to`, each after the answer to the one
-/// before or `timeout`.
+/// before or `timeout`; ends after five in a row without an answer.
 ///
 /// # Errors
 /// When the socket cannot be made.
@@ -68,7 +68,12 @@ pub fn ping(
     let (request, reply) = if v4 { (8, 0) } else { (128, 129) };
     let mut result = Ping::default();
     let mut buffer = vec![0; 65_536];
+    let mut unanswered = 0;
     for (number, size) in sizes.into_iter().enumerate() {
+        if unanswered == 5 {
+            break;
+        }
+        unanswered += 1;
         let mut packet = vec![request, 0, 0, 0];
         packet.extend(identifier.to_be_bytes());
         packet.extend((number as u16).to_be_bytes());
@@ -108,6 +113,7 @@ pub fn ping(
             {
                 result.answered += 1;
                 result.total += start.elapsed();
+                unanswered = 0;
                 break;
             }
         }

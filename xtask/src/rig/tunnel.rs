@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -239,7 +239,7 @@ impl Gateway {
                 self.log_tail()
             );
         }
-        ready.with_context(|| format!("the end of its log:\n{}", self.log_tail()))
+        ready.map_err(|error| anyhow!("{error:#}; the end of its log:\n{}", self.log_tail()))
     }
 
     /// `kill -9`.
@@ -469,7 +469,12 @@ impl Workstation {
                 self.log_tail()
             );
         }
-        connected.with_context(|| format!("the end of the agent's log:\n{}", self.log_tail()))
+        connected.map_err(|error| {
+            anyhow!(
+                "{error:#}; the end of the agent's log:\n{}",
+                self.log_tail()
+            )
+        })
     }
 
     /// Whether the Gateway answers one ping through the tunnel within `timeout`.

@@ -1,0 +1,179 @@
+//! Coming back, end to end: restarts in every order, links that go down, interfaces that go away.
+//! Needs root and the programs (`cargo xtask test` builds them).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis_xtask::rig::*;
+
+const ECHO: (std::net::IpAddr, u16) = (std::net::IpAddr::V4(GATEWAY_V4), 7);
+
+fn programs() -> Programs {
+    require_root().unwrap();
+    Programs::find().unwrap()
+}
+
+#[test]
+fn sixty_four_workstations_are_back_within_a_second_of_a_killed_gateway() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = many(&programs(), 64).unwrap();
+    rig.start().unwrap();
+    let _echo = Echo::start(rig.gateway.namespace(), ECHO.1).unwrap();
+    let every = Duration::from_millis(20);
+    let probes: Vec<Probe> = rig
+        .workstations
+        .iter()
+        .map(|w| Probe::start(w.namespace(), ECHO, every, 64).unwrap())
+        .collect();
+    pause(Duration::from_millis(500)).unwrap();
+    rig.gateway.kill();
+    let started = Instant::now();
+    rig.gateway.launch().unwrap();
+    pause(Duration::from_secs(4)).unwrap();
+    let mut slow = Vec::new();
+    for (probe, workstation) in probes.into_iter().zip(&rig.workstations) {
+        match probe.finish().recovered_after(started) {
+            Some(after) if after <= Duration::from_secs(1) + every => {}
+            after => slow.push(format!("{} after {after:?}", workstation.name())),
+        }
+    }
+    assert!(
+        slow.is_empty(),
+        "{} of 64 took longer: {}\n{}",
+        slow.len(),
+        slow.join(", "),
+        rig.gateway.log_tail()
+    );
+}
+
+#[test]
+fn a_link_that_goes_down_under_load_and_comes_up_carries_again() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let _http = HttpServer::start(rig.gateway.namespace(), 8080).unwrap();
+    let load = Stream::start(
+        Arc::clone(rig.workstation.namespace()),
+        (GATEWAY_V4.into(), 8080),
+        20_000_000,
+    );
+    wait_for("the load", Duration::from_secs(5), || {
+        (load.received() > 0).then_some(())
+    })
+    .unwrap();
+    let ends = [
+        (Arc::clone(rig.gateway.namespace()), "ws1"),
+        (Arc::clone(rig.workstation.namespace()), "cable0"),
+    ];
+    for (host, interface) in ends.iter().chain(&ends) {
+        set_link(host, interface, false).unwrap();
+        pause(Duration::from_millis(300)).unwrap();
+        set_link(host, interface, true).unwrap();
+        let up = Instant::now();
+        rig.workstation
+            .wait_connected(Duration::from_secs(5))
+            .unwrap();
+        let after = up.elapsed();
+        assert!(after < Duration::from_secs(2), "{interface}: {after:?}");
+        let before = load.received();
+        wait_for("the load to go on", Duration::from_secs(10), || {
+            (load.received() > before + 1_000_000).then_some(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn an_interface_that_is_removed_and_added_again_carries_again() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let gw = Arc::clone(rig.gateway.namespace());
+    let ws = Arc::clone(rig.workstation.namespace());
+    for _ in 0..2 {
+        gw.ip("link delete dev ws1").unwrap();
+        pause(Duration::from_millis(300)).unwrap();
+        assert!(
+            rig.gateway.process().unwrap().exited().is_none(),
+            "{}",
+            rig.gateway.log_tail()
+        );
+        // Down: whoever owns the port brings it up once its wall stands.
+        veth((&gw, "ws1"), (&ws, "cable0"), 1500).unwrap();
+        rig.workstation
+            .wait_connected(Duration::from_secs(15))
+            .unwrap();
+    }
+}
+
+/// Who goes and comes, in which order.
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    KillGateway,
+    StopGateway,
+    StartGateway,
+    KillAgent,
+    StopAgent,
+    StartAgent,
+}
+
+#[test]
+fn gateway_and_agent_find_each_other_whoever_restarts_first() {
+    use Move::*;
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let orders: &[&[Move]] = &[
+        &[StopGateway, StartGateway],
+        &[KillGateway, StartGateway],
+        &[StopAgent, StartAgent],
+        &[KillAgent, StartAgent],
+        &[StopGateway, StopAgent, StartGateway, StartAgent],
+        &[StopGateway, StopAgent, StartAgent, StartGateway],
+        &[KillGateway, KillAgent, StartGateway, StartAgent],
+        &[KillAgent, KillGateway, StartAgent, StartGateway],
+        &[StopAgent, KillGateway, StartGateway, StartAgent],
+        &[KillGateway, StartGateway, KillAgent, StartAgent],
+    ];
+    for order in orders {
+        for step in *order {
+            match step {
+                KillGateway => rig.gateway.kill(),
+                StopGateway => rig.gateway.stop().unwrap(),
+                StartGateway => rig.gateway.launch().unwrap(),
+                KillAgent => rig.workstation.kill(),
+                StopAgent => rig.workstation.stop().unwrap(),
+                StartAgent => rig.workstation.launch().unwrap(),
+            }
+            // Long enough for the one that is left to notice, and to be wrong about it.
+            pause(Duration::from_millis(200)).unwrap();
+        }
+        let all = Instant::now();
+        rig.workstation
+            .wait_connected(Duration::from_secs(10))
+            .unwrap_or_else(|error| panic!("{order:?}: {error:#}\n{}", rig.gateway.log_tail()));
+        assert!(
+            all.elapsed() < Duration::from_secs(5),
+            "{order:?}: {:?}",
+            all.elapsed()
+        );
+    }
+}
+
+#[test]
+fn an_agent_that_has_waited_long_for_its_gateway_connects_at_once() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    rig.gateway.stop().unwrap();
+    rig.workstation.stop().unwrap();
+    rig.workstation.launch().unwrap();
+    // Its timer has backed off by now.
+    pause(Duration::from_secs(8)).unwrap();
+    rig.gateway.start().unwrap();
+    let up = Instant::now();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+    assert!(up.elapsed() < Duration::from_secs(1), "{:?}", up.elapsed());
+}

@@ -1,0 +1,232 @@
+//! The wall in time, end to end: no frame of a kernel leaves an internal port and none from the
+//! cable enters a kernel, from before the link is up until after the programs are gone. Needs root
+//! and the programs (`cargo xtask test` builds them).
+//!
+//! Both hosts babble (ARP through an ordinary AF_PACKET socket, and whatever their IPv6 stacks say
+//! when a link comes up), and something in the cable shouts at both, all the time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use portcullis_xtask::attack::{arp, ethernet, tagged, udp_v4};
+use portcullis_xtask::middlebox::{Impairment, Middlebox};
+use portcullis_xtask::rig::*;
+
+const TUNNEL: u16 = wire::limits::ETHERTYPE;
+
+fn programs() -> Programs {
+    require_root().unwrap();
+    Programs::find().unwrap()
+}
+
+/// Sends foreign frames on an interface every two milliseconds, whenever it exists and is up.
+struct Babbler {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Babbler {
+    fn start(host: &Arc<Namespace>, interface: &'static str) -> Self {
+        let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (host, stopped, count) = (Arc::clone(host), Arc::clone(&stop), Arc::clone(&sent));
+        let own = [2, 0, 0, 0, 0, 0x77];
+        let address = [192, 0, 2, 1].into();
+        let ip = udp_v4(address, GATEWAY_V4, 9050, b"hello");
+        let plain = ethernet([0xff; 6], own, 0x0800, &ip);
+        let frames = [
+            ethernet(
+                [0xff; 6],
+                own,
+                0x0806,
+                &arp(1, (own, address), ([0; 6], GATEWAY_V4)),
+            ),
+            tagged(&plain, &[0]),
+            plain,
+        ];
+        let thread = std::thread::spawn(move || {
+            let mut socket = None;
+            while !stopped.load(Ordering::Relaxed) {
+                // Through the stack's own way out, traffic control included.
+                let open = socket
+                    .take()
+                    .or_else(|| PacketSocket::open(&host, Some(interface)).ok());
+                if let Some(open) = open {
+                    let sent = frames.iter().filter(|frame| open.send(frame)).count();
+                    count.fetch_add(sent as u64, Ordering::Relaxed);
+                    // An interface that was removed takes its sockets along.
+                    socket = (sent > 0).then_some(open);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self {
+            stop,
+            sent,
+            thread: Some(thread),
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Babbler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Captures of what must not be: foreign frames out of either host, any frame into either kernel.
+struct Watch {
+    out: Capture,
+    into: [Capture; 2],
+}
+
+impl Watch {
+    fn start(rig: &Tapped) -> Self {
+        let out = Capture::filtered(&rig.middle, None, 16, |frame| {
+            frame.kind == PacketKind::Incoming && frame.ethertype() != TUNNEL
+        });
+        let hosts = [
+            rig.single.gateway.namespace(),
+            rig.single.workstation.namespace(),
+        ];
+        let into = hosts.map(|host| {
+            Capture::filtered(host, None, 16, |frame| frame.kind == PacketKind::Incoming).unwrap()
+        });
+        Self {
+            out: out.unwrap(),
+            into,
+        }
+    }
+
+    #[track_caller]
+    fn silent(&self, when: &str) {
+        for (what, capture) in [
+            ("left a host", &self.out),
+            ("entered the Gateway's kernel", &self.into[0]),
+            ("entered the Workstation's kernel", &self.into[1]),
+        ] {
+            capture.settle().unwrap();
+            assert_eq!(
+                (capture.incoming(), capture.overruns()),
+                (0, 0),
+                "{when}: frames {what}: {}",
+                capture.summary()
+            );
+        }
+    }
+}
+
+#[test]
+fn without_the_programs_both_hosts_are_heard_and_hear() {
+    let _turn = Serial::acquire().unwrap();
+    let rig = tapped(&programs(), 1, Impairment::default()).unwrap();
+    let watch = Watch::start(&rig);
+    let (gw, ws) = (
+        rig.single.gateway.namespace(),
+        rig.single.workstation.namespace(),
+    );
+    let _babble = [Babbler::start(gw, "ws1"), Babbler::start(ws, "cable0")];
+    set_link(gw, "ws1", true).unwrap();
+    set_link(ws, "cable0", true).unwrap();
+    wait_for(
+        "what the wall is to keep apart",
+        Duration::from_secs(5),
+        || {
+            let into = watch.into.iter().all(|capture| capture.incoming() > 10);
+            (into && watch.out.incoming() > 10).then_some(())
+        },
+    )
+    .unwrap();
+}
+
+#[test]
+fn nothing_leaves_and_nothing_enters_from_before_link_up_to_after_the_end() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = tapped(&programs(), 1, Impairment::default()).unwrap();
+    let watch = Watch::start(&rig);
+    let gw = Arc::clone(rig.single.gateway.namespace());
+    let ws = Arc::clone(rig.single.workstation.namespace());
+    let babble = [Babbler::start(&gw, "ws1"), Babbler::start(&ws, "cable0")];
+    let shout = [
+        Babbler::start(&rig.middle, "mg"),
+        Babbler::start(&rig.middle, "mw"),
+    ];
+    let a_while = || pause(Duration::from_millis(500)).unwrap();
+    a_while();
+    watch.silent("before the programs start");
+
+    rig.single.start().unwrap();
+    a_while();
+    watch.silent("start");
+    assert!(
+        babble.iter().all(|b| b.sent() > 0),
+        "nothing tried to leave"
+    );
+    assert!(shout.iter().all(|s| s.sent() > 0), "nothing tried to enter");
+
+    for (host, interface) in [(&gw, "ws1"), (&ws, "cable0")] {
+        set_link(host, interface, false).unwrap();
+        a_while();
+        set_link(host, interface, true).unwrap();
+        rig.single
+            .workstation
+            .wait_connected(Duration::from_secs(10))
+            .unwrap();
+    }
+    watch.silent("links down and up");
+
+    rig.single.gateway.kill();
+    rig.single.workstation.kill();
+    a_while();
+    watch.silent("kill -9 of both");
+
+    rig.single.gateway.start().unwrap();
+    rig.single.workstation.start().unwrap();
+    a_while();
+    watch.silent("restart after kill -9");
+
+    rig.single.gateway.stop().unwrap();
+    rig.single.workstation.stop().unwrap();
+    a_while();
+    watch.silent("an orderly stop of both");
+
+    rig.single.gateway.start().unwrap();
+    rig.single.workstation.start().unwrap();
+    a_while();
+    watch.silent("restart after an orderly stop");
+}
+
+#[test]
+fn the_wall_stands_on_an_interface_that_is_added_again_before_its_link_is_up() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = tapped(&programs(), 1, Impairment::default()).unwrap();
+    let watch = Watch::start(&rig);
+    let gw = Arc::clone(rig.single.gateway.namespace());
+    let ws = Arc::clone(rig.single.workstation.namespace());
+    let _babble = [Babbler::start(&gw, "ws1"), Babbler::start(&ws, "cable0")];
+    let _shout = [
+        Babbler::start(&rig.middle, "mg"),
+        Babbler::start(&rig.middle, "mw"),
+    ];
+    rig.single.start().unwrap();
+    for (host, interface, end) in [(&gw, "ws1", "mg"), (&ws, "cable0", "mw")] {
+        host.ip(&format!("link delete dev {interface}")).unwrap();
+        pause(Duration::from_millis(200)).unwrap();
+        lay_tapped_cable(host, interface, &rig.middle, end).unwrap();
+        rig.middlebox = Middlebox::join(&rig.middle, "mg", "mw", 2, Impairment::default()).unwrap();
+        rig.single
+            .workstation
+            .wait_connected(Duration::from_secs(15))
+            .unwrap();
+        watch.silent(&format!("{interface} removed and added again"));
+    }
+}
