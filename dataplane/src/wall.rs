@@ -215,17 +215,18 @@ impl Wall {
             name: &config.interface,
             ifindex: config.ifindex,
         };
-        attach::guard(
-            interface,
-            &directory.join("guard"),
-            config.program(&mut ebpf, "guard")?,
-            config.guard,
-        )?;
+        // Whatever refuses the interface does so in this step, before anything stands on it.
         attach::admission(
             interface,
             &directory.join("admission"),
             wall.program.as_fd(),
             config.mode,
+        )?;
+        attach::guard(
+            interface,
+            &directory.join("guard"),
+            config.program(&mut ebpf, "guard")?,
+            config.guard,
         )?;
         Ok(wall)
     }

@@ -254,6 +254,8 @@ fn an_interface_with_a_program_of_somebody_else_is_refused_in_words() {
         "{words}"
     );
     assert!(words.contains("ip link set dev near0 xdp off"), "{words}");
+    let untouched = links("near0", &pair.pins.0).expect("the links");
+    assert_eq!(untouched, [None, None]);
     drop(theirs);
     Wall::raise(&pair.config()).expect("the wall, once it is free");
 }

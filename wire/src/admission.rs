@@ -48,26 +48,32 @@ pub trait Frame {
     }
 }
 
+/// A frame in plain memory.
 impl Frame for &[u8] {
     fn len(&self) -> usize {
         <[u8]>::len(self)
     }
 
     fn mac(&self, at: usize) -> Option<[u8; 6]> {
-        self.get(at..)?.first_chunk().copied()
+        bytes(self, at)
     }
 
     fn be16(&self, at: usize) -> Option<u16> {
-        self.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+        bytes(self, at).map(u16::from_be_bytes)
     }
 
     fn words(&self, at: usize) -> Option<[u64; 3]> {
-        Some([self.word(at)?, self.word(at + 8)?, self.word(at + 16)?])
+        let words = [self.word(at)?, self.word(at + 8)?, self.word(at + 16)?];
+        Some(words)
     }
 
     fn word(&self, at: usize) -> Option<u64> {
-        self.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+        bytes(self, at).map(u64::from_le_bytes)
     }
+}
+
+fn bytes<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
+    frame.get(at..at + N)?.try_into().ok()
 }
 
 /// The tables of [`crate::tables`].

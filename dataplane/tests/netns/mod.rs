@@ -220,7 +220,7 @@ impl Tap {
                 (length, from.sll_pkttype)
             };
             frame.truncate(usize::try_from(length).ok()?);
-            if kind != libc::PACKET_OUTGOING as u8 {
+            if kind != libc::PACKET_OUTGOING {
                 return Some(frame);
             }
         }
