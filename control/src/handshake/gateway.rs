@@ -16,7 +16,7 @@ use super::peer::{PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
 use super::slots::Slots;
 use super::{Action, Install, Mac, Parameters};
-use dataplane::keys::{Cipher, Protection, SessionKeys};
+use dataplane::keys::SessionKeys;
 use dataplane::{PortId, WorkstationId};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -28,6 +28,7 @@ use wire::{Header, Role};
 use zeroize::Zeroizing;
 
 pub use super::peer::{CipherPolicy, Enrolled, Outcomes};
+pub use super::show::{SessionInfo, WorkstationInfo};
 
 /// RekeyInits of a session: two a second.
 const REKEYS: (u64, u64) = (SECOND / 2, 2);
@@ -75,46 +76,6 @@ pub struct Unattributed {
     pub unknown_key: u64,
     /// The admission tag is wrong.
     pub bad_tag: u64,
-}
-
-/// What a session is, for `show`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionInfo {
-    /// Our index of it.
-    pub index: u32,
-    /// The port.
-    pub port: PortId,
-    /// The Workstation's MAC address.
-    pub peer_mac: Mac,
-    /// Since it was installed.
-    pub age: Duration,
-    /// The cipher.
-    pub cipher: Cipher,
-    /// The protection.
-    pub protection: Protection,
-}
-
-/// What there is to show of a Workstation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkstationInfo {
-    /// The Workstation.
-    pub id: WorkstationId,
-    /// Its key id.
-    pub key_id: u32,
-    /// The session in use.
-    pub cur: Option<SessionInfo>,
-    /// Whether a session waits to be proven.
-    pub pending: bool,
-    /// Whether the session before is still received on.
-    pub prev: bool,
-    /// Sessions whose erasure was asked for and not acknowledged.
-    pub erasing: usize,
-    /// How long ago the last session was proven.
-    pub last_handshake: Option<Duration>,
-    /// Handshakes by outcome.
-    pub outcomes: Outcomes,
-    /// Whether two machines seem to use its keys.
-    pub clone_suspected: bool,
 }
 
 /// The machine.
@@ -397,10 +358,11 @@ impl Gateway {
         let key_id = peer.enrolled.key_id;
         let carrier = peer.carrier(index).and_then(|session| {
             let time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
-            session
-                .rekeys
-                .take(time, REKEYS)
-                .then(|| (session.port, session.peer_mac, session.hash))
+            session.rekeys.take(time, REKEYS).then_some((
+                session.port,
+                session.peer_mac,
+                session.hash,
+            ))
         });
         let port = carrier.and_then(|(port, ..)| self.ports.get(&port).copied());
         let (Some((_, mac, hash)), Some(port)) = (carrier, port) else {
@@ -592,34 +554,15 @@ impl Gateway {
         let now = self.clock.advance(now);
         self.peers
             .values_mut()
-            .map(|peer| info(peer, now))
+            .map(|peer| WorkstationInfo::of(peer, now))
             .collect()
     }
 
     /// What there is to show of one Workstation.
     pub fn workstation(&mut self, now: Duration, id: WorkstationId) -> Option<WorkstationInfo> {
         let now = self.clock.advance(now);
-        self.peers.get_mut(&id).map(|peer| info(peer, now))
-    }
-}
-
-fn info(peer: &mut Peer, now: Duration) -> WorkstationInfo {
-    WorkstationInfo {
-        id: peer.enrolled.id,
-        key_id: peer.enrolled.key_id,
-        cur: peer.cur.as_ref().map(|session| SessionInfo {
-            index: session.index,
-            port: session.port,
-            peer_mac: session.peer_mac,
-            age: now.saturating_sub(session.installed),
-            cipher: session.cipher,
-            protection: session.protection,
-        }),
-        pending: peer.pending.is_some(),
-        prev: peer.prev.is_some(),
-        erasing: peer.erasing.len(),
-        last_handshake: peer.last_handshake.map(|at| now.saturating_sub(at)),
-        outcomes: peer.outcomes,
-        clone_suspected: peer.clone_suspected(now),
+        self.peers
+            .get_mut(&id)
+            .map(|peer| WorkstationInfo::of(peer, now))
     }
 }

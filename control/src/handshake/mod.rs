@@ -17,6 +17,7 @@ pub mod message;
 pub mod noise;
 mod peer;
 pub mod random;
+mod show;
 pub mod slots;
 pub mod workstation;
 

@@ -80,7 +80,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        let dh = DefaultResolver.resolve_dh(choice)?;
+        Some(Box::new(WipedDh(dh)))
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -88,7 +89,95 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
+        let cipher = DefaultResolver.resolve_cipher(choice)?;
+        Some(Box::new(WipedCipher(cipher)))
+    }
+}
+
+/// Private keys that are overwritten when the handshake is dropped, which `snow` does not do.
+struct WipedDh(Box<dyn Dh>);
+
+impl Drop for WipedDh {
+    fn drop(&mut self) {
+        self.0.set(&[0; 32]);
+    }
+}
+
+impl Dh for WipedDh {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn pub_len(&self) -> usize {
+        self.0.pub_len()
+    }
+
+    fn priv_len(&self) -> usize {
+        self.0.priv_len()
+    }
+
+    fn set(&mut self, privkey: &[u8]) {
+        self.0.set(privkey);
+    }
+
+    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
+        self.0.generate(rng)
+    }
+
+    fn pubkey(&self) -> &[u8] {
+        self.0.pubkey()
+    }
+
+    fn privkey(&self) -> &[u8] {
+        self.0.privkey()
+    }
+
+    fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+        self.0.dh(pubkey, out)
+    }
+}
+
+/// A cipher whose key is overwritten when the handshake is dropped.
+struct WipedCipher(Box<dyn Cipher>);
+
+impl Drop for WipedCipher {
+    fn drop(&mut self) {
+        self.0.set(&[0; 32]);
+    }
+}
+
+impl Cipher for WipedCipher {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn set(&mut self, key: &[u8; 32]) {
+        self.0.set(key);
+    }
+
+    fn encrypt(&self, nonce: u64, authtext: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
+        self.0.encrypt(nonce, authtext, plaintext, out)
+    }
+
+    fn decrypt(
+        &self,
+        nonce: u64,
+        authtext: &[u8],
+        ciphertext: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, snow::Error> {
+        self.0.decrypt(nonce, authtext, ciphertext, out)
+    }
+}
+
+/// A handshake's state, in one place in memory. Its chaining key cannot be reached to be wiped: the
+/// state is dropped at once, and the process is not dumpable.
+struct State(Box<HandshakeState>);
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // An error would mean that there is no PSK to wipe.
+        let _ = self.0.set_psk(usize::from(PSK_AT), &[0; 32]);
     }
 }
 
@@ -131,7 +220,7 @@ fn split(state: &mut HandshakeState) -> Result<Split, NoiseError> {
 
 /// The Workstation's half of a handshake, waiting for message 2.
 pub struct Initiator {
-    state: Box<HandshakeState>,
+    state: State,
 }
 
 impl Initiator {
@@ -148,10 +237,11 @@ impl Initiator {
         let mut state = builder(secrets, prologue, ephemeral)?
             .remote_public_key(secrets.peer_public)
             .and_then(Builder::build_initiator)
-            .map(Box::new)
+            .map(|state| State(Box::new(state)))
             .map_err(|_| NoiseError::State)?;
         let mut message = vec![0; FIRST + payload.len()];
         let written = state
+            .0
             .write_message(payload, &mut message)
             .map_err(|_| NoiseError::State)?;
         message.truncate(written);
@@ -166,16 +256,17 @@ impl Initiator {
         let mut payload = vec![0; message.len()];
         let read = self
             .state
+            .0
             .read_message(message, &mut payload)
             .map_err(|_| NoiseError::DoesNotOpen)?;
         payload.truncate(read);
-        Ok((payload, split(&mut self.state)?))
+        Ok((payload, split(&mut self.state.0)?))
     }
 }
 
 /// The Gateway's half of a handshake, with message 1 opened and its sender's static key checked.
 pub struct Responder {
-    state: Box<HandshakeState>,
+    state: State,
 }
 
 impl Responder {
@@ -191,16 +282,17 @@ impl Responder {
     ) -> Result<(Self, Vec<u8>), NoiseError> {
         let mut state = builder(secrets, prologue, ephemeral)?
             .build_responder()
-            .map(Box::new)
+            .map(|state| State(Box::new(state)))
             .map_err(|_| NoiseError::State)?;
         let mut payload = vec![0; message.len()];
         let read = state
+            .0
             .read_message(message, &mut payload)
             .map_err(|_| NoiseError::DoesNotOpen)?;
         payload.truncate(read);
         // The PSK is proven by message 2 only, so this is what stands before it. Asked only after
         // message 1 opened: before, the library would answer with unauthenticated bytes.
-        let proven = state.get_remote_static().ok_or(NoiseError::State)?;
+        let proven = state.0.get_remote_static().ok_or(NoiseError::State)?;
         if !bool::from(proven.ct_eq(secrets.peer_public.as_slice())) {
             return Err(NoiseError::WrongStatic);
         }
@@ -215,10 +307,11 @@ impl Responder {
         let mut message = vec![0; PLAIN + payload.len()];
         let written = self
             .state
+            .0
             .write_message(payload, &mut message)
             .map_err(|_| NoiseError::State)?;
         message.truncate(written);
-        let split = split(&mut self.state)?;
+        let split = split(&mut self.state.0)?;
         Ok((message, split))
     }
 }

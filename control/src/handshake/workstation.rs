@@ -4,46 +4,34 @@
 //! `cur`, `prev` and the handshake `H` are separate: whatever happens to a handshake, the session in
 //! use stays as it is until a new one is proven by a frame that opens under it.
 
+mod attempt;
+mod reset;
+mod status;
+
+pub use status::{Failure, Phase, RollbackSign, Status, Traffic};
+
 use super::clock::Clock;
-use super::kdf::{KnockKeys, hello_prologue, knock_keys, noise_psk, rekey_prologue};
+use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::liveness::{Liveness, Verdict};
-use super::message::{self, Answer, Challenge, Inner, Offer};
-use super::noise::{Initiator, Secrets, Split, is_station};
+use super::message::{self, Inner};
+use super::noise::is_station;
 use super::random::Randomness;
 use super::slots::Slots;
-use super::{Action, Install, Mac, Parameters};
+use super::{Action, Mac};
 use dataplane::PortId;
-use dataplane::keys::{Cipher, Protection, SessionKeys};
+use dataplane::keys::{Cipher, Protection};
 use std::collections::VecDeque;
 use std::time::Duration;
 use wire::header::kind;
-use wire::limits::{BROADCAST, HELLO_LEN, INITIATION_LEN, REJECT_AFTER, REKEY_AFTER};
-use wire::{Header, Role};
+use wire::limits::REJECT_AFTER;
 use zeroize::Zeroizing;
 
-const HELLO_FIRST: Duration = Duration::from_millis(250);
-const HELLO_MOST: Duration = Duration::from_secs(5);
-const INIT_LEAST: Duration = Duration::from_secs(1);
-const INIT_MOST: Duration = Duration::from_secs(3);
-/// After a Response that opens and is not acceptable: asking again at once would change nothing.
-const REFUSED_WAIT: Duration = Duration::from_secs(4);
-/// Responses of an attempt that do not open.
-const FAILURES: u8 = 8;
-const REKEY_WAITS: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-];
-const PROVE_EVERY: Duration = Duration::from_millis(250);
+use attempt::{HELLO_FIRST, Handshake, PROVE_EVERY, REKEY_WAITS, Session};
+use reset::remember;
+
 const PROVE_PINGS: u8 = 8;
 const PREV_FOR: Duration = Duration::from_secs(10);
-const REKEY_JITTER: Duration = Duration::from_secs(10);
-const RESET_JITTER: Duration = Duration::from_millis(200);
-/// At most one handshake started by a Reset in this long.
-const RESET_APART: Duration = Duration::from_secs(1);
 const ROLLBACK_APART: Duration = Duration::from_secs(10);
-/// Boot ids remembered as stale.
-const STALE: usize = 8;
 /// This side has one session of each kind and a few being erased.
 const SLOTS: u16 = 32;
 
@@ -71,155 +59,6 @@ pub struct WorkstationConfig {
     pub protections: Vec<Protection>,
     /// The seed of its random generator.
     pub seed: Zeroizing<[u8; 32]>,
-}
-
-/// What the worker has sent and received so far, over all sessions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Data frames sealed; control messages do not count.
-    pub sent: u64,
-    /// Frames opened, of any kind.
-    pub received: u64,
-}
-
-/// A sign that the machine was put back to a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RollbackSign {
-    /// The generation counter changed. It is exact: always acted on.
-    Generation,
-    /// An event of the kernel, or a jump between clocks. Acted on at most once in 10 s.
-    Hint,
-}
-
-/// Why an attempt failed, for `portcullis-agent status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Hellos without a Challenge.
-    #[error(
-        "no Gateway answers; check the cable, and that this Workstation is enrolled there on this port"
-    )]
-    NoChallenge,
-    /// An Initiation without a Response.
-    #[error(
-        "the Gateway answers Hellos but refuses the handshake; its log and `portcullis show` say why (other static key, cipher or protection policy)"
-    )]
-    NoResponse,
-    /// A Response that does not open.
-    #[error(
-        "a Response does not open: the Gateway's static key or the PSK is not the one enrolled here"
-    )]
-    DoesNotOpen,
-    /// A Response whose cipher, protection or address is not acceptable.
-    #[error(
-        "the Gateway chose a cipher or protection that this Workstation does not offer, or contradicts its own Challenge"
-    )]
-    Refused,
-    /// A new session was never proven.
-    #[error("the Gateway answered but nothing arrived on the new session")]
-    NotProven,
-}
-
-/// The state of the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Not started.
-    Stopped,
-    /// None under way.
-    Idle,
-    /// Hello sent.
-    Hello,
-    /// Initiation sent.
-    Init,
-    /// RekeyInit sent.
-    Rekey,
-    /// A new session waits to be proven.
-    Proving,
-}
-
-/// What there is to tell of a Workstation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Where the handshake is.
-    pub phase: Phase,
-    /// Whether there is a proven session.
-    pub connected: bool,
-    /// Its age.
-    pub session_age: Option<Duration>,
-    /// Our index of it.
-    pub index: Option<u32>,
-    /// Its cipher and protection.
-    pub protected_by: Option<(Cipher, Protection)>,
-    /// The Gateway's MAC address.
-    pub gateway_mac: Option<Mac>,
-    /// The tunnel's parameters.
-    pub parameters: Option<Parameters>,
-    /// Whether PINGs on it went unanswered.
-    pub unresponsive: bool,
-    /// How long ago a session was last proven.
-    pub last_handshake: Option<Duration>,
-    /// Handshakes that led to a proven session, by Hello and by rekey.
-    pub handshakes: (u64, u64),
-    /// Attempts that failed.
-    pub failures: u64,
-    /// Why the last one did; none since the last success.
-    pub last_failure: Option<Failure>,
-    /// Frames dropped because they match neither the handshake under way nor its nonce.
-    pub unexpected: u64,
-}
-
-struct Session {
-    index: u32,
-    hash: [u8; 32],
-    boot_id: [u8; 8],
-    gateway_mac: Mac,
-    installed: Duration,
-    rekey_at: Duration,
-    from_hello: bool,
-    cipher: Cipher,
-    protection: Protection,
-    parameters: Parameters,
-}
-
-struct Hello {
-    nonce: u64,
-    interval: Duration,
-    next: Duration,
-    sent: Duration,
-    tries: u32,
-}
-
-struct Init {
-    nonce: u64,
-    index: u32,
-    noise: Option<Initiator>,
-    timer: Duration,
-    failures: u8,
-    boot_id: [u8; 8],
-    gateway_mac: Mac,
-}
-
-struct Rekey {
-    nonce: u64,
-    index: u32,
-    noise: Option<Initiator>,
-    timer: Duration,
-    tries: usize,
-    carrier: u32,
-}
-
-struct Proving {
-    session: Session,
-    next: Duration,
-    pings: u8,
-}
-
-enum Handshake {
-    Stopped,
-    Idle,
-    Hello(Hello),
-    Init(Box<Init>),
-    Rekey(Box<Rekey>),
-    Proving(Box<Proving>),
 }
 
 struct Erasing {
@@ -261,15 +100,6 @@ pub struct Workstation {
     last_failure: Option<Failure>,
     unexpected: u64,
     actions: Vec<Action>,
-}
-
-fn remember(list: &mut VecDeque<[u8; 8]>, boot_id: [u8; 8]) {
-    if !list.contains(&boot_id) {
-        if list.len() >= STALE {
-            list.pop_front();
-        }
-        list.push_back(boot_id);
-    }
 }
 
 impl Workstation {
@@ -541,8 +371,8 @@ impl Workstation {
                 self.hello(now);
             }
             Handshake::Rekey(rekey) if rekey.timer <= now => {
+                let tries = rekey.tries;
                 self.failed(Failure::NoResponse);
-                let tries = rekey_tries(&self.handshake);
                 if tries < REKEY_WAITS.len() {
                     self.rekey(now, tries);
                 } else {
@@ -618,20 +448,6 @@ impl Workstation {
         }
     }
 
-    /// Drops the handshake under way; a new session not yet proven is erased.
-    fn abandon(&mut self) {
-        match std::mem::replace(&mut self.handshake, Handshake::Idle) {
-            Handshake::Init(init) => {
-                self.slots.give_back(init.index);
-            }
-            Handshake::Rekey(rekey) => {
-                self.slots.give_back(rekey.index);
-            }
-            Handshake::Proving(proving) => self.erase(proving.session.index, true),
-            Handshake::Hello(_) | Handshake::Idle | Handshake::Stopped => {}
-        }
-    }
-
     fn erase(&mut self, index: u32, was_new: bool) {
         self.erasing.push(Erasing { index, was_new });
         self.actions.push(Action::Erase {
@@ -675,290 +491,6 @@ impl Workstation {
         });
     }
 
-    /// Begins a handshake with a new nonce.
-    fn hello(&mut self, now: Duration) {
-        self.abandon();
-        let nonce = self.random.nonzero_u64();
-        self.actions.push(Action::ExpectNonce(nonce));
-        self.handshake = Handshake::Hello(Hello {
-            nonce,
-            interval: HELLO_FIRST,
-            next: now,
-            sent: now,
-            tries: 0,
-        });
-        self.hello_again(now);
-    }
-
-    /// Sends the Hello under way, once more or for the first time.
-    fn hello_again(&mut self, now: Duration) {
-        let Handshake::Hello(hello) = &mut self.handshake else {
-            return;
-        };
-        if hello.tries > 0 {
-            self.failures += u64::from(hello.tries == 1);
-            self.last_failure = Some(Failure::NoChallenge);
-        }
-        hello.tries = hello.tries.saturating_add(1);
-        hello.sent = now;
-        // Jitter only shortens, so that a Gateway that comes back waits at most the longest interval.
-        hello.next = now + hello.interval * 19 / 20 - self.random.up_to(hello.interval / 5);
-        hello.interval = (hello.interval * 2).min(HELLO_MOST);
-        let nonce = hello.nonce;
-        self.send(BROADCAST, kind::HELLO, nonce, &[0; HELLO_LEN]);
-    }
-
-    fn offer(&self, index: u32) -> Offer {
-        Offer {
-            index,
-            mtu: self.mtu,
-            ciphers: self
-                .ciphers
-                .iter()
-                .fold(0, |bits, cipher| bits | cipher.offer()),
-            protections: self
-                .protections
-                .iter()
-                .fold(0, |bits, protection| bits | protection.offer()),
-            mac: self.mac,
-            virtualised: self.virtualised,
-        }
-    }
-
-    /// Takes an index and writes Noise message 1.
-    fn initiate(&mut self, prologue: &[u8]) -> Option<(u32, Initiator, Vec<u8>)> {
-        let index = self.slots.take(&mut self.random)?;
-        let payload = self.offer(index).encode();
-        let ephemeral = self.random.bytes();
-        match Initiator::start(self.secrets(), prologue, ephemeral, &payload) {
-            Ok((noise, message)) => Some((index, noise, message)),
-            Err(_) => {
-                self.slots.give_back(index);
-                None
-            }
-        }
-    }
-
-    fn secrets(&self) -> Secrets<'_> {
-        Secrets {
-            static_private: &self.static_private,
-            peer_public: &self.gateway_public,
-            psk: &self.noise_psk,
-        }
-    }
-
-    fn challenge(&mut self, now: Duration, header: &Header, payload: &[u8]) -> Option<()> {
-        let Handshake::Hello(hello) = &self.handshake else {
-            return None;
-        };
-        if header.counter != hello.nonce {
-            return None;
-        }
-        let (nonce, rtt) = (hello.nonce, now.saturating_sub(hello.sent));
-        let bytes = payload.try_into().ok()?;
-        let challenge = Challenge::decode(bytes).filter(|challenge| is_station(challenge.mac))?;
-        let first =
-            Header::new(kind::INITIATION, INITIATION_LEN as u16, self.key_id, nonce).encode();
-        let mut head = [0; 16];
-        head.copy_from_slice(&first[..16]);
-        // Without a free slot the Hello is sent again in its time.
-        let (index, noise, message) = self.initiate(&hello_prologue(&head, bytes))?;
-        self.handshake = Handshake::Init(Box::new(Init {
-            nonce,
-            index,
-            noise: Some(noise),
-            timer: now + (rtt * 2).clamp(INIT_LEAST, INIT_MOST),
-            failures: 0,
-            boot_id: challenge.boot_id,
-            gateway_mac: challenge.mac,
-        }));
-        let payload = [bytes.as_slice(), &message].concat();
-        self.send(challenge.mac, kind::INITIATION, nonce, &payload);
-        Some(())
-    }
-
-    fn response(&mut self, now: Duration, header: &Header, payload: &[u8]) -> Option<()> {
-        let Handshake::Init(init) = &mut self.handshake else {
-            return None;
-        };
-        if header.counter != init.nonce {
-            return None;
-        }
-        let Ok((answer, split)) = init.noise.as_mut()?.finish(payload) else {
-            init.failures += 1;
-            if init.failures >= FAILURES {
-                self.failed(Failure::DoesNotOpen);
-                self.hello(now);
-            } else {
-                self.last_failure = Some(Failure::DoesNotOpen);
-            }
-            return Some(());
-        };
-        let (index, boot_id, mac) = (init.index, init.boot_id, init.gateway_mac);
-        match self.acceptable(&answer, boot_id, mac) {
-            Some(answer) => self.install(now, index, &answer, &split, true),
-            None => {
-                self.last_failure = Some(Failure::Refused);
-                if let Handshake::Init(init) = &mut self.handshake {
-                    init.noise = None;
-                    init.timer = now + REFUSED_WAIT;
-                }
-            }
-        }
-        Some(())
-    }
-
-    fn rekey_response(
-        &mut self,
-        now: Duration,
-        index: u32,
-        nonce: u64,
-        noise: &[u8],
-    ) -> Option<()> {
-        let Handshake::Rekey(rekey) = &mut self.handshake else {
-            return None;
-        };
-        let cur = self.cur.as_ref().filter(|cur| cur.index == index)?;
-        if rekey.nonce != nonce || rekey.carrier != index {
-            return None;
-        }
-        let (answer, split) = rekey.noise.as_mut()?.finish(noise).ok()?;
-        let new = rekey.index;
-        let (boot_id, mac) = (cur.boot_id, cur.gateway_mac);
-        match self.acceptable(&answer, boot_id, mac) {
-            Some(answer) => self.install(now, new, &answer, &split, false),
-            None => {
-                self.last_failure = Some(Failure::Refused);
-                if let Handshake::Rekey(rekey) = &mut self.handshake {
-                    rekey.noise = None;
-                }
-            }
-        }
-        Some(())
-    }
-
-    /// Reads Noise payload 2; `None` when it is malformed, contradicts what was said before, or is
-    /// below what this Workstation accepts.
-    fn acceptable(&self, payload: &[u8], boot_id: [u8; 8], mac: Mac) -> Option<Answer> {
-        Answer::decode(payload).filter(|answer| {
-            answer.boot_id == boot_id
-                && answer.mac == mac
-                && self.ciphers.contains(&answer.cipher)
-                && self.protections.contains(&answer.protection)
-        })
-    }
-
-    fn install(
-        &mut self,
-        now: Duration,
-        index: u32,
-        answer: &Answer,
-        split: &Split,
-        from_hello: bool,
-    ) {
-        let mut parameters = answer.parameters.clone();
-        parameters.mtu = parameters.mtu.min(self.mtu);
-        let session = Session {
-            index,
-            hash: split.hash,
-            boot_id: answer.boot_id,
-            gateway_mac: answer.mac,
-            installed: now,
-            rekey_at: now + Duration::from_nanos(REKEY_AFTER) - self.random.up_to(REKEY_JITTER),
-            from_hello,
-            cipher: answer.cipher,
-            protection: answer.protection,
-            parameters: parameters.clone(),
-        };
-        if from_hello {
-            self.actions.push(Action::ExpectNonce(0));
-        }
-        self.actions.push(Action::Install(Box::new(Install {
-            workstation: 0,
-            port: self.port,
-            index,
-            peer_index: answer.index,
-            peer_mac: answer.mac,
-            mtu: parameters.mtu,
-            padding: answer.padding,
-            keys: SessionKeys::derive(
-                Role::Workstation,
-                &split.w2g,
-                &split.g2w,
-                answer.cipher,
-                answer.protection,
-            ),
-        })));
-        self.actions.push(Action::Configure(Box::new(parameters)));
-        self.handshake = Handshake::Proving(Box::new(Proving {
-            session,
-            next: now + PROVE_EVERY,
-            pings: 1,
-        }));
-        let value = self.random.bytes();
-        self.ping(Some(index), value);
-    }
-
-    /// Starts a rekey in the current session, or tries once more.
-    fn rekey(&mut self, now: Duration, tries: usize) {
-        self.abandon();
-        let Some(cur) = &self.cur else {
-            return;
-        };
-        let carrier = cur.index;
-        let hash = cur.hash;
-        let nonce = self.random.nonzero_u64();
-        let prologue = rekey_prologue(self.key_id, nonce, &hash);
-        let Some((index, noise, message)) = self.initiate(&prologue) else {
-            return self.hello(now);
-        };
-        let Ok(message) = message.try_into() else {
-            self.slots.give_back(index);
-            return self.hello(now);
-        };
-        self.handshake = Handshake::Rekey(Box::new(Rekey {
-            nonce,
-            index,
-            noise: Some(noise),
-            timer: now + REKEY_WAITS[tries.min(REKEY_WAITS.len() - 1)],
-            tries: tries + 1,
-            carrier,
-        }));
-        self.actions.push(Action::SendInner {
-            workstation: 0,
-            index: carrier,
-            message: Inner::RekeyInit(nonce, message).encode(),
-        });
-    }
-
-    /// Whether a boot id may be that of a start of the Gateway we have no session with.
-    fn is_news(&self, boot_id: &[u8; 8]) -> bool {
-        let cur = self.cur.as_ref().map(|cur| &cur.boot_id);
-        let new = match &self.handshake {
-            Handshake::Proving(proving) => Some(&proving.session.boot_id),
-            _ => None,
-        };
-        cur != Some(boot_id) && new != Some(boot_id) && !self.stale.contains(boot_id)
-    }
-
-    fn reset(&mut self, now: Duration, payload: &[u8]) -> Option<()> {
-        let boot_id = message::decode_reset(payload)?;
-        if !self.is_news(&boot_id) {
-            return Some(());
-        }
-        let jitter = self.random.up_to(RESET_JITTER);
-        if let Handshake::Hello(hello) = &mut self.handshake {
-            // The Gateway is there: it need not wait for the next Hello.
-            hello.next = hello.next.min(now + jitter);
-            hello.interval = HELLO_FIRST;
-            remember(&mut self.suspects, boot_id);
-        } else if self.reset.is_none_or(|(known, _)| known != boot_id) {
-            let earliest = self.reset_last.map_or(now, |last| last + RESET_APART);
-            self.reset = Some((boot_id, (now + jitter).max(earliest)));
-        }
-        Some(())
-    }
-
     /// When [`Workstation::tick`] is to be called next, by the caller's clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         let reject = Duration::from_nanos(REJECT_AFTER);
@@ -985,40 +517,5 @@ impl Workstation {
     /// Takes what is to be done, in order.
     pub fn actions(&mut self) -> std::vec::Drain<'_, Action> {
         self.actions.drain(..)
-    }
-
-    /// What there is to tell, as of `now`.
-    pub fn status(&mut self, now: Duration) -> Status {
-        let now = self.clock.advance(now);
-        let cur = self.cur.as_ref();
-        Status {
-            phase: match &self.handshake {
-                Handshake::Stopped => Phase::Stopped,
-                Handshake::Idle => Phase::Idle,
-                Handshake::Hello(_) => Phase::Hello,
-                Handshake::Init(_) => Phase::Init,
-                Handshake::Rekey(_) => Phase::Rekey,
-                Handshake::Proving(_) => Phase::Proving,
-            },
-            connected: cur.is_some(),
-            session_age: cur.map(|cur| now.saturating_sub(cur.installed)),
-            index: cur.map(|cur| cur.index),
-            protected_by: cur.map(|cur| (cur.cipher, cur.protection)),
-            gateway_mac: cur.map(|cur| cur.gateway_mac),
-            parameters: cur.map(|cur| cur.parameters.clone()),
-            unresponsive: self.live.is_dead(),
-            last_handshake: self.last_handshake.map(|at| now.saturating_sub(at)),
-            handshakes: self.handshakes,
-            failures: self.failures,
-            last_failure: self.last_failure,
-            unexpected: self.unexpected,
-        }
-    }
-}
-
-fn rekey_tries(handshake: &Handshake) -> usize {
-    match handshake {
-        Handshake::Rekey(rekey) => rekey.tries,
-        _ => 0,
     }
 }
