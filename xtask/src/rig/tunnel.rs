@@ -81,10 +81,12 @@ impl Snapshot {
         self.find("workstations", "name", name)
     }
 
-    /// A number of a Workstation's entry, 0 when it is not there.
+    /// A number of a Workstation's entry, or of its drops; 0 when it is in neither.
     pub fn number(&self, workstation: &str, field: &str) -> u64 {
         let entry = self.workstation(workstation);
-        entry.and_then(|entry| entry[field].as_u64()).unwrap_or(0)
+        entry
+            .and_then(|entry| entry[field].as_u64().or(entry["drops"][field].as_u64()))
+            .unwrap_or(0)
     }
 
     /// A Workstation's drops by reason.
@@ -360,6 +362,7 @@ impl Workstation {
              state_directory = \"{directory}/state\"\n\
              runtime_directory = \"{directory}/run\"\n\
              pin_directory = \"{}\"\n\
+             virtualised = false\n\
              [host]\n\
              interface = \"{HOST_INTERFACE}\"\n",
             self.interface,
