@@ -31,7 +31,7 @@ pub fn fill(output: &mut [u8]) -> Result<(), Problem> {
     let mut kernel_part = Zeroizing::new([0; 32]);
     kernel(&mut *kernel_part)?;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    expand(secret, &kernel_part, count, output);
+    expand(secret, &gather(&kernel_part, count), output);
     Ok(())
 }
 
@@ -56,7 +56,8 @@ fn kernel(output: &mut [u8]) -> Result<(), Problem> {
     })
 }
 
-fn expand(secret: &[u8; 32], kernel: &[u8; 32], count: u64, output: &mut [u8]) {
+/// All sources, side by side.
+fn gather(kernel: &[u8; 32], count: u64) -> Zeroizing<[u8; INPUT]> {
     let mut input = Zeroizing::new([0u8; INPUT]);
     let mut processor = processor();
     input[..32].copy_from_slice(kernel);
@@ -70,8 +71,12 @@ fn expand(secret: &[u8; 32], kernel: &[u8; 32], count: u64, output: &mut [u8]) {
     }
     input[104..112].copy_from_slice(&count.to_le_bytes());
     input[112..116].copy_from_slice(&std::process::id().to_le_bytes());
+    input
+}
+
+fn expand(secret: &[u8; 32], input: &[u8; INPUT], output: &mut [u8]) {
     let mut hasher = blake3::Hasher::new_keyed(secret);
-    hasher.update(&*input);
+    hasher.update(input);
     let mut reader = hasher.finalize_xof();
     reader.fill(output);
     hasher.zeroize();
@@ -154,22 +159,43 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_kernel_generator_does_not_repeat_the_output() {
-        let (mut first, mut second, mut counted) = ([0; 32], [0; 32], [0; 32]);
-        expand(&[1; 32], &[2; 32], 7, &mut first);
-        expand(&[1; 32], &[2; 32], 7, &mut second);
-        expand(&[1; 32], &[2; 32], 8, &mut counted);
-        assert_ne!(first, second);
-        assert_ne!(second, counted);
+    fn every_byte_of_every_source_and_of_the_secret_counts() {
+        let expanded = |secret: &[u8; 32], input: &[u8; INPUT]| {
+            let mut output = [0; 32];
+            expand(secret, input, &mut output);
+            output
+        };
+        let (mut secret, mut input) = ([0; 32], [0; INPUT]);
+        let mut seen = HashSet::from([expanded(&secret, &input)]);
+        for at in 0..INPUT {
+            input[at] = 1;
+            assert!(seen.insert(expanded(&secret, &input)), "byte {at}");
+            input[at] = 0;
+        }
+        for at in 0..32 {
+            secret[at] = 1;
+            assert!(seen.insert(expanded(&secret, &input)), "byte {at}");
+            secret[at] = 0;
+        }
     }
 
     #[test]
-    fn every_source_is_at_work() {
-        if std::arch::is_x86_feature_detected!("rdrand") {
-            assert_ne!(processor(), processor());
+    fn a_repeated_kernel_generator_leaves_every_other_source_at_work() {
+        let (first, second) = (gather(&[2; 32], 7), gather(&[2; 32], 8));
+        assert_eq!(first[..32], second[..32]);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("rdrand") {
+                for word in 4..8 {
+                    assert_ne!(first[word * 8..][..8], second[word * 8..][..8]);
+                }
+            }
+            assert_ne!(first[64..72], second[64..72], "time stamp");
         }
-        assert!(time_stamp() < time_stamp());
-        assert!(clocks()[2] > 0 || clocks()[3] > 0);
+        assert_ne!(first[80..88], second[80..88], "wall clock");
+        assert_ne!(first[96..104], second[96..104], "time since boot");
+        assert_ne!(first[104..112], second[104..112], "count");
+        assert_eq!(first[112..116], std::process::id().to_le_bytes());
     }
 
     #[test]

@@ -510,15 +510,27 @@ impl Registry {
         Ok((v4, v6))
     }
 
+    /// The first free address above the Gateway's own, or else from the prefix's beginning on.
     fn next_free(&self, host: &IpNet, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
-        // Not `hosts()`: for IPv6 it begins with the subnet-router anycast address.
-        let candidates: Box<dyn Iterator<Item = IpAddr>> = match host {
-            IpNet::V4(net) => Box::new(net.hosts().map(IpAddr::V4)),
-            IpNet::V6(net) => Box::new(net.hosts().skip(1).map(IpAddr::V6)),
-        };
-        candidates
-            .into_iter()
-            .find(|address| *address != host.addr() && !taken.contains(address))
+        let free = |address: &IpAddr| !taken.contains(address);
+        match host {
+            IpNet::V4(net) => {
+                let own = u32::from(net.addr());
+                // Between the network address and the broadcast address.
+                let first = u32::from(net.network()).saturating_add(1);
+                let last = u32::from(net.broadcast()).saturating_sub(1);
+                let mut above_then_below = (own.saturating_add(1)..=last).chain(first..own);
+                above_then_below.find_map(|a| Some(IpAddr::V4(a.into())).filter(free))
+            }
+            IpNet::V6(net) => {
+                let own = u128::from(net.addr());
+                // The first address is the subnet-router anycast address.
+                let first = u128::from(net.network()).saturating_add(1);
+                let last = u128::from(net.broadcast());
+                let mut above_then_below = (own.saturating_add(1)..=last).chain(first..own);
+                above_then_below.find_map(|a| Some(IpAddr::V6(a.into())).filter(free))
+            }
+        }
     }
 
     fn fresh_key_id(&self) -> Result<KeyId, Problem> {

@@ -78,11 +78,11 @@ fn addresses_are_the_next_free_ones_and_never_the_gateways_network_or_broadcast(
         ));
     }
     let expected = [
-        ("10.0.0.1", "fd00::2"),
-        ("10.0.0.3", "fd00::3"),
-        ("10.0.0.4", "fd00::4"),
-        ("10.0.0.5", "fd00::5"),
-        ("10.0.0.6", "fd00::6"),
+        ("10.0.0.3", "fd00::2"),
+        ("10.0.0.4", "fd00::3"),
+        ("10.0.0.5", "fd00::4"),
+        ("10.0.0.6", "fd00::5"),
+        ("10.0.0.1", "fd00::6"),
     ];
     for (given, expected) in given.iter().zip(expected) {
         assert_eq!((given.0.as_str(), given.1.as_str()), expected);
@@ -93,7 +93,7 @@ fn addresses_are_the_next_free_ones_and_never_the_gateways_network_or_broadcast(
     let (slot, _) = registry.add(new("w5")).unwrap();
     assert_eq!(
         registry.by_slot(slot).unwrap().v4.unwrap().to_string(),
-        "10.0.0.4"
+        "10.0.0.5"
     );
 }
 
@@ -112,8 +112,8 @@ fn an_address_that_cannot_be_given_is_refused() {
         (&["10.0.0.0"], "network or broadcast", "leave it out"),
         (&["10.0.0.7"], "network or broadcast", "leave it out"),
         (&["fd00::"], "network or broadcast", "leave it out"),
-        (&["10.0.0.1"], "belongs to alpha", "another address"),
-        (&["10.0.0.3", "10.0.0.4"], "two addresses", "at most one"),
+        (&["10.0.0.3"], "belongs to alpha", "another address"),
+        (&["10.0.0.5", "10.0.0.6"], "two addresses", "at most one"),
     ] {
         let mut request = new("beta");
         request.addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
