@@ -15,7 +15,7 @@ fn seal(c: &mut Criterion) {
     for (size, engine) in SIZES.into_iter().flat_map(|size| ENGINES.map(|e| (size, e))) {
         let aead = engine.key(Cipher::Aes256Gcm, &[7; 32]).unwrap();
         let (header, mut payload, mut tag) = ([1; HEADER_LEN], vec![2; size], [0; TAG_LEN]);
-        let mut nonce = [0; 12];
+        let mut nonce = [0u8; 12];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new(engine.name(), size), |b| {
             b.iter(|| {

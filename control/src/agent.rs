@@ -107,6 +107,8 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// What is left standing, and why.
 pub fn down(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
+    // Nobody starts an agent meanwhile.
+    let _socket = Socket::bind(&config.runtime_directory)?;
     let identity = Enrolment::load(&config.state_directory)?;
     let interface = interface(&config, config_path, &identity)?;
     take_down(&config, &interface)?;

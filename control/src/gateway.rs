@@ -93,13 +93,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
     let registry = Registry::open(&config)?;
-    let key_path = config.state_directory.join("gateway.key");
-    let key = if key_path.exists() {
-        PrivateKey::load(&key_path)?
-    } else {
-        tracing::info!(file = %key_path.display(), "making the Gateway's key");
-        PrivateKey::create(&key_path)?
-    };
+    let key = registry.gateway_key()?;
     let socket = Socket::bind(&config.runtime_directory)?;
     let link_events = monitor::start()?;
     let mut daemon = Daemon::new(config, config_path, key, registry)?;
