@@ -12,7 +12,10 @@ const ENGINES: [Engine; 2] = [Engine::AwsLcRs, Engine::AesGcm];
 
 fn seal(c: &mut Criterion) {
     let mut group = c.benchmark_group("aead.seal");
-    for (size, engine) in SIZES.into_iter().flat_map(|size| ENGINES.map(|e| (size, e))) {
+    for (size, engine) in SIZES
+        .into_iter()
+        .flat_map(|size| ENGINES.map(|e| (size, e)))
+    {
         let aead = engine.key(Cipher::Aes256Gcm, &[7; 32]).unwrap();
         let (header, mut payload, mut tag) = ([1; HEADER_LEN], vec![2; size], [0; TAG_LEN]);
         let mut nonce = [0u8; 12];
@@ -29,7 +32,10 @@ fn seal(c: &mut Criterion) {
 
 fn open(c: &mut Criterion) {
     let mut group = c.benchmark_group("aead.open");
-    for (size, engine) in SIZES.into_iter().flat_map(|size| ENGINES.map(|e| (size, e))) {
+    for (size, engine) in SIZES
+        .into_iter()
+        .flat_map(|size| ENGINES.map(|e| (size, e)))
+    {
         let aead = engine.key(Cipher::Aes256Gcm, &[7; 32]).unwrap();
         let (header, mut sealed, mut tag) = ([1; HEADER_LEN], vec![2; size], [0; TAG_LEN]);
         aead.seal(&[3; 12], &header, &mut sealed, &mut tag).unwrap();
@@ -37,12 +43,15 @@ fn open(c: &mut Criterion) {
         // Opening is in place, so each round opens a fresh copy; the copy alone is the first line.
         let mut frame = sealed.clone();
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(BenchmarkId::new(format!("copy-and-{}", engine.name()), size), |b| {
-            b.iter(|| {
-                frame.copy_from_slice(&sealed);
-                aead.open(&[3; 12], &header, black_box(&mut frame)).unwrap()
-            })
-        });
+        group.bench_function(
+            BenchmarkId::new(format!("copy-and-{}", engine.name()), size),
+            |b| {
+                b.iter(|| {
+                    frame.copy_from_slice(&sealed);
+                    aead.open(&[3; 12], &header, black_box(&mut frame)).unwrap()
+                })
+            },
+        );
     }
     group.finish();
 }

@@ -94,7 +94,11 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
     let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
-    tracing::info!(interface = agent.plan.interface, gateway = agent.identity.name.as_str(), "ready; looking for the Gateway");
+    tracing::info!(
+        interface = agent.plan.interface,
+        gateway = agent.identity.name.as_str(),
+        "ready; looking for the Gateway"
+    );
     agent.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up and nothing leaves the port");
     server.stop();
@@ -136,7 +140,9 @@ fn take_down(config: &config::Agent, interface: &str) -> Result<(), Problem> {
     let tried = format!("set {interface} down");
     let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
     if let Ok(link) = links.find(interface) {
-        links.set_down(link.index).map_err(|error| monitor::problem(&tried, error))?;
+        links
+            .set_down(link.index)
+            .map_err(|error| monitor::problem(&tried, error))?;
     }
     raise::lower(interface, &config.pin_directory)?;
     Tun::delete(&config.host_interface).map_err(|error| {
@@ -151,7 +157,8 @@ impl Agent {
         config_path: &Path,
         identity: Enrolment,
     ) -> Result<Self, Problem> {
-        let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+        let links =
+            Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
         let interface = interface(&config, config_path, &identity)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
@@ -166,12 +173,22 @@ impl Agent {
         let link = plan.check(&links)?;
         // Addresses come with the first session; those of a former one stay until then, so that
         // what is bound to them survives a restart.
-        let kept = links.find(&config.host_interface).map(|link| link.addresses).unwrap_or_default();
+        let kept = links
+            .find(&config.host_interface)
+            .map(|link| link.addresses)
+            .unwrap_or_default();
         let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
         let pool = Pool::start(Role::Workstation, config.engine.into(), queues)?;
         let counters: Arc<PeerCounters> = Arc::default();
-        let everything = ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect();
-        let setup = PeerSetup { id: GATEWAY, prefixes: everything, counters: Arc::clone(&counters) };
+        let everything = ["0.0.0.0/0", "::/0"]
+            .iter()
+            .filter_map(|net| net.parse().ok())
+            .collect();
+        let setup = PeerSetup {
+            id: GATEWAY,
+            prefixes: everything,
+            counters: Arc::clone(&counters),
+        };
         pool.give(0, Command::AddPeer(Box::new(setup)));
         let virtualised = match config.virtualised {
             Virtualised::Yes => true,
@@ -219,8 +236,17 @@ impl Agent {
             workstation: GATEWAY,
             ..KnockEntry::default()
         };
-        let Raised { link, mac, wall, rings, mode, zero_copy, queues } =
-            self.plan.raise(&self.links, |tables| tables.install_knock(key_id, &knock))?;
+        let Raised {
+            link,
+            mac,
+            wall,
+            rings,
+            mode,
+            zero_copy,
+            queues,
+        } = self
+            .plan
+            .raise(&self.links, |tables| tables.install_knock(key_id, &knock))?;
         let tables = wall.tables();
         let setup = PortSetup {
             id: PORT,
@@ -230,7 +256,8 @@ impl Agent {
             ethertype: self.plan.ethertype,
         };
         self.pool.give(0, Command::AddPort(Box::new(setup)));
-        self.pool.give(0, Command::SetCredit(PORT, u64::from(self.plan.rings.size)));
+        self.pool
+            .give(0, Command::SetCredit(PORT, u64::from(self.plan.rings.size)));
         tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
         self.reason = None;
         self.up = Some(Up {
@@ -258,7 +285,10 @@ impl Agent {
         let events = self.pool.events.clone();
         loop {
             self.carry_out();
-            let due = self.machine.next_deadline().map(|at| at.saturating_sub(now()));
+            let due = self
+                .machine
+                .next_deadline()
+                .map(|at| at.saturating_sub(now()));
             let wait = due.unwrap_or(ROUND).clamp(Duration::from_millis(1), ROUND);
             select! {
                 recv(events) -> event => match event {
@@ -324,8 +354,17 @@ impl Agent {
         let actions: Vec<Action> = self.machine.actions().collect();
         for action in actions {
             match action {
-                Action::Send { destination, frame, .. } => {
-                    self.pool.give(0, Command::Send { port: PORT, destination, frame });
+                Action::Send {
+                    destination, frame, ..
+                } => {
+                    self.pool.give(
+                        0,
+                        Command::Send {
+                            port: PORT,
+                            destination,
+                            frame,
+                        },
+                    );
                 }
                 Action::SendInner { index, message, .. } => {
                     self.pool.give(0, Command::SendInner { index, message });
@@ -353,7 +392,8 @@ impl Agent {
         let set = || -> Result<(), LinkError> {
             let link = self.links.find(&self.config.host_interface)?;
             hostif::set_mtu(&self.links, &self.config.host_interface, parameters.mtu)?;
-            self.links.set_addresses(link.index, &addresses(&parameters))?;
+            self.links
+                .set_addresses(link.index, &addresses(&parameters))?;
             self.links.set_up(link.index)?;
             for route in &self.config.routes {
                 let usable = match route {
@@ -411,11 +451,17 @@ impl Agent {
                 self.lose("the interface was replaced by another of its name");
                 self.raise_again();
             }
-            (LinkChange::State { carrier, .. }, Some((index, mac, had))) if index == event.index => {
+            (LinkChange::State { carrier, .. }, Some((index, mac, had)))
+                if index == event.index =>
+            {
                 if let Some(up) = &mut self.up {
                     up.carrier = *carrier;
                 }
-                if self.links.get(index).is_ok_and(|link| link.mac != Some(mac)) {
+                if self
+                    .links
+                    .get(index)
+                    .is_ok_and(|link| link.mac != Some(mac))
+                {
                     self.lose("the interface's MAC address was changed");
                     self.raise_again();
                 } else if *carrier != had {
@@ -428,7 +474,11 @@ impl Agent {
     }
 
     fn lose(&mut self, reason: &str) {
-        tracing::error!(port = self.plan.interface, reason, "the port is lost; it is raised again when it can be");
+        tracing::error!(
+            port = self.plan.interface,
+            reason,
+            "the port is lost; it is raised again when it can be"
+        );
         self.up = None;
         self.reason = Some(reason.to_owned());
         self.pool.give(0, Command::RemovePort(PORT));
@@ -464,7 +514,9 @@ impl Agent {
         if status.connected != self.was_connected {
             self.was_connected = status.connected;
             match status.connected {
-                true => tracing::info!(gateway = ?status.gateway_mac.map(mac_text), "the tunnel is up"),
+                true => {
+                    tracing::info!(gateway = ?status.gateway_mac.map(mac_text), "the tunnel is up")
+                }
                 false => tracing::warn!("the tunnel is down; looking for the Gateway"),
             }
         }
@@ -481,12 +533,20 @@ impl Agent {
             ..PortStatus::default()
         };
         if let Some(up) = &self.up {
-            port.state = if up.carrier { PortState::Up } else { PortState::Down };
+            port.state = if up.carrier {
+                PortState::Up
+            } else {
+                PortState::Down
+            };
             port.mac = Some(mac_text(up.mac));
             port.xdp = Some(mode_name(up.mode));
             port.zero_copy = Some(up.zero_copy);
             port.queues = up.queues;
-            port.verdicts = up.wall.verdicts().map(|verdicts| named(&verdicts)).unwrap_or_default();
+            port.verdicts = up
+                .wall
+                .verdicts()
+                .map(|verdicts| named(&verdicts))
+                .unwrap_or_default();
             port.guard_drops = up.wall.guard_drops().unwrap_or_default();
         }
         let counters = &self.counters;
@@ -499,14 +559,14 @@ impl Agent {
             port,
             state: phase_name(machine.phase).to_owned(),
             gateway_mac: machine.gateway_mac.map(mac_text),
-            session: machine.session_age.zip(machine.protected_by).map(|(age, (cipher, protection))| {
-                SessionStatus {
+            session: machine.session_age.zip(machine.protected_by).map(
+                |(age, (cipher, protection))| SessionStatus {
                     age_seconds: age.as_secs(),
                     cipher: cipher.name().to_owned(),
                     protection: protection.name().to_owned(),
                     peer_mac: machine.gateway_mac.map(mac_text).unwrap_or_default(),
-                }
-            }),
+                },
+            ),
             last_handshake_seconds: machine.last_handshake.map(|at| at.as_secs()),
             addresses: self
                 .parameters
@@ -516,7 +576,10 @@ impl Agent {
                 .collect(),
             rx: traffic(counters.rx_packets.get(), counters.rx_bytes.get()),
             tx: traffic(counters.tx_packets.get(), counters.tx_bytes.get()),
-            drops: counters.drops().map(|(name, count)| (name.to_owned(), count)).collect(),
+            drops: counters
+                .drops()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
             rekeys: machine.handshakes.1,
             last_error: machine.last_failure.map(|failure| failure.to_string()),
         }
@@ -536,8 +599,12 @@ fn now() -> Duration {
 }
 
 fn addresses(parameters: &Parameters) -> Vec<IpNet> {
-    let v4 = parameters.v4.and_then(|(address, len)| IpNet::new(address.into(), len).ok());
-    let v6 = parameters.v6.and_then(|(address, len)| IpNet::new(address.into(), len).ok());
+    let v4 = parameters
+        .v4
+        .and_then(|(address, len)| IpNet::new(address.into(), len).ok());
+    let v6 = parameters
+        .v6
+        .and_then(|(address, len)| IpNet::new(address.into(), len).ok());
     v4.into_iter().chain(v6).collect()
 }
 
@@ -583,7 +650,12 @@ impl Asker {
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
         let (sender, receiver) = bounded(1);
         let stopping = || {
-            Problem::new(Kind::Unavailable, "ask the agent", "it is stopping", "try again in a moment")
+            Problem::new(
+                Kind::Unavailable,
+                "ask the agent",
+                "it is stopping",
+                "try again in a moment",
+            )
         };
         self.0.send(request(sender)).map_err(|_| stopping())?;
         receiver.recv().map_err(|_| stopping())

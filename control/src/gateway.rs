@@ -120,14 +120,24 @@ impl Daemon {
         key: PrivateKey,
         registry: Registry,
     ) -> Result<Self, Problem> {
-        let links = Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
-        let plans: Vec<_> = config.ports.iter().map(|port| ports::plan(&config, port)).collect();
+        let links =
+            Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+        let plans: Vec<_> = config
+            .ports
+            .iter()
+            .map(|port| ports::plan(&config, port))
+            .collect();
         for plan in &plans {
             plan.check(&links)?;
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.worker_count(cores);
-        let queues = hostif::open(&links, &config.host_interface, workers, &config.host_addresses)?;
+        let queues = hostif::open(
+            &links,
+            &config.host_interface,
+            workers,
+            &config.host_addresses,
+        )?;
         let steering = hostif::steer(&queues)?;
         let pool = Pool::start(Role::Gateway, config.engine.into(), queues)?;
         let seed = Zeroizing::new(entropy::seed()?);
@@ -137,14 +147,20 @@ impl Daemon {
             static_private: Zeroizing::new(*key.as_bytes()),
             boot_id,
             ports: Vec::new(),
-            v4: config.host_addresses.iter().find_map(|net| match net.addr() {
-                std::net::IpAddr::V4(address) => Some(address),
-                std::net::IpAddr::V6(_) => None,
-            }),
-            v6: config.host_addresses.iter().find_map(|net| match net.addr() {
-                std::net::IpAddr::V6(address) => Some(address),
-                std::net::IpAddr::V4(_) => None,
-            }),
+            v4: config
+                .host_addresses
+                .iter()
+                .find_map(|net| match net.addr() {
+                    std::net::IpAddr::V4(address) => Some(address),
+                    std::net::IpAddr::V6(_) => None,
+                }),
+            v6: config
+                .host_addresses
+                .iter()
+                .find_map(|net| match net.addr() {
+                    std::net::IpAddr::V6(address) => Some(address),
+                    std::net::IpAddr::V4(_) => None,
+                }),
             seed,
             session_slots: u16::try_from(config.max_workstations * SLOTS_EACH).unwrap_or(u16::MAX),
         };
@@ -190,7 +206,11 @@ impl Daemon {
         let events = self.pool.events.clone();
         loop {
             self.carry_out();
-            let wait = if self.mail.is_empty() { self.until_due() } else { Duration::ZERO };
+            let wait = if self.mail.is_empty() {
+                self.until_due()
+            } else {
+                Duration::ZERO
+            };
             select! {
                 recv(events) -> event => match event {
                     Ok(Event::HostFailed(error)) => {
@@ -220,7 +240,8 @@ impl Daemon {
             }
             if let Some(letter) = self.mail.next() {
                 self.mix();
-                self.machine.frame(now(), letter.port, letter.source, &letter.frame);
+                self.machine
+                    .frame(now(), letter.port, letter.source, &letter.frame);
             }
             self.machine.tick(now());
             self.retry_ports();
@@ -228,7 +249,10 @@ impl Daemon {
     }
 
     fn until_due(&self) -> Duration {
-        let due = self.machine.next_deadline().map(|at| at.saturating_sub(now()));
+        let due = self
+            .machine
+            .next_deadline()
+            .map(|at| at.saturating_sub(now()));
         due.unwrap_or(ROUND).clamp(Duration::from_millis(1), ROUND)
     }
 
@@ -241,14 +265,30 @@ impl Daemon {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Handshake { port, source, frame } => self.mail.put(Letter { port, source, frame }),
-            Event::Inner { workstation, index, message } => {
+            Event::Handshake {
+                port,
+                source,
+                frame,
+            } => self.mail.put(Letter {
+                port,
+                source,
+                frame,
+            }),
+            Event::Inner {
+                workstation,
+                index,
+                message,
+            } => {
                 self.mix();
                 self.machine.inner(now(), workstation, index, &message);
             }
             Event::Confirmed { workstation, index } => {
                 self.machine.confirmed(now(), workstation, index);
-                if let Some(name) = self.registry.by_slot(workstation).map(|ws| ws.name.as_str()) {
+                if let Some(name) = self
+                    .registry
+                    .by_slot(workstation)
+                    .map(|ws| ws.name.as_str())
+                {
                     tracing::info!(workstation = name, "session up");
                 }
             }
@@ -259,7 +299,10 @@ impl Daemon {
             }
             Event::PortFailed { port, error } => self.port_failed(port, &error),
             // The Workstation rekeys by its own count; its limit is reached before ours.
-            Event::Worn { .. } | Event::Installed(_) | Event::PortRemoved(_) | Event::PeerRemoved(_) => {}
+            Event::Worn { .. }
+            | Event::Installed(_)
+            | Event::PortRemoved(_)
+            | Event::PeerRemoved(_) => {}
             Event::HostFailed(error) => tracing::error!(%error, "the host interface failed"),
         }
     }
@@ -269,14 +312,26 @@ impl Daemon {
         let actions: Vec<Action> = self.machine.actions().collect();
         for action in actions {
             match action {
-                Action::Send { port, destination, frame } => {
+                Action::Send {
+                    port,
+                    destination,
+                    frame,
+                } => {
                     if let Some(worker) = self.worker_of(port) {
-                        self.pool.give(worker, Command::Send { port, destination, frame });
+                        self.pool.give(
+                            worker,
+                            Command::Send {
+                                port,
+                                destination,
+                                frame,
+                            },
+                        );
                     }
                 }
                 Action::SendInner { index, message, .. } => {
                     if let Some((worker, _)) = self.sessions.get(&index) {
-                        self.pool.give(*worker, Command::SendInner { index, message });
+                        self.pool
+                            .give(*worker, Command::SendInner { index, message });
                     }
                 }
                 Action::Install(install) => {
@@ -285,7 +340,8 @@ impl Daemon {
                         continue;
                     };
                     self.settle(install.workstation, worker);
-                    self.sessions.insert(install.index, (worker, install.workstation));
+                    self.sessions
+                        .insert(install.index, (worker, install.workstation));
                     self.pool.give(worker, Command::Install(install));
                 }
                 Action::Erase { workstation, index } => match self.sessions.get(&index) {
@@ -337,9 +393,17 @@ impl Daemon {
         let tried = format!("serve the Workstation {}", workstation.name);
         let enrolled = self.enrolled(id, &workstation);
         let ports: Vec<PortId> = self.ports_of(&workstation);
-        let worker = ports.first().and_then(|port| self.worker_of(*port)).unwrap_or(0);
+        let worker = ports
+            .first()
+            .and_then(|port| self.worker_of(*port))
+            .unwrap_or(0);
         self.machine.add(now(), enrolled).map_err(|error| {
-            Problem::new(Kind::Conflict, &tried, error, "remove one of the two and add it again")
+            Problem::new(
+                Kind::Conflict,
+                &tried,
+                error,
+                "remove one of the two and add it again",
+            )
         })?;
         let served = Served {
             key_id: workstation.key_id.get(),
@@ -347,12 +411,14 @@ impl Daemon {
             counters: Arc::default(),
             worker,
         };
-        self.pool.give(worker, Command::AddPeer(Box::new(served.setup(id))));
+        self.pool
+            .give(worker, Command::AddPeer(Box::new(served.setup(id))));
         let prefixes = served.prefixes.clone();
         self.served.insert(id, served);
         self.steer(&prefixes, worker);
         for port in ports {
-            self.let_in(port, id, &workstation).map_err(|error| Problem::io(&tried, &error))?;
+            self.let_in(port, id, &workstation)
+                .map_err(|error| Problem::io(&tried, &error))?;
         }
         self.share_credit();
         Ok(())
@@ -379,7 +445,10 @@ impl Daemon {
                 CipherChoice::Fixed(cipher) => CipherPolicy::Only(cipher),
             },
             padding: workstation.padding.into(),
-            ports: workstation.port.as_ref().map(|_| self.ports_of(workstation)),
+            ports: workstation
+                .port
+                .as_ref()
+                .map(|_| self.ports_of(workstation)),
         }
     }
 
@@ -388,7 +457,10 @@ impl Daemon {
         self.ports
             .iter()
             .filter(|port| {
-                workstation.port.as_ref().is_none_or(|only| *only == port.plan.interface)
+                workstation
+                    .port
+                    .as_ref()
+                    .is_none_or(|only| *only == port.plan.interface)
             })
             .map(|port| port.id)
             .collect()
@@ -446,8 +518,7 @@ impl Daemon {
 
     fn add(&mut self, request: AddWorkstation) -> Result<Added, Problem> {
         let public = self.key.public();
-        let (id, added) =
-            api::add_workstation(&mut self.registry, &self.config, public, request)?;
+        let (id, added) = api::add_workstation(&mut self.registry, &self.config, public, request)?;
         self.serve_workstation(id)?;
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
         Ok(added)
@@ -455,13 +526,20 @@ impl Daemon {
 
     fn remove(&mut self, name: &str) -> Result<Removed, Problem> {
         let Some((id, _)) = self.registry.remove(name)? else {
-            tracing::info!(workstation = name, "removed a Workstation file that could not be used");
-            return Ok(Removed { name: name.to_owned() });
+            tracing::info!(
+                workstation = name,
+                "removed a Workstation file that could not be used"
+            );
+            return Ok(Removed {
+                name: name.to_owned(),
+            });
         };
         self.drop_workstation(id)?;
         self.registry.release(id);
         tracing::info!(workstation = name, "removed");
-        Ok(Removed { name: name.to_owned() })
+        Ok(Removed {
+            name: name.to_owned(),
+        })
     }
 
     /// Reads the Workstation files again and applies what differs. What the configuration file says
@@ -487,13 +565,22 @@ impl Daemon {
         for id in changes.changed {
             self.drop_workstation(id)?;
             self.serve_workstation(id)?;
-            answer.changed.extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+            answer
+                .changed
+                .extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
         }
         for id in changes.added {
             self.serve_workstation(id)?;
-            answer.added.extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+            answer
+                .added
+                .extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
         }
-        answer.broken = self.registry.broken().iter().map(|broken| broken.name.clone()).collect();
+        answer.broken = self
+            .registry
+            .broken()
+            .iter()
+            .map(|broken| broken.name.clone())
+            .collect();
         Ok(answer)
     }
 }
@@ -529,7 +616,12 @@ impl Asker {
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
         let (sender, receiver) = bounded(1);
         let stopping = || {
-            Problem::new(Kind::Unavailable, "ask the daemon", "it is stopping", "try again in a moment")
+            Problem::new(
+                Kind::Unavailable,
+                "ask the daemon",
+                "it is stopping",
+                "try again in a moment",
+            )
         };
         self.0.send(request(sender)).map_err(|_| stopping())?;
         receiver.recv().map_err(|_| stopping())

@@ -49,7 +49,12 @@ pub fn steer(queues: &[TunQueue]) -> Result<Option<Steering>, Problem> {
     let steering = Steering::load()
         .map_err(|error| Problem::new(Kind::Failed, tried, error, "use workers = 1"))?;
     steering.attach(first.as_fd()).map_err(|error| {
-        Problem::new(Kind::Failed, tried, error, "use workers = 1, or a kernel of 6.1 or later")
+        Problem::new(
+            Kind::Failed,
+            tried,
+            error,
+            "use workers = 1, or a kernel of 6.1 or later",
+        )
     })?;
     Ok(Some(steering))
 }

@@ -76,7 +76,11 @@ mod tests {
         let mut frame = vec![0x11, 0, 32, 0];
         frame.extend(key_id.to_le_bytes());
         frame.push(n);
-        Letter { port: 0, source: [2; 6], frame }
+        Letter {
+            port: 0,
+            source: [2; 6],
+            frame,
+        }
     }
 
     #[test]
@@ -98,7 +102,11 @@ mod tests {
     #[test]
     fn a_frame_without_a_key_id_is_ignored() {
         let mut mail = Mailboxes::default();
-        mail.put(Letter { port: 0, source: [0; 6], frame: vec![0; 7] });
+        mail.put(Letter {
+            port: 0,
+            source: [0; 6],
+            frame: vec![0; 7],
+        });
         assert!(mail.is_empty());
     }
 }

@@ -37,5 +37,10 @@ pub fn start() -> Result<Receiver<LinkEvent>, Problem> {
 
 /// A netlink error as a problem.
 pub fn problem(tried: &str, error: impl std::fmt::Display) -> Problem {
-    Problem::new(Kind::Failed, tried, error, "run as root, or with CAP_NET_ADMIN")
+    Problem::new(
+        Kind::Failed,
+        tried,
+        error,
+        "run as root, or with CAP_NET_ADMIN",
+    )
 }

@@ -55,7 +55,13 @@ impl Pool {
             let (orders, commands, bell) = orders().map_err(failed)?;
             let counters = Arc::new(WorkerCounters::default());
             let config = WorkerConfig { role, engine };
-            let worker = Worker::new(config, queue, commands, sender.clone(), Arc::clone(&counters));
+            let worker = Worker::new(
+                config,
+                queue,
+                commands,
+                sender.clone(),
+                Arc::clone(&counters),
+            );
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{at}"))
                 .spawn(move || {
@@ -66,7 +72,11 @@ impl Pool {
                     }
                 })
                 .map_err(failed)?;
-            members.push(Member { orders, counters, thread });
+            members.push(Member {
+                orders,
+                counters,
+                thread,
+            });
         }
         Ok(Self { members, events })
     }

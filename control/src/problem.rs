@@ -122,6 +122,19 @@ pub(crate) fn toml(path: &Path, text: &str, error: &toml::de::Error) -> Problem 
     } else {
         "correct that line (text stands in quotes: name = \"value\")"
     };
+    // The setting's name says more than a column; its value is not quoted.
+    let setting = text
+        .lines()
+        .nth(line - 1)
+        .and_then(|line| line.split_once('='));
+    let setting = setting.map(|(name, _)| name.trim()).filter(|name| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        happened.contains("invalid") && !name.is_empty() && name.chars().all(plain)
+    });
+    let happened = match setting {
+        Some(name) => format!("{name}: {happened}"),
+        None => happened,
+    };
     Problem::new(
         Kind::Invalid,
         format!("{}:{line}:{column}", path.display()),

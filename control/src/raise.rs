@@ -87,12 +87,18 @@ impl Plan {
         // not touched, so that a restart does not cost a carrier.
         let stands = wall::stands(&self.interface, link.index, &self.pin_directory);
         if link.up && !stands {
-            links.set_down(link.index).map_err(|error| refused(self.tried(), error))?;
+            links
+                .set_down(link.index)
+                .map_err(|error| refused(self.tried(), error))?;
         }
         let wall = Wall::raise(&WallConfig {
             interface: self.interface.clone(),
             ifindex: link.index,
-            admission: Admission { role: self.role, mac, ethertype: self.ethertype },
+            admission: Admission {
+                role: self.role,
+                mac,
+                ethertype: self.ethertype,
+            },
             pin_directory: self.pin_directory.clone(),
             mode: match self.rings.xdp {
                 Xdp::Auto => XdpRequest::Auto,
@@ -105,12 +111,20 @@ impl Plan {
         })
         .map_err(|error| refused(self.tried(), error))?;
         knocks(&wall.tables()).map_err(|error| {
-            Problem::io(format!("tell XDP on {} which Workstations there are", self.interface), &error)
+            Problem::io(
+                format!(
+                    "tell XDP on {} which Workstations there are",
+                    self.interface
+                ),
+                &error,
+            )
         })?;
         if let Err(error) = disable_ipv6(&self.interface) {
             tracing::debug!(%error, "IPv6 stays on; the egress guard keeps what it sends inside");
         }
-        links.set_up(link.index).map_err(|error| refused(self.tried(), error))?;
+        links
+            .set_up(link.index)
+            .map_err(|error| refused(self.tried(), error))?;
         let rings = XskPort::open(&XskConfig {
             ring_size: self.rings.size,
             mode: match self.rings.zero_copy {
@@ -124,7 +138,10 @@ impl Plan {
         let mut queues = 0;
         for (queue, socket) in rings.sockets() {
             wall.set_socket(queue, socket).map_err(|error| {
-                Problem::io(format!("give XDP on {} the socket of queue {queue}", self.interface), &error)
+                Problem::io(
+                    format!("give XDP on {} the socket of queue {queue}", self.interface),
+                    &error,
+                )
             })?;
             queues += 1;
         }
@@ -136,7 +153,15 @@ impl Plan {
             );
         }
         let zero_copy = rings.is_zero_copy();
-        Ok(Raised { link, mac, wall, rings, mode, zero_copy, queues })
+        Ok(Raised {
+            link,
+            mac,
+            wall,
+            rings,
+            mode,
+            zero_copy,
+            queues,
+        })
     }
 }
 

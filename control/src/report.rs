@@ -21,12 +21,19 @@ pub fn ring_statistics(pool: &Pool) -> HashMap<PortId, RingStatistics> {
         pool.give(worker, Command::Statistics(sender.clone()));
     }
     let deadline = Instant::now() + PATIENCE;
-    (0..pool.len()).filter_map(|_| receiver.recv_deadline(deadline).ok()).flatten().collect()
+    (0..pool.len())
+        .filter_map(|_| receiver.recv_deadline(deadline).ok())
+        .flatten()
+        .collect()
 }
 
 /// Verdict counters by name.
 pub fn named(verdicts: &[u64; Verdict::COUNT]) -> Counters {
-    Verdict::ALL.iter().zip(verdicts).map(|(verdict, count)| (verdict.name().to_owned(), *count)).collect()
+    Verdict::ALL
+        .iter()
+        .zip(verdicts)
+        .map(|(verdict, count)| (verdict.name().to_owned(), *count))
+        .collect()
 }
 
 /// Ring losses by reason.

@@ -342,7 +342,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             Command::Statistics(answer) => {
                 let ports = self.ports.iter();
                 // Whoever asked may have given up.
-                let _ = answer.try_send(ports.map(|(id, port)| (*id, port.io.statistics())).collect());
+                let _ = answer.try_send(
+                    ports
+                        .map(|(id, port)| (*id, port.io.statistics()))
+                        .collect(),
+                );
             }
             Command::Stop => self.stopped = true,
         }

@@ -48,7 +48,13 @@ pub struct Up {
 impl Port {
     /// A port that is not raised yet.
     pub fn new(id: PortId, worker: usize, plan: Plan) -> Self {
-        Self { id, worker, plan, up: None, reason: None }
+        Self {
+            id,
+            worker,
+            plan,
+            up: None,
+            reason: None,
+        }
     }
 }
 
@@ -84,10 +90,19 @@ impl Daemon {
             .map(|(slot, workstation)| (workstation.key_id.get(), knock_entry(slot, workstation)))
             .collect();
         let port = &mut self.ports[at];
-        let Raised { link, mac, wall, rings, mode, zero_copy, queues } =
-            port.plan.raise(&self.links, |tables| {
-                knocks.iter().try_for_each(|(key_id, entry)| tables.install_knock(*key_id, entry))
-            })?;
+        let Raised {
+            link,
+            mac,
+            wall,
+            rings,
+            mode,
+            zero_copy,
+            queues,
+        } = port.plan.raise(&self.links, |tables| {
+            knocks
+                .iter()
+                .try_for_each(|(key_id, entry)| tables.install_knock(*key_id, entry))
+        })?;
         let tables = wall.tables();
         let setup = PortSetup {
             id,
@@ -108,10 +123,16 @@ impl Daemon {
             carrier: link.carrier,
         });
         tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
-        self.pool.give(port.worker, Command::AddPort(Box::new(setup)));
+        self.pool
+            .give(port.worker, Command::AddPort(Box::new(setup)));
         self.machine.set_port(
             now(),
-            PortConfig { port: id, mac, ifindex: link.index, mtu: inner_mtu(link.mtu) },
+            PortConfig {
+                port: id,
+                mac,
+                ifindex: link.index,
+                mtu: inner_mtu(link.mtu),
+            },
         );
         self.share_credit();
         self.fit_host_mtu();
@@ -142,10 +163,15 @@ impl Daemon {
         id: WorkstationId,
         workstation: &Workstation,
     ) -> io::Result<()> {
-        match self.ports.get(usize::from(port)).and_then(|port| port.up.as_ref()) {
+        match self
+            .ports
+            .get(usize::from(port))
+            .and_then(|port| port.up.as_ref())
+        {
             Some(up) => {
                 up.wall.clear_workstation_verdicts(id)?;
-                up.tables.install_knock(workstation.key_id.get(), &knock_entry(id, workstation))
+                up.tables
+                    .install_knock(workstation.key_id.get(), &knock_entry(id, workstation))
             }
             None => Ok(()),
         }
@@ -159,7 +185,10 @@ impl Daemon {
                 .keys()
                 .filter_map(|id| self.registry.by_slot(*id))
                 .filter(|workstation| {
-                    workstation.port.as_ref().is_none_or(|only| *only == port.plan.interface)
+                    workstation
+                        .port
+                        .as_ref()
+                        .is_none_or(|only| *only == port.plan.interface)
                 })
                 .count()
                 .max(1);
@@ -180,11 +209,18 @@ impl Daemon {
     }
 
     pub(super) fn link_event(&mut self, event: &LinkEvent) {
-        let Some(at) = self.ports.iter().position(|port| port.plan.interface == event.name) else {
+        let Some(at) = self
+            .ports
+            .iter()
+            .position(|port| port.plan.interface == event.name)
+        else {
             return;
         };
         let id = self.ports[at].id;
-        let known = self.ports[at].up.as_ref().map(|up| (up.ifindex, up.mac, up.carrier));
+        let known = self.ports[at]
+            .up
+            .as_ref()
+            .map(|up| (up.ifindex, up.mac, up.carrier));
         match (&event.change, known) {
             (LinkChange::Removed, Some((index, ..))) if index == event.index => {
                 self.lose(at, "the interface was removed");
@@ -195,11 +231,16 @@ impl Daemon {
                 self.lose(at, "the interface was replaced by another of its name");
                 self.raise_again(at);
             }
-            (LinkChange::State { carrier, .. }, Some((index, mac, had))) if index == event.index => {
+            (LinkChange::State { carrier, .. }, Some((index, mac, had)))
+                if index == event.index =>
+            {
                 if let Some(up) = &mut self.ports[at].up {
                     up.carrier = *carrier;
                 }
-                let changed = self.links.get(index).is_ok_and(|link| link.mac != Some(mac));
+                let changed = self
+                    .links
+                    .get(index)
+                    .is_ok_and(|link| link.mac != Some(mac));
                 if changed {
                     self.lose(at, "the interface's MAC address was changed");
                     self.raise_again(at);
@@ -216,7 +257,11 @@ impl Daemon {
 
     fn lose(&mut self, at: usize, reason: &str) {
         let port = &mut self.ports[at];
-        tracing::error!(port = port.plan.interface, reason, "the port is lost; it is raised again when it can be");
+        tracing::error!(
+            port = port.plan.interface,
+            reason,
+            "the port is lost; it is raised again when it can be"
+        );
         port.up = None;
         port.reason = Some(reason.to_owned());
         self.pool.give(port.worker, Command::RemovePort(port.id));

@@ -2,9 +2,7 @@
 
 use super::ports::Port;
 use super::*;
-use crate::api::{
-    Counters, PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text,
-};
+use crate::api::{Counters, PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text};
 use crate::handshake::gateway::WorkstationInfo;
 use crate::report::{losses, mode_name, named, ring_statistics, traffic};
 use dataplane::engine::Engine;
@@ -15,8 +13,11 @@ impl Daemon {
     pub(super) fn status(&mut self) -> Status {
         let rings = ring_statistics(&self.pool);
         let infos = self.machine.workstations(now());
-        let ports: Vec<PortStatus> =
-            self.ports.iter().map(|port| port_status(port, rings.get(&port.id))).collect();
+        let ports: Vec<PortStatus> = self
+            .ports
+            .iter()
+            .map(|port| port_status(port, rings.get(&port.id)))
+            .collect();
         let workstations = WorkstationStatus::all(&self.registry)
             .into_iter()
             .map(|status| self.fill_in(status, &infos))
@@ -25,11 +26,21 @@ impl Daemon {
             .registry
             .broken()
             .iter()
-            .map(|broken| format!("{}: {}; {}", broken.name, broken.problem, broken.problem.remedy))
+            .map(|broken| {
+                format!(
+                    "{}: {}; {}",
+                    broken.name, broken.problem, broken.problem.remedy
+                )
+            })
             .collect();
         warnings.extend(self.ports.iter().filter_map(|port| {
             let generic = port.up.as_ref()?.mode == AttachMode::Generic;
-            generic.then(|| format!("port {} runs XDP in generic mode, which is several times slower", port.plan.interface))
+            generic.then(|| {
+                format!(
+                    "port {} runs XDP in generic mode, which is several times slower",
+                    port.plan.interface
+                )
+            })
         }));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -40,18 +51,23 @@ impl Daemon {
             public_key: self.key.public().to_string(),
             ports,
             workstations,
-            counters: self.pool.counters().chain([("mailbox_full", self.mail.dropped())]).fold(
-                Counters::new(),
-                |mut all, (name, count)| {
+            counters: self
+                .pool
+                .counters()
+                .chain([("mailbox_full", self.mail.dropped())])
+                .fold(Counters::new(), |mut all, (name, count)| {
                     *all.entry(name.to_owned()).or_default() += count;
                     all
-                },
-            ),
+                }),
             warnings,
         }
     }
 
-    fn fill_in(&self, mut status: WorkstationStatus, infos: &[WorkstationInfo]) -> WorkstationStatus {
+    fn fill_in(
+        &self,
+        mut status: WorkstationStatus,
+        infos: &[WorkstationInfo],
+    ) -> WorkstationStatus {
         let found = self.registry.get(&status.name).map(|(id, _)| id);
         let Some((id, served)) = found.and_then(|id| Some((id, self.served.get(&id)?))) else {
             return status;
@@ -75,7 +91,10 @@ impl Daemon {
         status.rx = traffic(counters.rx_packets.get(), counters.rx_bytes.get());
         status.tx = traffic(counters.tx_packets.get(), counters.tx_bytes.get());
         status.opened = counters.opened.get();
-        status.drops = counters.drops().map(|(name, count)| (name.to_owned(), count)).collect();
+        status.drops = counters
+            .drops()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect();
         for port in self.ports.iter().filter_map(|port| port.up.as_ref()) {
             if let Ok(verdicts) = port.wall.workstation_verdicts(id) {
                 for (name, count) in named(&verdicts) {
@@ -97,7 +116,11 @@ fn port_status(port: &Port, rings: Option<&RingStatistics>) -> PortStatus {
     let Some(up) = &port.up else {
         return status;
     };
-    status.state = if up.carrier { PortState::Up } else { PortState::Down };
+    status.state = if up.carrier {
+        PortState::Up
+    } else {
+        PortState::Down
+    };
     if !up.carrier {
         status.reason = Some("no carrier; check the cable and the other end".to_owned());
     }
@@ -105,7 +128,11 @@ fn port_status(port: &Port, rings: Option<&RingStatistics>) -> PortStatus {
     status.xdp = Some(mode_name(up.mode));
     status.zero_copy = Some(up.zero_copy);
     status.queues = up.queues;
-    status.verdicts = up.wall.verdicts().map(|verdicts| named(&verdicts)).unwrap_or_default();
+    status.verdicts = up
+        .wall
+        .verdicts()
+        .map(|verdicts| named(&verdicts))
+        .unwrap_or_default();
     status.guard_drops = up.wall.guard_drops().unwrap_or_default();
     status.ring_losses = rings.map(losses).unwrap_or_default();
     status

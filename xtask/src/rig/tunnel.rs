@@ -81,6 +81,13 @@ impl Snapshot {
         self.find("workstations", "name", name)
     }
 
+    /// Frames of a port's kernel that the egress guard has dropped.
+    pub fn guard_drops(&self, interface: &str) -> u64 {
+        let port = self.find("ports", "interface", interface);
+        port.and_then(|port| port["guard_drops"].as_u64())
+            .unwrap_or(0)
+    }
+
     /// A number of a Workstation's entry, or of its drops; 0 when it is in neither.
     pub fn number(&self, workstation: &str, field: &str) -> u64 {
         let entry = self.workstation(workstation);
