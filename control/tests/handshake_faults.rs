@@ -124,6 +124,34 @@ fn a_rekey_loses_no_frame() {
 }
 
 #[test]
+fn a_rekey_loses_no_frame_when_frames_overtake_each_other() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(100 + seed, 1);
+        sim.run(SECOND);
+        sim.network.delay = (MS, MS * 60);
+        let index = sim.session(0).unwrap();
+        sim.with_station(0, |station, now| station.limit_near(now, index));
+        let before = sim.stations[&0].opened;
+        for _ in 0..400 {
+            sim.data(0);
+            sim.run(MS);
+        }
+        sim.run(MS * 200);
+        assert_ne!(sim.session(0), Some(index));
+        let came_back = sim.stations[&0].opened - before;
+        assert!(
+            came_back >= 400,
+            "seed {seed}: {came_back} of 400 and the handshake's own"
+        );
+        assert_eq!(
+            sim.echoes(0),
+            sim.echoes_sent(0),
+            "seed {seed}: data was lost"
+        );
+    }
+}
+
+#[test]
 fn any_first_handshake_message_may_be_lost_once_or_more() {
     for message in FIRST {
         for count in 1..4 {
@@ -353,9 +381,17 @@ fn an_altered_copy_with_a_good_tag_ends_no_session_and_locks_nobody_out() {
                 vec![(MS, altered), (MS * 2, packet.clone())]
             });
             // A handshake beside the session, for whatever reason.
-            sim.with_station(0, |station, now| station.mac_changed(now, station_mac(77)));
             sim.stations.get_mut(&0).unwrap().mac = station_mac(77);
+            sim.with_station(0, |station, now| station.mac_changed(now, station_mac(77)));
             sim.run(MS * 10);
+            if which == Message::Initiation && at < 32 {
+                let outcomes = sim.info(0).outcomes;
+                assert_eq!(
+                    (outcomes.bad_cookie, outcomes.does_not_open),
+                    (1, 0),
+                    "altered at {at}: Diffie-Hellman was made"
+                );
+            }
             let node = &sim.stations[&0];
             let kept = [&node.worker.cur, &node.worker.prev]
                 .into_iter()
@@ -432,6 +468,11 @@ fn eight_responses_that_do_not_open_begin_a_new_attempt() {
     let nonce = seen.get();
     let knock = kdf::knock_keys(&station_psk(0));
     let bad = message::frame(kind::RESPONSE, key_id(0), nonce, knock.g2w, &[7; 128]);
+    // Those of another attempt do not count.
+    let other = message::frame(kind::RESPONSE, key_id(0), nonce ^ 1, knock.g2w, &[7; 128]);
+    for _ in 0..20 {
+        sim.with_station(0, |station, now| station.frame(now, GATEWAY_MAC, &other));
+    }
     for round in 0..8 {
         assert_eq!(
             sim.phase(0),

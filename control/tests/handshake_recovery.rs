@@ -136,10 +136,10 @@ fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states
                                 sim.with_station(0, |station, now| station.limit_near(now, index));
                             }
                             Before::HelloOverSession => {
+                                sim.stations.get_mut(&0).unwrap().mac = [2, 0, 0, 0, 9, 9];
                                 sim.with_station(0, |station, now| {
                                     station.mac_changed(now, [2, 0, 0, 0, 9, 9])
                                 });
-                                sim.stations.get_mut(&0).unwrap().mac = [2, 0, 0, 0, 9, 9];
                             }
                         }
                         sim.run(MS * 20);
@@ -276,19 +276,40 @@ fn walk(seed: u64, steps: &[Step]) {
     }
     sim.network = CLEAN;
     sim.cut();
-    sim.run_with_data(SECOND * 5);
-    for id in 0..2 {
-        assert_in_session(&mut sim, id, &format!("{steps:?}"));
+    // A clock that stepped may end a session at any later time, so what holds is that neither is
+    // ever without one for longer than 5 s.
+    let mut since = [sim.now; 2];
+    for round in 0..1500 {
+        sim.run_with_data(MS * 100);
+        for id in 0..2 {
+            if sim.joined(id) {
+                since[id as usize] = sim.now;
+            }
+            let gap = sim.now - since[id as usize];
+            assert!(
+                gap <= SECOND * 5,
+                "round {round}: {steps:?}: {:?} {:?}",
+                sim.status(id),
+                sim.info(id)
+            );
+        }
+        if round == 100 {
+            let failures = sim.status(0).failures;
+            sim.run_with_data(SECOND);
+            assert_eq!(sim.status(0).failures, failures, "{steps:?}");
+        }
     }
-    // And it stays so: nothing of what happened comes back.
-    let failures = sim.status(0).failures;
-    sim.run_with_data(SECOND * 130);
-    assert_in_session(&mut sim, 0, "after another rekey");
-    assert_eq!(sim.status(0).failures, failures, "{steps:?}");
+    sim.run_with_data(SECOND * 5);
+    let joined = (0..50).any(|_| {
+        sim.run_with_data(MS * 100);
+        sim.joined(0)
+    });
+    assert!(joined);
+    assert_in_session(&mut sim, 0, &format!("{steps:?}"));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_sides_are_in_session_in_five_seconds_after_any_walk(seed: u64, steps in steps()) {
@@ -383,35 +404,95 @@ fn a_session_that_only_the_gateway_took_as_proven_is_replaced_at_once() {
             }
             _ => vec![(MS, packet.clone())],
         }));
-        sim.with_station(0, |station, now| station.limit_near(now, index));
-        sim.run(MS * 2_000);
+        // By a Hello: the session in use is young, and no rekey of it is due.
+        sim.with_station(0, |station, now| {
+            station.frame(now, GATEWAY_MAC, &reset(1, 99))
+        });
+        sim.run(MS * 2_250);
         assert!(!sim.joined(0), "seed {seed}");
         assert!(sim.info(0).prev, "seed {seed}: the Gateway took it");
         sim.filter = None;
         sim.run_with_data(SECOND * 2);
         assert_in_session(&mut sim, 0, &format!("seed {seed}"));
-        assert_eq!(sim.status(0).handshakes.0, 1, "by a rekey, not by a Hello");
+        assert_eq!(
+            sim.status(0).handshakes,
+            (1, 1),
+            "by a rekey, not by a Hello"
+        );
     }
+}
+
+fn reset(nonce: u64, boot_id: u8) -> Vec<u8> {
+    use portcullis_control::handshake::{kdf, message};
+    let key = kdf::knock_keys(&station_psk(0)).g2w;
+    message::frame(
+        6,
+        key_id(0),
+        nonce,
+        key,
+        &message::encode_reset(&[boot_id; 8]),
+    )
 }
 
 /// Resets with other boot ids, recorded or not, do not put off what the genuine one leads to.
 #[test]
 fn a_stream_of_resets_does_not_put_off_the_handshake() {
-    use portcullis_control::handshake::{kdf, message};
     let mut sim = Sim::new(3, 1);
     sim.run(SECOND * 5);
     sim.restart_gateway();
-    let key = kdf::knock_keys(&station_psk(0)).g2w;
-    for round in 0..40u64 {
-        let frame = message::frame(
-            6,
-            key_id(0),
-            1000 + round,
-            key,
-            &message::encode_reset(&[100 + round as u8; 8]),
-        );
-        sim.with_station(0, |station, now| station.frame(now, GATEWAY_MAC, &frame));
-        sim.run(MS * 20);
+    without_resets(&mut sim);
+    for round in 0..50u8 {
+        sim.with_station(0, |station, now| {
+            station.frame(
+                now,
+                GATEWAY_MAC,
+                &reset(1000 + u64::from(round), 100 + round),
+            )
+        });
+        sim.run(MS * 5);
     }
     assert!(sim.joined(0), "{:?}", sim.status(0));
+}
+
+#[test]
+fn a_confirmation_that_crosses_an_erasure_leaves_machine_and_worker_in_agreement() {
+    // At the Gateway: an Initiation takes the place of a pending session that was just proven.
+    let mut sim = Sim::new(4, 1);
+    sim.run(SECOND);
+    sim.worker_delay = MS * 50;
+    sim.restart_station(0);
+    sim.run(MS * 10);
+    sim.filter = Some(Box::new(|packet| {
+        if packet.kind() == 5 {
+            Vec::new()
+        } else {
+            vec![(MS, packet.clone())]
+        }
+    }));
+    sim.restart_station(0);
+    sim.run(MS * 20);
+    assert_eq!(sim.info(0).erasing, 1);
+    sim.run(MS * 100);
+    assert!(sim.workers[&0].cur.is_none() && sim.workers[&0].prev.is_some());
+    let info = sim.info(0);
+    assert!(info.cur.is_none() && info.prev, "{info:?}");
+    // At the Workstation: its MAC address changes while the news that a session is proven travel.
+    let mut sim = Sim::new(5, 1);
+    sim.run(SECOND);
+    sim.worker_delay = MS * 50;
+    sim.with_station(0, |station, now| {
+        station.frame(now, GATEWAY_MAC, &reset(1, 99))
+    });
+    let old = sim.session(0);
+    while sim.session(0) == old {
+        sim.run(MS);
+    }
+    sim.filter = Some(Box::new(|_| Vec::new()));
+    sim.with_station(0, |station, now| {
+        station.mac_changed(now, [2, 0, 0, 0, 9, 9])
+    });
+    sim.run(MS * 100);
+    let status = sim.status(0);
+    assert!(sim.stations[&0].worker.cur.is_none());
+    assert!(!status.connected, "{status:?}");
 }

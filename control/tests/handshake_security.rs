@@ -678,3 +678,57 @@ fn a_removed_port_ends_its_sessions() {
     sim.run(SECOND * 2);
     assert!(taped(&sim, kind::CHALLENGE).is_empty());
 }
+
+#[test]
+fn an_initiation_from_another_address_than_it_names_inside_is_not_answered() {
+    let mut sim = Sim::new(23, 1);
+    sim.run(SECOND);
+    sim.restart_station(0);
+    sim.stations.get_mut(&0).unwrap().mac = station_mac(66);
+    let before = sim.info(0).outcomes;
+    sim.run(SECOND * 3);
+    let after = sim.info(0).outcomes;
+    assert!(after.bad_payload > before.bad_payload);
+    assert_eq!(after.responses, before.responses);
+}
+
+#[test]
+fn a_hello_whose_zeros_are_not_zero_is_not_answered() {
+    let mut sim = Sim::new(24, 1);
+    sim.run(SECOND);
+    sim.tape = Some(Vec::new());
+    let key = kdf::knock_keys(&station_psk(0)).w2g;
+    let mut payload = [0; 32];
+    sim.gateway_frame_past_xdp(
+        station_mac(0),
+        &message::frame(kind::HELLO, key_id(0), 5, key, &payload),
+    );
+    assert_eq!(taped(&sim, kind::CHALLENGE).len(), 1);
+    payload[31] = 1;
+    sim.gateway_frame_past_xdp(
+        station_mac(0),
+        &message::frame(kind::HELLO, key_id(0), 5, key, &payload),
+    );
+    assert_eq!(taped(&sim, kind::CHALLENGE).len(), 1);
+}
+
+#[test]
+fn a_rollback_drops_the_previous_and_the_new_session_too() {
+    for delay in [0, 3, 6, 9, 400] {
+        let mut sim = Sim::new(25, 1);
+        sim.run(SECOND);
+        let index = sim.session(0).unwrap();
+        sim.with_station(0, |station, now| station.limit_near(now, index));
+        sim.run(MS * delay);
+        sim.with_station(0, |station, now| {
+            station.rollback_suspected(now, RollbackSign::Generation, &[7; 32])
+        });
+        let worker = &sim.stations[&0].worker;
+        assert!(
+            worker.pending.is_none() && worker.cur.is_none() && worker.prev.is_none(),
+            "{delay} ms"
+        );
+        sim.run(SECOND);
+        assert!(sim.joined(0));
+    }
+}

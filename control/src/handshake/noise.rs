@@ -343,3 +343,58 @@ pub fn is_usable(public: &[u8; 32]) -> bool {
 pub(super) fn is_station(mac: Mac) -> bool {
     mac != [0; 6] && mac[0] & 1 == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_keys_are_given_before_the_handshake_is_finished() {
+        let (station, gateway) = ([0x21; 32], [0x11; 32]);
+        let (station_public, gateway_public) = (public_key(&station), public_key(&gateway));
+        let ours = Secrets {
+            static_private: &station,
+            peer_public: &gateway_public,
+            psk: &[7; 32],
+        };
+        let theirs = Secrets {
+            static_private: &gateway,
+            peer_public: &station_public,
+            psk: &[7; 32],
+        };
+        let (mut initiator, first) = Initiator::start(ours, b"p", [1; 32], &[0; 32]).unwrap();
+        assert_eq!(split(&mut initiator.state.0).err(), Some(NoiseError::State));
+        let (mut responder, _) = Responder::read(theirs, b"p", [2; 32], &first).unwrap();
+        assert_eq!(split(&mut responder.state.0).err(), Some(NoiseError::State));
+        let (second, _) = responder.answer(&[0; 80]).unwrap();
+        assert!(initiator.finish(&second[..100]).is_err());
+        assert_eq!(split(&mut initiator.state.0).err(), Some(NoiseError::State));
+    }
+
+    #[test]
+    fn another_static_key_is_refused_before_anything_is_answered() {
+        let (station, gateway) = ([0x21; 32], [0x11; 32]);
+        let gateway_public = public_key(&gateway);
+        let ours = Secrets {
+            static_private: &station,
+            peer_public: &gateway_public,
+            psk: &[7; 32],
+        };
+        let (_, first) = Initiator::start(ours, b"p", [1; 32], &[0; 32]).unwrap();
+        let theirs = Secrets {
+            static_private: &gateway,
+            peer_public: &public_key(&[0x22; 32]),
+            psk: &[7; 32],
+        };
+        assert_eq!(
+            Responder::read(theirs, b"p", [2; 32], &first).err(),
+            Some(NoiseError::WrongStatic)
+        );
+        let mut altered = first.clone();
+        altered[60] ^= 1;
+        assert_eq!(
+            Responder::read(theirs, b"p", [2; 32], &altered).err(),
+            Some(NoiseError::DoesNotOpen)
+        );
+    }
+}

@@ -139,6 +139,7 @@ pub struct Node {
     nonces: VecDeque<u64>,
     sent: u64,
     pub opened: u64,
+    echoes: u64,
     pub configured: u64,
     pub skew: i128,
 }
@@ -467,6 +468,16 @@ impl Sim {
         self.seal_station(id, None, vec![0x45; 40]);
     }
 
+    /// Data packets that came back.
+    pub fn echoes(&self, id: u32) -> u64 {
+        self.stations[&id].echoes
+    }
+
+    /// Data packets sent.
+    pub fn echoes_sent(&self, id: u32) -> u64 {
+        self.stations[&id].sent
+    }
+
     /// Puts a frame on the cable, past the network's chances.
     pub fn inject(&mut self, after: Duration, packet: Packet) {
         let at = self.now + after;
@@ -622,7 +633,7 @@ impl Sim {
                 self.seal_gateway(id, Some(index), pong);
             }
             (End::Gateway, 0x45) => self.seal_gateway(id, None, plaintext),
-            (_, 0x45) => {}
+            (End::Station(_), 0x45) => self.stations.get_mut(&id).unwrap().echoes += 1,
             _ => self.push(at, Event::Tell(end, id, News::Inner(index, plaintext))),
         }
     }
@@ -842,6 +853,7 @@ fn new_node(machine: Workstation, mac: Mac) -> Node {
         nonces: VecDeque::new(),
         sent: 0,
         opened: 0,
+        echoes: 0,
         configured: 0,
         skew: 0,
     }
