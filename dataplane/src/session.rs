@@ -371,12 +371,10 @@ mod tests {
         ) {
             for (cipher, protection) in forms() {
                 let (mut gateway, mut workstation) = ends(cipher, protection);
-                for (from, to) in [(&mut workstation, &mut gateway)] {
-                    let mut frame = sealed(from, &payload);
-                    frame.resize(frame.len() + padding, 0xee);
-                    prop_assert_eq!(open(to, &frame), Ok(payload.clone()));
-                    prop_assert_eq!(open(to, &frame), Err(OpenError::Replay));
-                }
+                let mut frame = sealed(&mut workstation, &payload);
+                frame.resize(frame.len() + padding, 0xee);
+                prop_assert_eq!(open(&mut gateway, &frame), Ok(payload.clone()));
+                prop_assert_eq!(open(&mut gateway, &frame), Err(OpenError::Replay));
                 let frame = sealed(&mut gateway, &payload);
                 prop_assert_eq!(open(&mut workstation, &frame), Ok(payload.clone()));
             }
@@ -478,7 +476,9 @@ mod tests {
             assert_eq!(Padding::None.apply(len, 1460), len);
             assert_eq!(Padding::Full.apply(len, 1460), 1460);
             let padded = Padding::Sixteen.apply(len, 1460);
-            assert!(padded >= len && padded <= 1460 && (padded % 16 == 0 || padded == 1460));
+            assert!(
+                padded >= len && padded <= 1460 && (padded.is_multiple_of(16) || padded == 1460)
+            );
         }
     }
 

@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 
 pub mod attack;
+pub mod bench;
 pub mod demo;
 pub mod middlebox;
 pub mod report;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{demo, rig, tasks};
+use portcullis_xtask::{bench, demo, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -35,6 +35,18 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure TCP through the tunnel, with plain veth beside it (root; build with --release)
+    Bench {
+        /// Measurements of each kind, interleaved
+        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+        runs: u32,
+        /// Length of each
+        #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Write all figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Build the XDP program and print where it is
     BuildEbpf,
     /// Formatting, lints and documentation, each warning an error
@@ -54,6 +66,18 @@ fn run(task: Task) -> Result<()> {
             demo::run(&demo::Options {
                 seconds,
                 keep,
+                json,
+            })
+        }
+        Task::Bench {
+            runs,
+            seconds,
+            json,
+        } => {
+            rig::arm()?;
+            bench::run(&bench::Options {
+                runs,
+                seconds,
                 json,
             })
         }

@@ -32,7 +32,7 @@ pub use packet::{PacketKind, PacketSocket};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use topology::{Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, single, tapped};
-pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, ping};
+pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, iperf3_one_way, ping};
 pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
 
 /// The Gateway's inner IPv4 address in every topology.

@@ -144,6 +144,31 @@ pub fn iperf3(
     all.first().copied().context("no result of iperf3")
 }
 
+/// One TCP stream from `client` to `server`, or the other way where `down`: its goodput in bits a
+/// second.
+///
+/// # Errors
+/// What iperf3 reported.
+pub fn iperf3_one_way(
+    server: &Namespace,
+    client: &Namespace,
+    address: IpAddr,
+    seconds: u32,
+    down: bool,
+) -> Result<f64> {
+    let options: &[&str] = if down { &["--reverse"] } else { &[] };
+    let all = run_iperf3(
+        server,
+        address,
+        &[client],
+        seconds,
+        options,
+        &["sum_received"],
+    )?;
+    let rate = all.first().and_then(|rates| rates.first());
+    rate.copied().context("no result of iperf3")
+}
+
 /// As [`iperf3`], from all `clients` at once.
 ///
 /// # Errors
@@ -154,6 +179,26 @@ pub fn iperf3_all(
     clients: &[&Namespace],
     seconds: u32,
 ) -> Result<Vec<Rates>> {
+    let sums = ["sum_received", "sum_received_bidir_reverse"];
+    let all = run_iperf3(server, address, clients, seconds, &["--bidir"], &sums)?;
+    Ok(all
+        .iter()
+        .map(|rates| Rates {
+            up: rates[0],
+            down: rates[1],
+        })
+        .collect())
+}
+
+/// Runs iperf3 for each client with these options, and gives these sums of each one's report.
+fn run_iperf3(
+    server: &Namespace,
+    address: IpAddr,
+    clients: &[&Namespace],
+    seconds: u32,
+    options: &[&str],
+    sums: &[&str],
+) -> Result<Vec<Vec<f64>>> {
     let scratch = super::Scratch::new("iperf")?;
     let mut running = Vec::new();
     for (number, client) in clients.iter().enumerate() {
@@ -179,7 +224,8 @@ pub fn iperf3_all(
     for (number, (client, port, _)) in running.iter().enumerate() {
         let mut command = client.command("iperf3");
         command
-            .args(["--json", "--bidir", "--connect-timeout", "5000"])
+            .args(["--json", "--connect-timeout", "5000"])
+            .args(options)
             .args(["--time", &seconds.to_string(), "--port", &port.to_string()])
             .args(["--client", &address.to_string()])
             .stderr(Stdio::null());
@@ -199,14 +245,11 @@ pub fn iperf3_all(
             anyhow::bail!("iperf3 of {label}: {error}");
         }
         ensure!(status.success(), "iperf3 of {label} ended with {status}");
-        let rate = |name: &str| {
-            let rate = value["end"][name]["bits_per_second"].as_f64();
+        let rate = |name: &&str| {
+            let rate = value["end"][*name]["bits_per_second"].as_f64();
             rate.with_context(|| format!("iperf3 of {label}: no {name}"))
         };
-        rates.push(Rates {
-            up: rate("sum_received")?,
-            down: rate("sum_received_bidir_reverse")?,
-        });
+        rates.push(sums.iter().map(rate).collect::<Result<Vec<f64>>>()?);
     }
     Ok(rates)
 }
