@@ -23,7 +23,6 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::engine::Engine;
-use dataplane::host::tun::Tun;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
 use dataplane::wall::{AttachMode, PortTables, Wall};
@@ -135,20 +134,9 @@ pub fn interface(
     }
 }
 
-/// Sets the port down, takes its wall away and removes the host interface.
 fn take_down(config: &config::Agent, interface: &str) -> Result<(), Problem> {
-    let tried = format!("set {interface} down");
-    let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
-    if let Ok(link) = links.find(interface) {
-        links
-            .set_down(link.index)
-            .map_err(|error| monitor::problem(&tried, error))?;
-    }
     raise::lower(interface, &config.pin_directory)?;
-    Tun::delete(&config.host_interface).map_err(|error| {
-        let remedy = format!("ip link delete {}", config.host_interface);
-        Problem::new(Kind::Failed, "remove the host interface", error, remedy)
-    })
+    hostif::delete(&config.host_interface)
 }
 
 impl Agent {

@@ -22,6 +22,7 @@ use crate::monitor;
 use crate::pool::Pool;
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
+use crate::raise;
 use crate::registry::Registry;
 use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
@@ -110,6 +111,20 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     tracing::info!("stopping; the wall stays up");
     server.stop();
     daemon.pool.stop();
+    Ok(())
+}
+
+/// Takes the wall down on every port, sets the ports down and removes the host interface.
+///
+/// # Errors
+/// The daemon is running, or what is left standing, and why.
+pub fn lower(config: &config::Gateway) -> anyhow::Result<()> {
+    // Nobody starts a daemon meanwhile.
+    let _socket = Socket::bind(&config.runtime_directory)?;
+    for port in &config.ports {
+        raise::lower(&port.interface, &config.pin_directory)?;
+    }
+    hostif::delete(&config.host_interface)?;
     Ok(())
 }
 

@@ -70,3 +70,14 @@ pub fn set_mtu(links: &Links, name: &str, mtu: u16) -> Result<(), LinkError> {
     }
     links.set_mtu(link.index, u32::from(mtu))
 }
+
+/// Removes the host interface, with its addresses and routes. Nothing happens where there is none.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn delete(name: &str) -> Result<(), Problem> {
+    Tun::delete(name).map_err(|error| {
+        let remedy = format!("ip link delete {name}");
+        Problem::new(Kind::Failed, "remove the host interface", error, remedy)
+    })
+}

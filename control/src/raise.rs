@@ -5,10 +5,8 @@ use crate::config::Rings;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
 use dataplane::port::xsk::{Mode, XskConfig, XskPort};
-use dataplane::wall::{
-    self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
-};
-use std::path::PathBuf;
+use dataplane::wall::{self, AttachMode, GuardHook, PortTables, Wall, WallConfig, XdpRequest};
+use std::path::{Path, PathBuf};
 use wire::{Admission, Role};
 
 /// What is to become a port.
@@ -170,11 +168,17 @@ fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Failed, tried, error, "mend that, then start again")
 }
 
-/// Takes the wall on an interface down.
+/// Sets an interface down and takes its wall away: it is an ordinary interface again.
 ///
 /// # Errors
-/// What the kernel answered.
-pub fn lower(interface: &str, pin_directory: &std::path::Path) -> Result<(), Problem> {
-    wall::lower(interface, pin_directory)
-        .map_err(|error: WallError| refused(format!("take the wall on {interface} down"), error))
+/// What the kernel answered; the wall stands until the interface is down.
+pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
+    let tried = format!("take the wall on {interface} down");
+    let links = Links::open().map_err(|error| refused(tried.clone(), error))?;
+    if let Ok(link) = links.find(interface) {
+        links
+            .set_down(link.index)
+            .map_err(|error| refused(tried.clone(), error))?;
+    }
+    wall::lower(interface, pin_directory).map_err(|error| refused(tried, error))
 }

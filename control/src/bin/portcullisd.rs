@@ -27,6 +27,10 @@ struct Arguments {
     /// Check configuration, keys, Workstation files and interfaces, and end.
     #[arg(long)]
     check: bool,
+    /// Take the wall down on every port, set the ports down and remove the host interface, and end:
+    /// to use the interfaces for something else. The daemon must not be running.
+    #[arg(long, conflicts_with = "check")]
+    lower: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,5 +55,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     program::log();
     let config = Gateway::load(&arguments.config)?;
+    if arguments.lower {
+        return gateway::lower(&config);
+    }
     gateway::run(config, &arguments.config)
 }
