@@ -115,6 +115,7 @@ fn both_sides_are_in_session_within_a_second_of_a_start() {
     }
 }
 
+/// Property 9: a rekey loses no frame.
 #[test]
 fn a_rekey_loses_no_frame() {
     let mut sim = Sim::new(1, 1);
@@ -250,6 +251,7 @@ fn a_late_message_is_overtaken_and_ignored() {
     }
 }
 
+/// Property 9: replays.
 #[test]
 fn everything_recorded_and_sent_again_changes_nothing() {
     let mut sim = Sim::new(7, 1);

@@ -105,6 +105,7 @@ fn without_resets(sim: &mut Sim) {
     }));
 }
 
+/// Property 9: liveness.
 #[test]
 fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states() {
     let mut phases = BTreeSet::new();

@@ -211,6 +211,7 @@ fn a_full_set_of_nonces_refuses_until_the_next_period_and_running_sessions_rekey
     assert!(sim.joined(0), "{:?}", sim.status(0));
 }
 
+/// Property 6, the handshake's part.
 #[test]
 fn a_flood_of_one_workstations_handshakes_leaves_another_alone() {
     let mut sim = Sim::new(8, 2);
@@ -311,6 +312,7 @@ fn a_rekey_goes_through_on_the_previous_session_for_ten_seconds() {
     assert!(!sim.info(0).prev);
 }
 
+/// Property 8, the handshake's part.
 #[test]
 fn a_removed_workstation_ends_its_sessions_at_once() {
     let mut sim = Sim::new(12, 2);
@@ -730,5 +732,39 @@ fn a_rollback_drops_the_previous_and_the_new_session_too() {
         );
         sim.run(SECOND);
         assert!(sim.joined(0));
+    }
+}
+
+/// Property 7: before authentication no reply is larger than its request, and none comes unasked.
+#[test]
+fn no_reply_is_larger_than_the_request_that_caused_it() {
+    let mut sim = Sim::new(21, 3);
+    sim.run(SECOND * 2);
+    sim.tape = Some(Vec::new());
+    for _ in 0..5 {
+        for id in 0..3 {
+            sim.restart_station(id);
+        }
+        sim.run(SECOND * 2);
+    }
+    for (request, reply) in [
+        (kind::HELLO, kind::CHALLENGE),
+        (kind::INITIATION, kind::RESPONSE),
+    ] {
+        let (requests, replies) = (taped(&sim, request), taped(&sim, reply));
+        let counts = (requests.len(), replies.len());
+        assert!(counts.1 > 0 && counts.1 <= counts.0, "{counts:?}");
+        let largest = replies.iter().map(|packet| bytes(packet).len()).max();
+        let smallest = requests.iter().map(|packet| bytes(packet).len()).min();
+        assert!(largest <= smallest, "type {reply} after type {request}");
+    }
+    // What has no good tag is not answered at all.
+    sim.gateway.actions().for_each(drop);
+    let hello = bytes(&taped(&sim, kind::HELLO)[0]);
+    for at in 0..hello.len() {
+        let mut bad = hello.clone();
+        bad[at] ^= 1;
+        sim.gateway.frame(SECOND * 100, 0, [2, 0, 0, 0, 0, 9], &bad);
+        assert_eq!(sim.gateway.actions().count(), 0, "byte {at}");
     }
 }

@@ -357,6 +357,7 @@ fn a_message_2_that_does_not_open_leaves_the_genuine_one_openable() {
 /// Compromise of every long-term secret afterwards: a whole run repeated with all of them, the same
 /// prologue and payloads, and other ephemerals has other keys, and whoever holds both static keys
 /// and the PSK but neither ephemeral cannot open message 2, let alone split.
+/// Property 5: long-term secrets alone do not give the keys of a session.
 #[test]
 fn session_keys_hang_on_the_ephemerals_of_both_sides() {
     let (station, gateway, psk) = ([0x21; 32], [0x11; 32], [7; 32]);

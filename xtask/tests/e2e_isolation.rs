@@ -13,6 +13,7 @@ fn programs() -> Programs {
     Programs::find().unwrap()
 }
 
+/// Properties 1 and 6 of docs/protocol.md, against real programs.
 #[test]
 fn every_attack_from_the_lan_dies_in_admission() {
     let _turn = Serial::acquire().unwrap();
@@ -40,6 +41,7 @@ fn every_attack_from_the_lan_dies_in_admission() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+/// Property 6: an insider that floods.
 #[test]
 fn two_that_flood_their_tunnels_do_not_take_the_third_ones_share() {
     let _turn = Serial::acquire().unwrap();
@@ -109,6 +111,7 @@ fn a_workstation_does_not_reach_another() {
     assert_eq!((got.answered, at_two.incoming()), (0, 0));
 }
 
+/// Property 8.
 #[test]
 fn a_removed_workstation_is_out_before_the_call_returns() {
     let _turn = Serial::acquire().unwrap();

@@ -148,6 +148,7 @@ fn without_the_programs_both_hosts_are_heard_and_hear() {
     .unwrap();
 }
 
+/// Property 1, at every moment.
 #[test]
 fn nothing_leaves_and_nothing_enters_from_before_link_up_to_after_the_end() {
     let _turn = Serial::acquire().unwrap();
