@@ -145,6 +145,7 @@ pub struct Session {
     blocks: u64,
     window: ReplayWindow,
     failures: u64,
+    told_worn: bool,
 }
 
 impl Session {
@@ -172,6 +173,7 @@ impl Session {
             blocks: 0,
             window: ReplayWindow::default(),
             failures: 0,
+            told_worn: false,
         })
     }
 
@@ -286,6 +288,14 @@ impl Session {
     /// Whether 7/8 of what the keys may do is done, so that a rekey is due.
     pub fn worn(&self) -> bool {
         self.blocks >= REKEY_BLOCKS || self.counter >= COUNTER_LIMIT / 8 * 7
+    }
+
+    /// Whether it is [`Session::worn`], once: what is true of every further frame is told of one.
+    #[inline]
+    pub fn wears_out(&mut self) -> bool {
+        let first = self.worn() && !self.told_worn;
+        self.told_worn |= first;
+        first
     }
 
     #[cfg(test)]
@@ -433,6 +443,7 @@ mod tests {
             let mut frame = vec![0; OVERHEAD + 100];
             session.use_up(REKEY_BLOCKS, 5);
             assert!(session.worn());
+            assert_eq!([(); 3].map(|()| session.wears_out()), [true, false, false]);
             assert_eq!(session.seal(&mut frame, 100, 1), Ok(()));
             session.use_up(SEAL_BLOCKS - 3, 5);
             assert_eq!(session.seal(&mut frame, 100, 1), Err(SealError::Exhausted));

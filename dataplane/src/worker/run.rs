@@ -74,8 +74,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn run(mut self, bell: &Bell, spin: Duration) -> io::Result<()> {
         let spin = spin.as_nanos() as u64;
         let mut last_work = boottime();
-        let mut served = Vec::new();
-        let mut epoll = None;
+        let mut served = self.generation;
+        let mut epoll = self.watch(bell)?;
         while !self.stopped {
             let now = boottime();
             if self.step(now) {
@@ -86,13 +86,11 @@ impl<P: Port, H: Host> Worker<P, H> {
                 std::hint::spin_loop();
                 continue;
             }
-            if epoll.is_none() || served != self.order {
-                epoll = Some(self.watch(bell)?);
-                served.clone_from(&self.order);
+            if served != self.generation {
+                epoll = self.watch(bell)?;
+                served = self.generation;
             }
-            if let Some(epoll) = &epoll {
-                self.sleep(epoll, bell)?;
-            }
+            self.sleep(&epoll, bell)?;
         }
         Ok(())
     }
