@@ -5,7 +5,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use std::net::IpAddr;
 
-/// The inner prefixes of all Workstations of a worker.
+/// The inner prefixes of all Workstations, whichever worker serves them.
 #[derive(Default)]
 pub struct Routes {
     v4: PrefixMap<Ipv4Net, WorkstationId>,
@@ -28,6 +28,14 @@ impl Routes {
             IpNet::V4(prefix) => self.v4.insert(prefix.trunc(), owner),
             IpNet::V6(prefix) => self.v6.insert(prefix.trunc(), owner),
         };
+    }
+
+    /// Gives a Workstation these prefixes and no other.
+    pub fn replace(&mut self, owner: WorkstationId, prefixes: Vec<IpNet>) {
+        self.remove(owner);
+        for prefix in prefixes {
+            self.insert(prefix, owner);
+        }
     }
 
     /// Takes every prefix of a Workstation away.

@@ -74,7 +74,10 @@ pub enum Command<P> {
     AddPeer(Box<PeerSetup>),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
-    /// How many frames each Workstation on a port may have in flight.
+    /// These are the prefixes of a Workstation that another worker serves; none when it is gone.
+    /// They tell what is another's, which nothing may come from or go to.
+    Elsewhere(WorkstationId, Vec<IpNet>),
+    /// How many frames each Workstation on a port may have in flight, also one that comes later.
     SetCredit(PortId, u64),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
     /// it could not be.
@@ -171,6 +174,8 @@ struct WorkerPort<P> {
     tables: Arc<PortTables>,
     mac: [u8; 6],
     ethertype: u16,
+    /// Frames each Workstation may have in flight.
+    share: u64,
     /// Something was received, sent or released since the last flush.
     touched: bool,
     /// The kernel has not taken all frames yet, or the link is down: flush again later.
@@ -352,6 +357,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
             }
+            Command::Elsewhere(id, prefixes) => self.routes.replace(id, prefixes),
             Command::SetCredit(port, limit) => self.set_credit(port, limit),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
@@ -385,6 +391,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             tables: setup.tables,
             mac: setup.mac,
             ethertype: setup.ethertype,
+            share: 0,
             touched: true,
             lagging: false,
             drained: false,
@@ -392,7 +399,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         // Sessions that outlive the rings (a link that was down) stay in force.
         for session in self.sessions.on(setup.id) {
             if let Some(Some(peer)) = self.peers.get_mut(session.workstation as usize) {
-                open_account(peer, setup.id, &port.tables);
+                open_account(peer, setup.id, &port);
             }
             publish_session(&port.tables, session);
         }
@@ -430,9 +437,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.peers.resize_with(at + 1, || None);
         }
         self.remove_peer(setup.id);
-        for prefix in setup.prefixes {
-            self.routes.insert(prefix, setup.id);
-        }
+        self.routes.replace(setup.id, setup.prefixes);
         self.peers[at] = Some(Peer::new(setup.id, setup.counters));
     }
 
@@ -460,7 +465,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn set_credit(&mut self, port: PortId, limit: u64) {
-        if let Some(port) = self.ports.get(&port) {
+        if let Some(port) = self.ports.get_mut(&port) {
+            port.share = limit;
             for peer in self.peers.iter().flatten() {
                 port.tables.set_limit(peer.id, limit);
             }
@@ -478,7 +484,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Ok(session) = Session::new(install, self.engine, now) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
-        open_account(peer, install.port, &port.tables);
+        open_account(peer, install.port, port);
         if !publish_session(&port.tables, &session) {
             return self.outbox.push_back(Event::Erased(install.index));
         }
@@ -555,9 +561,10 @@ impl<P: Port, H: Host> Worker<P, H> {
 }
 
 /// Keeps a Workstation's credit on a port, from nothing where it was not kept.
-fn open_account<F>(peer: &mut Peer<F>, id: PortId, tables: &PortTables) {
+fn open_account<P, F>(peer: &mut Peer<F>, id: PortId, port: &WorkerPort<P>) {
     if peer.ledger(id).is_none() {
-        tables.reset_credit(peer.id);
+        port.tables.reset_credit(peer.id);
+        port.tables.set_limit(peer.id, port.share);
         peer.ledgers.push((id, Ledger::default()));
     }
 }

@@ -113,6 +113,27 @@ fn a_packet_for_another_workstation_is_dropped_and_counted() {
     assert_eq!(bench.counters[0].inner_destination.get(), 1);
 }
 
+/// Each worker has the sessions of its own Workstations, and knows the addresses of all.
+#[test]
+fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    let theirs = vec!["10.0.0.2/32".parse().unwrap()];
+    bench.give(Command::Elsewhere(1, theirs));
+    let up = ws.frame(&packet(WS, OTHER, b"hello neighbour"), bench.now);
+    bench.inject(&up);
+    let spoofed = ws.frame(&packet(OTHER, TOR, b"not mine"), bench.now);
+    bench.inject(&spoofed);
+    assert!(bench.written().is_empty());
+    assert_eq!(bench.counters[0].inner_destination.get(), 1);
+    assert_eq!(bench.counters[0].inner_source.get(), 1);
+
+    bench.give(Command::Elsewhere(1, Vec::new()));
+    let up = ws.frame(&packet(WS, OTHER, b"nobody's address now"), bench.now);
+    bench.inject(&up);
+    assert_eq!(bench.written().len(), 1);
+}
+
 #[test]
 fn forged_and_repeated_frames_are_counted_apart_and_written_nowhere() {
     let mut bench = bench(1);
