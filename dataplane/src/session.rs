@@ -8,6 +8,7 @@ use crate::keys::{DirectionKeys, Protection, SessionKeys};
 use crate::{PortId, WorkstationId};
 use wire::limits::*;
 use wire::{Header, ReplayWindow, kind};
+use zeroize::Zeroize;
 
 /// How plaintexts are padded with zeros before they are sealed. The discriminant is its code on the
 /// wire.
@@ -119,7 +120,13 @@ impl Direction {
     }
 }
 
-/// A session as its worker has it.
+impl Drop for Direction {
+    fn drop(&mut self) {
+        self.iv.zeroize();
+    }
+}
+
+/// A session as its worker has it. Its keys are wiped when it is dropped.
 pub struct Session {
     /// The Workstation it belongs to.
     pub workstation: WorkstationId,
@@ -146,6 +153,13 @@ pub struct Session {
     window: ReplayWindow,
     failures: u64,
     told_worn: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.admission.zeroize();
+        self.peer_admission.zeroize();
+    }
 }
 
 impl Session {
