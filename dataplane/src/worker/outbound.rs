@@ -19,6 +19,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             match self.host.read(&mut packet) {
                 Ok(Some(len)) => self.transmit_packet(&packet[..len], now),
                 Ok(None) => break,
+                // A packet that a `virtio_net_hdr` cannot describe: the kernel has dropped it.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.counters.host_malformed.add(1);
+                }
                 Err(error) => {
                     self.outbox.push_back(Event::HostFailed(error));
                     self.stopped = true;

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long a worker sleeps at most, so that lagging ports and lost frames are seen to.
 const NAP: u16 = 20;
 
+/// How long a worker that ends waits for control to hear why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Nanoseconds of CLOCK_BOOTTIME, which also runs in suspend.
 pub fn boottime() -> u64 {
     match clock_gettime(ClockId::CLOCK_BOOTTIME) {
@@ -91,6 +94,12 @@ impl<P: Port, H: Host> Worker<P, H> {
                 served = self.generation;
             }
             self.sleep(&epoll, bell)?;
+        }
+        // Control may be behind, or be gone and wait for this thread to end.
+        for event in self.outbox {
+            if self.events.send_timeout(event, LAST_WORDS).is_err() {
+                break;
+            }
         }
         Ok(())
     }
