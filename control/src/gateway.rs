@@ -386,10 +386,12 @@ impl Daemon {
         let setup = served.setup(id);
         let prefixes = served.prefixes.clone();
         self.pool.give(worker, Command::AddPeer(Box::new(setup)));
-        self.steer(&prefixes, worker);
+        self.steer(id, &prefixes, worker);
     }
 
-    fn steer(&mut self, prefixes: &[IpNet], worker: usize) {
+    /// Leads packets for a Workstation to its worker, and tells the other workers whose they are.
+    fn steer(&mut self, id: WorkstationId, prefixes: &[IpNet], worker: usize) {
+        self.tell_others(id, prefixes, worker);
         let Some(steering) = &mut self.steering else {
             return;
         };
@@ -397,6 +399,13 @@ impl Daemon {
             if let Err(error) = steering.set(*prefix, worker as u32) {
                 tracing::error!(%error, %prefix, "packets to a Workstation cannot be steered to its worker");
             }
+        }
+    }
+
+    fn tell_others(&self, id: WorkstationId, prefixes: &[IpNet], worker: usize) {
+        for other in (0..self.pool.len()).filter(|other| *other != worker) {
+            self.pool
+                .give(other, Command::Elsewhere(id, prefixes.to_vec()));
         }
     }
 
@@ -430,7 +439,7 @@ impl Daemon {
             .give(worker, Command::AddPeer(Box::new(served.setup(id))));
         let prefixes = served.prefixes.clone();
         self.served.insert(id, served);
-        self.steer(&prefixes, worker);
+        self.steer(id, &prefixes, worker);
         for port in ports {
             self.let_in(port, id, &workstation)
                 .map_err(|error| Problem::io(&tried, &error))?;
@@ -497,6 +506,7 @@ impl Daemon {
         self.machine.remove(id);
         self.carry_out();
         self.pool.give(served.worker, Command::RemovePeer(id));
+        self.tell_others(id, &[], served.worker);
         if let Some(steering) = &mut self.steering {
             for prefix in &served.prefixes {
                 let _ = steering.remove(*prefix);

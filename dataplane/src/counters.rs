@@ -115,7 +115,7 @@ counters! {
         control_full,
         /// Packets read from the host interface for an address no Workstation has.
         no_route,
-        /// Reads from the host interface that could not be segmented.
+        /// Reads from the host interface that failed or could not be segmented.
         host_malformed,
         /// Super-packets read from the host interface.
         super_packets_read,

@@ -68,16 +68,14 @@ impl Standing {
 pub struct Peer<F> {
     /// Its slot.
     pub id: WorkstationId,
-    /// The port its frames come from.
-    pub port: PortId,
     /// Its sessions.
     pub standing: Standing,
     /// Frames received and not yet opened, in order of arrival.
     pub queue: VecDeque<F>,
     /// Bytes it may still be served in this round of the scheduler.
     pub deficit: usize,
-    /// Its credit.
-    pub ledger: Ledger,
+    /// Its credit on each open port where it has had a session.
+    pub ledgers: Vec<(PortId, Ledger)>,
     /// Its counters.
     pub counters: Arc<PeerCounters>,
     pongs: Bucket,
@@ -86,18 +84,24 @@ pub struct Peer<F> {
 
 impl<F> Peer<F> {
     /// A Workstation without sessions.
-    pub fn new(id: WorkstationId, port: PortId, counters: Arc<PeerCounters>) -> Self {
+    pub fn new(id: WorkstationId, counters: Arc<PeerCounters>) -> Self {
         Self {
             id,
-            port,
             standing: Standing::default(),
             queue: VecDeque::new(),
             deficit: 0,
-            ledger: Ledger::default(),
+            ledgers: Vec::new(),
             counters,
             pongs: Bucket::default(),
             rekeys: Bucket::default(),
         }
+    }
+
+    /// Its credit on a port.
+    #[inline]
+    pub fn ledger(&mut self, port: PortId) -> Option<&mut Ledger> {
+        let (_, ledger) = self.ledgers.iter_mut().find(|(on, _)| *on == port)?;
+        Some(ledger)
     }
 
     /// Whether a PONG may be sent now: at most ten a second.

@@ -3,11 +3,15 @@
 use crate::WorkstationId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// The inner prefixes of all Workstations of a worker.
+/// The inner prefixes of all Workstations, whichever worker serves them.
 #[derive(Default)]
 pub struct Routes {
+    /// Prefixes of one address, which is what a Workstation usually has. No prefix is longer, and a
+    /// walk down the trie costs as much as opening a frame.
+    hosts: HashMap<IpAddr, WorkstationId>,
     v4: PrefixMap<Ipv4Net, WorkstationId>,
     v6: PrefixMap<Ipv6Net, WorkstationId>,
 }
@@ -16,6 +20,9 @@ impl Routes {
     /// The owner of the longest prefix that holds `address`.
     #[inline]
     pub fn owner(&self, address: IpAddr) -> Option<WorkstationId> {
+        if let Some(owner) = self.hosts.get(&address) {
+            return Some(*owner);
+        }
         match address {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, owner)| *owner),
             IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, owner)| *owner),
@@ -25,13 +32,25 @@ impl Routes {
     /// Gives a prefix to a Workstation, taking it from whoever had that very prefix.
     pub fn insert(&mut self, prefix: IpNet, owner: WorkstationId) {
         match prefix {
+            host if host.prefix_len() == host.max_prefix_len() => {
+                self.hosts.insert(host.addr(), owner)
+            }
             IpNet::V4(prefix) => self.v4.insert(prefix.trunc(), owner),
             IpNet::V6(prefix) => self.v6.insert(prefix.trunc(), owner),
         };
     }
 
+    /// Gives a Workstation these prefixes and no other.
+    pub fn replace(&mut self, owner: WorkstationId, prefixes: Vec<IpNet>) {
+        self.remove(owner);
+        for prefix in prefixes {
+            self.insert(prefix, owner);
+        }
+    }
+
     /// Takes every prefix of a Workstation away.
     pub fn remove(&mut self, owner: WorkstationId) {
+        self.hosts.retain(|_, has| *has != owner);
         self.v4.retain(|_, has| *has != owner);
         self.v6.retain(|_, has| *has != owner);
     }

@@ -8,6 +8,7 @@ use crate::keys::{DirectionKeys, Protection, SessionKeys};
 use crate::{PortId, WorkstationId};
 use wire::limits::*;
 use wire::{Header, ReplayWindow, kind};
+use zeroize::Zeroize;
 
 /// How plaintexts are padded with zeros before they are sealed. The discriminant is its code on the
 /// wire.
@@ -119,7 +120,13 @@ impl Direction {
     }
 }
 
-/// A session as its worker has it.
+impl Drop for Direction {
+    fn drop(&mut self) {
+        self.iv.zeroize();
+    }
+}
+
+/// A session as its worker has it. Its keys are wiped when it is dropped.
 pub struct Session {
     /// The Workstation it belongs to.
     pub workstation: WorkstationId,
@@ -145,6 +152,14 @@ pub struct Session {
     blocks: u64,
     window: ReplayWindow,
     failures: u64,
+    told_worn: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.admission.zeroize();
+        self.peer_admission.zeroize();
+    }
 }
 
 impl Session {
@@ -172,6 +187,7 @@ impl Session {
             blocks: 0,
             window: ReplayWindow::default(),
             failures: 0,
+            told_worn: false,
         })
     }
 
@@ -288,6 +304,14 @@ impl Session {
         self.blocks >= REKEY_BLOCKS || self.counter >= COUNTER_LIMIT / 8 * 7
     }
 
+    /// Whether it is [`Session::worn`], once: what is true of every further frame is told of one.
+    #[inline]
+    pub fn wears_out(&mut self) -> bool {
+        let first = self.worn() && !self.told_worn;
+        self.told_worn |= first;
+        first
+    }
+
     #[cfg(test)]
     fn use_up(&mut self, blocks: u64, counter: u64) {
         self.blocks = blocks;
@@ -371,12 +395,13 @@ mod tests {
         ) {
             for (cipher, protection) in forms() {
                 let (mut gateway, mut workstation) = ends(cipher, protection);
-                let mut frame = sealed(&mut workstation, &payload);
-                frame.resize(frame.len() + padding, 0xee);
-                prop_assert_eq!(open(&mut gateway, &frame), Ok(payload.clone()));
-                prop_assert_eq!(open(&mut gateway, &frame), Err(OpenError::Replay));
-                let frame = sealed(&mut gateway, &payload);
-                prop_assert_eq!(open(&mut workstation, &frame), Ok(payload.clone()));
+                let ends = [&mut gateway, &mut workstation];
+                for at in 0..2 {
+                    let mut frame = sealed(ends[at], &payload);
+                    frame.resize(frame.len() + padding, 0xee);
+                    prop_assert_eq!(open(ends[1 - at], &frame), Ok(payload.clone()));
+                    prop_assert_eq!(open(ends[1 - at], &frame), Err(OpenError::Replay));
+                }
             }
         }
 
@@ -431,6 +456,7 @@ mod tests {
             let mut frame = vec![0; OVERHEAD + 100];
             session.use_up(REKEY_BLOCKS, 5);
             assert!(session.worn());
+            assert_eq!([(); 3].map(|()| session.wears_out()), [true, false, false]);
             assert_eq!(session.seal(&mut frame, 100, 1), Ok(()));
             session.use_up(SEAL_BLOCKS - 3, 5);
             assert_eq!(session.seal(&mut frame, 100, 1), Err(SealError::Exhausted));

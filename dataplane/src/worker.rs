@@ -11,6 +11,7 @@ mod outbound;
 pub mod run;
 
 use crate::counters::{PeerCounters, WorkerCounters};
+use crate::credit::Ledger;
 use crate::engine::Engine;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
@@ -34,6 +35,8 @@ pub use crate::session::Install;
 
 /// Frames moved at a time.
 pub const BATCH: usize = 64;
+/// How often quiet ports and credit are looked at, in nanoseconds.
+const LOOK: u64 = 1_000_000;
 /// Commands carried out between two rounds, so that a flood of them cannot hold up frames.
 const COMMANDS: usize = 64;
 
@@ -71,7 +74,10 @@ pub enum Command<P> {
     AddPeer(Box<PeerSetup>),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
-    /// How many frames each Workstation on a port may have in flight.
+    /// These are the prefixes of a Workstation that another worker serves; none when it is gone.
+    /// They tell what is another's, which nothing may come from or go to.
+    Elsewhere(WorkstationId, Vec<IpNet>),
+    /// How many frames each Workstation on a port may have in flight, also one that comes later.
     SetCredit(PortId, u64),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
     /// it could not be.
@@ -168,12 +174,24 @@ struct WorkerPort<P> {
     tables: Arc<PortTables>,
     mac: [u8; 6],
     ethertype: u16,
+    /// Frames each Workstation may have in flight.
+    share: u64,
     /// Something was received, sent or released since the last flush.
     touched: bool,
     /// The kernel has not taken all frames yet, or the link is down: flush again later.
     lagging: bool,
     /// The rings were empty when last asked.
     drained: bool,
+}
+
+impl<P: Port> WorkerPort<P> {
+    /// The largest inner packet of a session that leaves by this port. What was agreed on with the
+    /// other side is no promise about the memory here.
+    #[inline]
+    fn mtu(&self, session: &Session) -> usize {
+        let room = self.io.capacity().saturating_sub(ETH_LEN + OVERHEAD);
+        usize::from(session.mtu).min(room)
+    }
 }
 
 /// A frame that waits for its Workstation's turn.
@@ -190,6 +208,8 @@ pub struct Worker<P: Port, H: Host> {
     host: H,
     ports: HashMap<PortId, WorkerPort<P>>,
     order: Vec<PortId>,
+    /// Changes whenever a port comes or goes: what was waited on must be put together anew.
+    generation: u64,
     sessions: Sessions,
     peers: Vec<Option<Peer<Queued<P::Frame>>>>,
     routes: Routes,
@@ -203,7 +223,7 @@ pub struct Worker<P: Port, H: Host> {
     batch: Vec<Queued<P::Frame>>,
     packet: Vec<u8>,
     counters: Arc<WorkerCounters>,
-    reconciled: u64,
+    looked: u64,
     stopped: bool,
 }
 
@@ -230,6 +250,12 @@ impl Sessions {
         self.0[slot] = Some(Box::new(session));
     }
 
+    /// Those that live on a port.
+    fn on(&self, port: PortId) -> impl Iterator<Item = &Session> {
+        let sessions = self.0.iter().flatten().map(Box::as_ref);
+        sessions.filter(move |session| session.port == port)
+    }
+
     fn take(&mut self, index: u32) -> Option<Box<Session>> {
         self.get(index)?;
         self.0[usize::from(slot_of(index))].take()
@@ -251,6 +277,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             host,
             ports: HashMap::new(),
             order: Vec::new(),
+            generation: 0,
             sessions: Sessions::default(),
             peers: Vec::new(),
             routes: Routes::default(),
@@ -263,7 +290,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             batch: Vec::with_capacity(BATCH),
             packet: vec![0; 10 + 65_535 + 64],
             counters,
-            reconciled: 0,
+            looked: 0,
             stopped: false,
         }
     }
@@ -274,8 +301,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         worked |= self.receive();
         worked |= self.serve(now);
         worked |= self.transmit(now);
-        self.flush();
-        self.reconcile(now);
+        let look = now.saturating_sub(self.looked) >= LOOK;
+        self.flush(look);
+        if look {
+            self.looked = now;
+            self.reconcile(now);
+        }
         while let Some(event) = self.outbox.pop_front() {
             if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
                 self.outbox.push_front(event);
@@ -326,6 +357,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
             }
+            Command::Elsewhere(id, prefixes) => self.routes.replace(id, prefixes),
             Command::SetCredit(port, limit) => self.set_credit(port, limit),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
@@ -359,31 +391,36 @@ impl<P: Port, H: Host> Worker<P, H> {
             tables: setup.tables,
             mac: setup.mac,
             ethertype: setup.ethertype,
+            share: 0,
             touched: true,
             lagging: false,
             drained: false,
         };
         // Sessions that outlive the rings (a link that was down) stay in force.
-        for session in self
-            .sessions
-            .0
-            .iter()
-            .flatten()
-            .filter(|session| session.port == setup.id)
-        {
+        for session in self.sessions.on(setup.id) {
+            if let Some(Some(peer)) = self.peers.get_mut(session.workstation as usize) {
+                open_account(peer, setup.id, &port);
+            }
             publish_session(&port.tables, session);
         }
+        self.generation += 1;
         self.ports.insert(setup.id, port);
         self.order.push(setup.id);
     }
 
-    /// Drops a port's rings. Frames that wait go with it: they are its memory.
+    /// Drops a port's rings. Frames that wait go with it: they are its memory. Nothing is admitted
+    /// on it any more, and no credit is kept of it.
     fn close_port(&mut self, id: PortId) {
         self.order.retain(|has| *has != id);
         let Some(mut port) = self.ports.remove(&id) else {
             return;
         };
+        self.generation += 1;
+        for session in self.sessions.on(id) {
+            port.tables.remove_session(slot_of(session.index));
+        }
         for peer in self.peers.iter_mut().flatten() {
+            peer.ledgers.retain(|(on, _)| *on != id);
             for _ in 0..peer.queue.len() {
                 match peer.queue.pop_front() {
                     Some(queued) if queued.port == id => port.io.release(queued.frame),
@@ -400,10 +437,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.peers.resize_with(at + 1, || None);
         }
         self.remove_peer(setup.id);
-        for prefix in setup.prefixes {
-            self.routes.insert(prefix, setup.id);
-        }
-        self.peers[at] = Some(Peer::new(setup.id, PortId::MAX, setup.counters));
+        self.routes.replace(setup.id, setup.prefixes);
+        self.peers[at] = Some(Peer::new(setup.id, setup.counters));
     }
 
     fn remove_peer(&mut self, id: WorkstationId) {
@@ -430,7 +465,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn set_credit(&mut self, port: PortId, limit: u64) {
-        if let Some(port) = self.ports.get(&port) {
+        if let Some(port) = self.ports.get_mut(&port) {
+            port.share = limit;
             for peer in self.peers.iter().flatten() {
                 port.tables.set_limit(peer.id, limit);
             }
@@ -448,13 +484,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Ok(session) = Session::new(install, self.engine, now) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
-        if peer.port != install.port {
-            // Credit is kept per port: what was counted on this one before is over.
-            peer.port = install.port;
-            peer.ledger = Default::default();
-            port.tables.reset_credit(install.workstation);
+        open_account(peer, install.port, port);
+        if !publish_session(&port.tables, &session) {
+            return self.outbox.push_back(Event::Erased(install.index));
         }
-        publish_session(&port.tables, &session);
         let replaced = peer.standing.install(install.index);
         self.sessions.put(session);
         if replaced != 0 {
@@ -479,21 +512,26 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.outbox.push_back(Event::Erased(index));
     }
 
-    /// Gives each port's finished work to the kernel.
-    fn flush(&mut self) {
+    /// Gives each port's finished work to the kernel; with `look` also ports that have none, for
+    /// only so a port is found to be gone, or its driver asleep on an empty fill ring.
+    fn flush(&mut self, look: bool) {
         let mut failed = Vec::new();
         for (id, port) in &mut self.ports {
-            if !port.touched && !port.lagging {
+            let busy = port.touched || port.lagging;
+            if !busy && !look {
                 continue;
             }
             port.touched = false;
-            self.counters.flushes.add(1);
+            self.counters.flushes.add(u64::from(busy));
             match port.io.flush() {
                 Ok(waiting) => port.lagging = waiting > 0,
-                Err(PortError::Down { .. }) => port.lagging = true,
+                // Nothing moves until the link is up; the next look is soon enough.
+                Err(PortError::Down { .. }) => port.lagging = false,
                 Err(error) if error.needs_reopening() => failed.push((*id, error)),
                 Err(error) => {
-                    tracing::warn!(%error, "sending failed; it is tried again with the next frames");
+                    if !port.lagging {
+                        tracing::warn!(%error, "sending failed; it is tried again until it works");
+                    }
                     port.lagging = true;
                 }
             }
@@ -506,30 +544,34 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Finds frames that XDP counted and the rings lost.
     fn reconcile(&mut self, now: u64) {
-        if now.saturating_sub(self.reconciled) < 1_000_000 {
-            return;
-        }
-        self.reconciled = now;
         for peer in self.peers.iter_mut().flatten() {
-            if !peer.ledger.due(now) {
-                continue;
-            }
-            if let Some(port) = self.ports.get(&peer.port) {
-                let admitted = port.tables.admitted(peer.id);
-                let lost = peer.ledger.reconcile(admitted, port.drained, now);
-                if lost > 0 {
+            for (port, ledger) in &mut peer.ledgers {
+                if !ledger.due(now) {
+                    continue;
+                }
+                if let Some(port) = self.ports.get(port) {
+                    let admitted = port.tables.admitted(peer.id);
+                    let lost = ledger.reconcile(admitted, port.drained, now);
                     peer.counters.ring_lost.add(lost);
-                    port.tables
-                        .set_consumed(peer.id, peer.ledger.consumed(peer.queue.len()));
+                    port.tables.set_consumed(peer.id, ledger.consumed());
                 }
             }
         }
     }
 }
 
-/// Writes a session's XDP entry.
-fn publish_session(tables: &PortTables, session: &Session) {
-    tables.install_session(
+/// Keeps a Workstation's credit on a port, from nothing where it was not kept.
+fn open_account<P, F>(peer: &mut Peer<F>, id: PortId, port: &WorkerPort<P>) {
+    if peer.ledger(id).is_none() {
+        port.tables.reset_credit(peer.id);
+        port.tables.set_limit(peer.id, port.share);
+        peer.ledgers.push((id, Ledger::default()));
+    }
+}
+
+/// Writes a session's XDP entry. False where the tables have no such slot.
+fn publish_session(tables: &PortTables, session: &Session) -> bool {
+    let installed = tables.install_session(
         slot_of(session.index),
         &SessionEntry {
             index: session.index,
@@ -540,6 +582,7 @@ fn publish_session(tables: &PortTables, session: &Session) {
         },
     );
     tables.set_floor(slot_of(session.index), session.floor());
+    installed
 }
 
 /// Tells control something that may be lost when it is behind.

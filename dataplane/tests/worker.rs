@@ -1,210 +1,19 @@
 //! The worker loop over rings, tables and a host interface in memory: no kernel, no root.
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
-use dataplane::counters::{PeerCounters, WorkerCounters};
+mod bench;
+
+use bench::*;
 use dataplane::engine::Engine;
-use dataplane::host::memory::MemoryHost;
 use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::port::Port;
-use dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
+use dataplane::port::memory::{MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Session, pair_for_tests};
-use dataplane::wall::PortTables;
-use dataplane::worker::{Command, Event, PeerSetup, PortSetup, Worker, WorkerConfig};
-use etherparse::PacketBuilder;
+use dataplane::worker::{Command, Event, PortSetup};
 use portcullis_dataplane as dataplane;
 use proptest::prelude::*;
 use std::sync::Arc;
+use wire::Role;
 use wire::limits::*;
-use wire::{Admission, Header, Role, Verdict};
-
-const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const WORKSTATION_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const SECOND: u64 = 1_000_000_000;
-
-/// A worker with one port, and the test's ends of everything it is joined to.
-struct Bench {
-    worker: Worker<MemoryPort, MemoryHost>,
-    commands: Sender<Command<MemoryPort>>,
-    events: Receiver<Event>,
-    far: FarEnd,
-    tables: Arc<PortTables>,
-    counters: Vec<Arc<PeerCounters>>,
-    now: u64,
-}
-
-fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench {
-    let (commands, receiver) = unbounded();
-    let (sender, events) = unbounded();
-    let tables = Arc::new(PortTables::in_memory(64, 16).unwrap());
-    let config = WorkerConfig {
-        role,
-        engine: Engine::Auto,
-    };
-    let worker = Worker::new(
-        config,
-        MemoryHost::new(),
-        receiver,
-        sender,
-        Arc::new(WorkerCounters::default()),
-    );
-    let counters: Vec<Arc<PeerCounters>> = (0..peers).map(|_| Arc::default()).collect();
-    let mac = if role == Role::Gateway {
-        GATEWAY_MAC
-    } else {
-        WORKSTATION_MAC
-    };
-    let setup = PortSetup {
-        id: 0,
-        io: port,
-        tables: Arc::clone(&tables),
-        mac,
-        ethertype: ETHERTYPE,
-    };
-    commands.send(Command::AddPort(Box::new(setup))).unwrap();
-    for (id, counters) in counters.iter().enumerate() {
-        let prefixes = match role {
-            Role::Gateway => vec![format!("10.0.0.{}/32", id + 1).parse().unwrap()],
-            Role::Workstation => vec!["0.0.0.0/0".parse().unwrap()],
-        };
-        let setup = PeerSetup {
-            id: id as u32,
-            prefixes,
-            counters: Arc::clone(counters),
-        };
-        commands.send(Command::AddPeer(Box::new(setup))).unwrap();
-    }
-    commands.send(Command::SetCredit(0, 256)).unwrap();
-    let mut bench = Bench {
-        worker,
-        commands,
-        events,
-        far,
-        tables,
-        counters,
-        now: SECOND,
-    };
-    bench.settle();
-    bench
-}
-
-fn bench(peers: u32) -> Bench {
-    let (port, far) = MemoryPort::open(&MemoryConfig::default()).unwrap();
-    bench_on(Role::Gateway, peers, port, far)
-}
-
-/// The Workstation's end of a session with a bench.
-struct Remote(Session);
-
-impl Remote {
-    /// A frame as the cable carries it.
-    fn frame(&mut self, payload: &[u8], now: u64) -> Vec<u8> {
-        let mut frame = vec![0; ETH_LEN + OVERHEAD + payload.len()];
-        frame[..6].copy_from_slice(&GATEWAY_MAC);
-        frame[6..12].copy_from_slice(&WORKSTATION_MAC);
-        frame[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
-        frame[ETH_LEN + HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        self.0
-            .seal(&mut frame[ETH_LEN..], payload.len(), now)
-            .unwrap();
-        frame
-    }
-
-    /// The payload of a frame from the bench.
-    fn open(&mut self, frame: &[u8], now: u64) -> Vec<u8> {
-        let mut body = frame[ETH_LEN..].to_vec();
-        let header = Header::decode(&body).unwrap();
-        self.0.open(&header, &mut body, now).unwrap().to_vec()
-    }
-}
-
-impl Bench {
-    /// Rounds until there is nothing left to do.
-    fn settle(&mut self) {
-        for _ in 0..1000 {
-            if !self.worker.step(self.now) {
-                break;
-            }
-        }
-        if let Some(port) = self.worker.port(0) {
-            let census = port.statistics().frames;
-            assert_eq!(census.total(), 6144, "frames are conserved: {census:?}");
-        }
-    }
-
-    /// Installs a session for a Workstation, pending; `seed` tells sessions apart.
-    fn session(&mut self, workstation: u32, seed: u8) -> Remote {
-        let (mut gateway, mut far) = pair_for_tests(
-            seed,
-            Cipher::Aes256Gcm,
-            Protection::Encrypt,
-            ((7 << 16) | u32::from(seed), 9),
-        );
-        gateway.workstation = workstation;
-        far.peer_mac = GATEWAY_MAC;
-        self.give(Command::Install(Box::new(gateway)));
-        Remote(Session::new(&far, Engine::AesGcm, self.now).unwrap())
-    }
-
-    fn give(&mut self, command: Command<MemoryPort>) {
-        self.commands.send(command).unwrap();
-        self.settle();
-    }
-
-    fn inject(&mut self, frame: &[u8]) {
-        assert!(self.far.inject(frame));
-        self.settle();
-    }
-
-    fn sent(&self) -> Vec<Vec<u8>> {
-        let mut frames = Vec::new();
-        self.far
-            .take(usize::MAX, |frame| frames.push(frame.to_vec()));
-        frames
-    }
-
-    fn written(&mut self) -> Vec<Vec<u8>> {
-        let written = self
-            .worker
-            .host()
-            .written()
-            .iter()
-            .map(|packet| packet[10..].to_vec())
-            .collect();
-        self.worker.host().clear();
-        written
-    }
-
-    fn events(&self) -> Vec<Event> {
-        self.events.try_iter().collect()
-    }
-
-    /// Lets XDP's own decision stand before the ring.
-    fn admit(&self, now: u64) {
-        let tables = Arc::clone(&self.tables);
-        let port = Admission {
-            role: Role::Gateway,
-            mac: GATEWAY_MAC,
-            ethertype: ETHERTYPE,
-        };
-        self.far.set_admission(Box::new(move |frame| {
-            wire::decide(&port, &frame, &tables.at(now, true)).0 == Verdict::Admitted
-        }));
-    }
-}
-
-fn packet(source: [u8; 4], destination: [u8; 4], data: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    PacketBuilder::ipv4(source, destination, 64)
-        .udp(1000, 2000)
-        .write(&mut bytes, data)
-        .unwrap();
-    bytes
-}
-
-const WS: [u8; 4] = [10, 0, 0, 1];
-const OTHER: [u8; 4] = [10, 0, 0, 2];
-const TOR: [u8; 4] = [10, 0, 0, 254];
 
 #[test]
 fn a_packet_travels_from_the_ring_to_the_host_and_back() {
@@ -302,6 +111,27 @@ fn a_packet_for_another_workstation_is_dropped_and_counted() {
     bench.inject(&frame);
     assert!(bench.written().is_empty());
     assert_eq!(bench.counters[0].inner_destination.get(), 1);
+}
+
+/// Each worker has the sessions of its own Workstations, and knows the addresses of all.
+#[test]
+fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    let theirs = vec!["10.0.0.2/32".parse().unwrap()];
+    bench.give(Command::Elsewhere(1, theirs));
+    let up = ws.frame(&packet(WS, OTHER, b"hello neighbour"), bench.now);
+    bench.inject(&up);
+    let spoofed = ws.frame(&packet(OTHER, TOR, b"not mine"), bench.now);
+    bench.inject(&spoofed);
+    assert!(bench.written().is_empty());
+    assert_eq!(bench.counters[0].inner_destination.get(), 1);
+    assert_eq!(bench.counters[0].inner_source.get(), 1);
+
+    bench.give(Command::Elsewhere(1, Vec::new()));
+    let up = ws.frame(&packet(WS, OTHER, b"nobody's address now"), bench.now);
+    bench.inject(&up);
+    assert_eq!(bench.written().len(), 1);
 }
 
 #[test]
@@ -550,6 +380,22 @@ fn a_port_that_is_gone_is_reported_once_and_its_frames_with_it() {
     let frame = ws.frame(&packet(WS, TOR, b"after"), bench.now);
     bench.inject(&frame);
     assert_eq!(bench.written().len(), 1);
+}
+
+/// What the host interface refuses was not received, in packets and in bytes.
+#[test]
+fn packets_the_host_refuses_count_as_refused_alone() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    bench.worker.host().fail_next(std::io::ErrorKind::Other);
+    for data in [&[0; 500][..], &[0; 10]] {
+        let frame = ws.frame(&packet(WS, TOR, data), bench.now);
+        bench.inject(&frame);
+    }
+    let counters = &bench.counters[0];
+    assert_eq!(counters.host_refused.get(), 1);
+    assert_eq!(counters.rx_packets.get(), 1);
+    assert_eq!(counters.rx_bytes.get(), 20 + 8 + 10);
 }
 
 proptest! {

@@ -44,6 +44,8 @@ pub struct WriteReport {
     pub writes: usize,
     /// Packets they carried.
     pub packets: usize,
+    /// The bytes of these packets, as they were before they became one.
+    pub bytes: usize,
     /// Packets the host refused.
     pub dropped: usize,
     /// Successful writes that carried more than one packet.
@@ -57,6 +59,7 @@ impl WriteReport {
     pub fn add(&mut self, other: &Self) {
         self.writes += other.writes;
         self.packets += other.packets;
+        self.bytes += other.bytes;
         self.dropped += other.dropped;
         self.super_packets += other.super_packets;
         self.last_error = other.last_error.or(self.last_error);
@@ -154,6 +157,8 @@ impl Coalescer {
                     Ok(()) => {
                         report.writes += 1;
                         report.packets += usize::from(run.count);
+                        let repeated = usize::from(run.count - 1) * run.layout.header;
+                        report.bytes += run.total + repeated;
                         report.super_packets += usize::from(run.count > 1);
                     }
                     Err(error) => {

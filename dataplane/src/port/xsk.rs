@@ -340,7 +340,11 @@ impl Port for XskPort {
             }
         }
         self.next_receive = (self.next_receive + 1) % queues.max(1);
-        self.idle = if count == 0 { self.idle + 1 } else { 0 };
+        self.idle = if count == 0 {
+            self.idle.saturating_add(1)
+        } else {
+            0
+        };
         count
     }
 

@@ -50,7 +50,9 @@ impl<P: Port, H: Host> Worker<P, H> {
                     port.io.release(frame);
                     continue;
                 };
-                peer.ledger.take();
+                if let Some(ledger) = peer.ledger(*id) {
+                    ledger.take();
+                }
                 peer.queue.push_back(Queued {
                     port: *id,
                     header,
@@ -83,14 +85,17 @@ impl<P: Port, H: Host> Worker<P, H> {
             } else {
                 self.schedule.activate(id);
             }
-            if let Some(port) = self.ports.get(&peer.port) {
-                port.tables
-                    .set_consumed(id, peer.ledger.consumed(peer.queue.len()));
-                let standing = peer.standing;
-                for index in [standing.pending, standing.current, standing.previous] {
-                    if let Some(session) = self.sessions.get(index) {
-                        port.tables.set_floor(slot_of(index), session.floor());
-                    }
+            for (port, ledger) in &peer.ledgers {
+                if let Some(port) = self.ports.get(port) {
+                    port.tables.set_consumed(id, ledger.consumed());
+                }
+            }
+            let standing = peer.standing;
+            for index in [standing.pending, standing.current, standing.previous] {
+                if let Some(session) = self.sessions.get(index)
+                    && let Some(port) = self.ports.get(&session.port)
+                {
+                    port.tables.set_floor(slot_of(index), session.floor());
                 }
             }
         }
@@ -120,12 +125,10 @@ impl<P: Port, H: Host> Worker<P, H> {
     fn open_batch(&mut self, id: WorkstationId, now: u64) {
         let mut packets: [Lies; BATCH] = [(0, 0, 0); BATCH];
         let mut count = 0;
-        let mut bytes = 0;
         for at in 0..self.batch.len() {
             if let Some((start, len)) = self.open_one(id, at, now) {
                 packets[count] = (at, start, len);
                 count += 1;
-                bytes += len;
             }
         }
         let counters = match self.peers.get(id as usize).and_then(Option::as_ref) {
@@ -141,17 +144,19 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
             let report = self.coalescer.write(&slices[..count], &mut self.host);
-            counters
-                .rx_packets
-                .add(count as u64 - report.dropped as u64);
-            counters.rx_bytes.add(bytes as u64);
+            counters.rx_packets.add(report.packets as u64);
+            counters.rx_bytes.add(report.bytes as u64);
             counters.host_refused.add(report.dropped as u64);
             self.counters.host_writes.add(report.writes as u64);
             self.counters
                 .super_packets_written
                 .add(report.super_packets as u64);
         }
+        let mut peer = self.peers.get_mut(id as usize).and_then(Option::as_mut);
         for queued in self.batch.drain(..) {
+            if let Some(ledger) = peer.as_mut().and_then(|peer| peer.ledger(queued.port)) {
+                ledger.finish();
+            }
             if let Some(port) = self.ports.get_mut(&queued.port) {
                 port.io.release(queued.frame);
                 port.touched = true;

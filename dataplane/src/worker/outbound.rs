@@ -19,6 +19,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             match self.host.read(&mut packet) {
                 Ok(Some(len)) => self.transmit_packet(&packet[..len], now),
                 Ok(None) => break,
+                // A packet that a `virtio_net_hdr` cannot describe: the kernel has dropped it.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.counters.host_malformed.add(1);
+                }
                 Err(error) => {
                     self.outbox.push_back(Event::HostFailed(error));
                     self.stopped = true;
@@ -47,12 +51,13 @@ impl<P: Port, H: Host> Worker<P, H> {
             return self.counters.no_route.add(1);
         };
         let index = peer.standing.sending(self.role);
-        let (Some(session), Some(port)) =
-            (self.sessions.get(index), self.ports.get_mut(&peer.port))
-        else {
+        let Some((session, port)) = self.sessions.get(index).and_then(|session| {
+            let port = self.ports.get_mut(&session.port)?;
+            Some((session, port))
+        }) else {
             return peer.counters.no_session.add(1);
         };
-        let mtu = usize::from(session.mtu);
+        let mtu = port.mtu(session);
         let (mut frames, mut bytes) = (0, 0);
         while let len @ 1.. = segments.next_len() {
             if len > mtu {
@@ -85,15 +90,11 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
                 break;
             }
-            if session.worn() {
-                offer(
-                    &self.events,
-                    &self.counters,
-                    Event::Worn {
-                        workstation: peer.id,
-                        index,
-                    },
-                );
+            if session.wears_out() {
+                self.outbox.push_back(Event::Worn {
+                    workstation: peer.id,
+                    index,
+                });
             }
             port.touched = true;
             if let Err(frame) = port.io.send(frame) {
@@ -127,9 +128,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let (Some(peer), Some(port)) = (peer, self.ports.get_mut(&session.port)) else {
             return;
         };
-        let padded = session
-            .padding
-            .apply(message.len(), usize::from(session.mtu));
+        let padded = session.padding.apply(message.len(), port.mtu(session));
         let Some(mut frame) = reserve(port) else {
             return peer.counters.tx_full.add(1);
         };

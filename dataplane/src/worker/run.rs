@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long a worker sleeps at most, so that lagging ports and lost frames are seen to.
 const NAP: u16 = 20;
 
+/// How long a worker that ends waits for control to hear why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Nanoseconds of CLOCK_BOOTTIME, which also runs in suspend.
 pub fn boottime() -> u64 {
     match clock_gettime(ClockId::CLOCK_BOOTTIME) {
@@ -74,8 +77,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn run(mut self, bell: &Bell, spin: Duration) -> io::Result<()> {
         let spin = spin.as_nanos() as u64;
         let mut last_work = boottime();
-        let mut served = Vec::new();
-        let mut epoll = None;
+        let mut served = self.generation;
+        let mut epoll = self.watch(bell)?;
         while !self.stopped {
             let now = boottime();
             if self.step(now) {
@@ -86,12 +89,16 @@ impl<P: Port, H: Host> Worker<P, H> {
                 std::hint::spin_loop();
                 continue;
             }
-            if epoll.is_none() || served != self.order {
-                epoll = Some(self.watch(bell)?);
-                served.clone_from(&self.order);
+            if served != self.generation {
+                epoll = self.watch(bell)?;
+                served = self.generation;
             }
-            if let Some(epoll) = &epoll {
-                self.sleep(epoll, bell)?;
+            self.sleep(&epoll, bell)?;
+        }
+        // Control may be behind, or be gone and wait for this thread to end.
+        for event in self.outbox {
+            if self.events.send_timeout(event, LAST_WORDS).is_err() {
+                break;
             }
         }
         Ok(())
