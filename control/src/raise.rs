@@ -2,13 +2,14 @@
 
 use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
+use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
 use dataplane::port::xsk::{Mode, XskConfig, XskPort};
 use dataplane::wall::{
     self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wire::{Admission, Role};
 
 /// What is to become a port.
@@ -170,11 +171,18 @@ fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Failed, tried, error, "mend that, then start again")
 }
 
-/// Takes the wall on an interface down.
+/// Takes the wall on an interface down. The interface is set down first, so that nothing passes.
 ///
 /// # Errors
 /// What the kernel answered.
-pub fn lower(interface: &str, pin_directory: &std::path::Path) -> Result<(), Problem> {
+pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
+    let tried = format!("set {interface} down");
+    let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
+    if let Ok(link) = links.find(interface) {
+        links
+            .set_down(link.index)
+            .map_err(|error| monitor::problem(&tried, error))?;
+    }
     wall::lower(interface, pin_directory)
         .map_err(|error: WallError| refused(format!("take the wall on {interface} down"), error))
 }

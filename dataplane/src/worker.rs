@@ -71,8 +71,6 @@ pub enum Command<P> {
     AddPeer(Box<PeerSetup>),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
-    /// How many frames each Workstation on a port may have in flight.
-    SetCredit(PortId, u64),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
     /// it could not be.
     Install(Box<Install>),
@@ -326,7 +324,6 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
             }
-            Command::SetCredit(port, limit) => self.set_credit(port, limit),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
             Command::Send {
@@ -354,6 +351,12 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     fn add_port(&mut self, setup: PortSetup<P>) {
         self.close_port(setup.id);
+        // Credit is counted in the port's tables, which are new.
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.port == setup.id {
+                peer.ledger = Default::default();
+            }
+        }
         let port = WorkerPort {
             io: setup.io,
             tables: setup.tables,
@@ -425,14 +428,6 @@ impl<P: Port, H: Host> Worker<P, H> {
         for queued in peer.queue {
             if let Some(port) = self.ports.get_mut(&queued.port) {
                 port.io.release(queued.frame);
-            }
-        }
-    }
-
-    fn set_credit(&mut self, port: PortId, limit: u64) {
-        if let Some(port) = self.ports.get(&port) {
-            for peer in self.peers.iter().flatten() {
-                port.tables.set_limit(peer.id, limit);
             }
         }
     }

@@ -73,8 +73,8 @@ fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench {
             counters: Arc::clone(counters),
         };
         commands.send(Command::AddPeer(Box::new(setup))).unwrap();
+        tables.set_limit(id as u32, 256);
     }
-    commands.send(Command::SetCredit(0, 256)).unwrap();
     let mut bench = Bench {
         worker,
         commands,
@@ -584,4 +584,38 @@ proptest! {
         prop_assert_eq!(gateway.written(), expected[1].clone());
         prop_assert_eq!(workstation.written(), expected[0].clone());
     }
+}
+
+/// A port that is opened again has new tables: what was counted in the former ones is over, and
+/// credit is neither less nor more than it was.
+#[test]
+fn credit_is_the_same_after_a_port_was_opened_again() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    bench.admit(bench.now);
+    for _ in 0..1000 {
+        let frame = ws.frame(&packet(WS, TOR, b"before"), bench.now);
+        bench.inject(&frame);
+    }
+    let (port, far) = MemoryPort::open(&MemoryConfig::default()).unwrap();
+    let tables = Arc::new(PortTables::in_memory(64, 16).unwrap());
+    tables.set_limit(0, 256);
+    (bench.far, bench.tables) = (far, Arc::clone(&tables));
+    bench.give(Command::AddPort(Box::new(PortSetup {
+        id: 0,
+        io: port,
+        tables,
+        mac: GATEWAY_MAC,
+        ethertype: ETHERTYPE,
+    })));
+    bench.admit(bench.now);
+    // Served once, so that what was consumed is told.
+    let frame = ws.frame(&packet(WS, TOR, b"after"), bench.now);
+    bench.inject(&frame);
+    let mut admitted = 0;
+    for _ in 0..1000 {
+        let frame = ws.frame(&packet(WS, TOR, b"flood"), bench.now);
+        admitted += usize::from(bench.far.inject(&frame));
+    }
+    assert_eq!(admitted, 256);
 }

@@ -16,6 +16,7 @@ use std::process::ExitCode;
     after_help = "Examples:
   portcullisd                                  with /etc/portcullis/portcullis.toml
   portcullisd --config ./test.toml --check     only say whether it would work
+  portcullisd --lower                          give the ports back, when it runs no more
   RUST_LOG=debug portcullisd                   log more
 
 Exit codes: 0 stopped when told to, 1 failed, 2 wrong usage."
@@ -27,6 +28,10 @@ struct Arguments {
     /// Check configuration, keys, Workstation files and interfaces, and end.
     #[arg(long)]
     check: bool,
+    /// Take down the walls that a daemon which runs no more has left, and end. The ports stay set
+    /// down.
+    #[arg(long, conflicts_with = "check")]
+    lower: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,5 +56,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     program::log();
     let config = Gateway::load(&arguments.config)?;
+    if arguments.lower {
+        return Ok(gateway::lower(&config)?);
+    }
     gateway::run(config, &arguments.config)
 }
