@@ -43,6 +43,8 @@ const GATEWAY: u32 = 0;
 const SESSION_SLOTS: u32 = 32;
 /// How often traffic is looked at, and a missing port looked for.
 const ROUND: Duration = Duration::from_millis(100);
+/// How often a host interface that could not be configured is tried again.
+const RECONFIGURE: Duration = Duration::from_secs(1);
 
 enum Request {
     Status(Sender<AgentStatus>),
@@ -57,6 +59,7 @@ struct Up {
     mode: AttachMode,
     zero_copy: bool,
     queues: u32,
+    mtu: u32,
     carrier: bool,
 }
 
@@ -70,9 +73,13 @@ struct Agent {
     up: Option<Up>,
     /// The port's MAC address as the state machine knows it.
     mac: Option<[u8; 6]>,
+    /// The nonce that XDP lets answers through with.
+    expected: u64,
     reason: Option<String>,
     counters: Arc<PeerCounters>,
     parameters: Option<Parameters>,
+    /// Parameters that could not be given to the host interface, and when that was tried last.
+    refused: Option<(Parameters, Instant)>,
     was_connected: bool,
     started: Instant,
     retried: Instant,
@@ -81,7 +88,7 @@ struct Agent {
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
-/// Why it does not start: no identity, no usable interface.
+/// Why it does not start: no identity, no usable interface; or that the host interface has failed.
 pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
@@ -95,14 +102,13 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
     tracing::info!(
         interface = agent.plan.interface,
-        gateway = agent.identity.name.as_str(),
+        workstation = agent.identity.name.as_str(),
         "ready; looking for the Gateway"
     );
-    agent.serve(&requests, &link_events, &signals);
-    tracing::info!("stopping; the wall stays up and nothing leaves the port");
+    let outcome = agent.serve(&requests, &link_events, &signals);
     server.stop();
     agent.pool.stop();
-    Ok(())
+    Ok(outcome?)
 }
 
 /// Takes down what an agent that is no longer running has left: the wall and the host interface.
@@ -208,9 +214,11 @@ impl Agent {
             machine,
             up: None,
             mac: link.mac,
+            expected: 0,
             reason: None,
             counters,
             parameters: None,
+            refused: None,
             was_connected: false,
             started: Instant::now(),
             retried: Instant::now(),
@@ -236,6 +244,8 @@ impl Agent {
             .plan
             .raise(&self.links, |tables| tables.install_knock(key_id, &knock))?;
         let tables = wall.tables();
+        tables.set_expected_nonce(self.expected);
+        tables.set_limit(GATEWAY, u64::from(self.plan.rings.size));
         let setup = PortSetup {
             id: PORT,
             io: rings,
@@ -244,8 +254,6 @@ impl Agent {
             ethertype: self.plan.ethertype,
         };
         self.pool.give(0, Command::AddPort(Box::new(setup)));
-        self.pool
-            .give(0, Command::SetCredit(PORT, u64::from(self.plan.rings.size)));
         tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
         self.reason = None;
         self.up = Some(Up {
@@ -256,8 +264,10 @@ impl Agent {
             mode,
             zero_copy,
             queues,
+            mtu: link.mtu,
             carrier: link.carrier,
         });
+        self.machine.mtu_changed(now(), inner_mtu(link.mtu));
         if self.mac.replace(mac).is_some_and(|old| old != mac) {
             self.machine.mac_changed(now(), mac);
         }
@@ -269,7 +279,7 @@ impl Agent {
         requests: &Receiver<Request>,
         links: &Receiver<LinkEvent>,
         signals: &Receiver<Signal>,
-    ) {
+    ) -> Result<(), Problem> {
         let events = self.pool.events.clone();
         loop {
             self.carry_out();
@@ -281,17 +291,17 @@ impl Agent {
             select! {
                 recv(events) -> event => match event {
                     Ok(Event::HostFailed(error)) => {
-                        tracing::error!(%error, interface = self.config.host_interface, "the host interface failed; ending, so that a fresh start can mend it");
-                        return;
+                        return Err(hostif::failed(&self.config.host_interface, error));
                     }
                     Ok(event) => self.event(event),
-                    Err(_) => return,
+                    Err(_) => return Ok(()),
                 },
                 recv(requests) -> request => match request {
                     Ok(Request::Status(answer)) => drop(answer.send(self.status())),
                     Ok(Request::Down(answer)) => {
-                        drop(answer.send(self.down()));
-                        return;
+                        let down = self.down();
+                        drop(answer.send(down.clone()));
+                        return down;
                     }
                     Err(_) => {}
                 },
@@ -299,7 +309,10 @@ impl Agent {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Rekey) => self.rekey(),
                     Ok(Signal::Reload) => tracing::info!("an agent has nothing to reload; restart it to apply its configuration"),
-                    Ok(Signal::Stop) | Err(_) => return,
+                    Ok(Signal::Stop) | Err(_) => {
+                        tracing::info!("stopping; the wall stays up and nothing leaves the port");
+                        return Ok(());
+                    }
                 },
                 default(wait) => {},
             }
@@ -307,6 +320,7 @@ impl Agent {
             self.mix();
             self.machine.tick(now());
             self.retry_port();
+            self.retry_configure();
             self.report();
         }
     }
@@ -328,13 +342,15 @@ impl Agent {
             Event::Erased(index) => self.machine.erased(now(), index),
             Event::Worn { index, .. } => self.machine.limit_near(now(), index),
             Event::PortFailed { error, .. } => {
-                tracing::error!(port = self.plan.interface, %error, "the port is lost; it is raised again when it can be");
-                self.up = None;
-                self.reason = Some(error.to_string());
-                self.machine.carrier(now(), false);
+                // This may be of rings that were replaced meanwhile: those there are now are closed
+                // too, or no others could be opened.
+                self.lose(&error.to_string());
             }
-            Event::Installed(_) | Event::PortRemoved(_) | Event::PeerRemoved(_) => {}
-            Event::HostFailed(error) => tracing::error!(%error, "the host interface failed"),
+            // The loop ends on the last of these.
+            Event::Installed(_)
+            | Event::PortRemoved(_)
+            | Event::PeerRemoved(_)
+            | Event::HostFailed(_) => {}
         }
     }
 
@@ -363,6 +379,7 @@ impl Agent {
                 }
                 Action::Erase { index, .. } => self.pool.give(0, Command::Erase(index)),
                 Action::ExpectNonce(nonce) => {
+                    self.expected = nonce;
                     if let Some(up) = &self.up {
                         up.tables.set_expected_nonce(nonce);
                     }
@@ -374,6 +391,7 @@ impl Agent {
 
     /// Gives the host interface what the Gateway assigned. What is there already is not touched.
     fn configure(&mut self, parameters: Parameters) {
+        let tried_before = self.refused.take().is_some();
         if self.parameters.as_ref() == Some(&parameters) {
             return;
         }
@@ -400,8 +418,20 @@ impl Agent {
                 self.parameters = Some(parameters);
             }
             Err(error) => {
-                tracing::error!(%error, interface = self.config.host_interface, "the host interface could not be configured; it is tried again with the next session");
+                if !tried_before {
+                    tracing::error!(%error, interface = self.config.host_interface, "the host interface could not be configured; it is tried again every second");
+                }
+                self.parameters = None;
+                self.refused = Some((parameters, Instant::now()));
             }
+        }
+    }
+
+    fn retry_configure(&mut self) {
+        if let Some((parameters, at)) = &self.refused
+            && at.elapsed() >= RECONFIGURE
+        {
+            self.configure(parameters.clone());
         }
     }
 
@@ -426,38 +456,44 @@ impl Agent {
     }
 
     fn link_event(&mut self, event: &LinkEvent) {
-        if event.name != self.plan.interface {
-            return;
-        }
-        let known = self.up.as_ref().map(|up| (up.ifindex, up.mac, up.carrier));
-        match (&event.change, known) {
-            (LinkChange::Removed, Some((index, ..))) if index == event.index => {
-                self.lose("the interface was removed");
+        let named = event.name == self.plan.interface;
+        let Some(up) = &mut self.up else {
+            if let (true, LinkChange::Added { .. } | LinkChange::Renamed { .. }) =
+                (named, &event.change)
+            {
+                self.raise_again();
             }
-            (LinkChange::Added { .. } | LinkChange::Renamed { .. }, None) => self.raise_again(),
-            (LinkChange::Added { .. }, Some((index, ..))) if index != event.index => {
+            return;
+        };
+        if up.ifindex != event.index {
+            if let (true, LinkChange::Added { .. } | LinkChange::Renamed { .. }) =
+                (named, &event.change)
+            {
                 self.lose("the interface was replaced by another of its name");
                 self.raise_again();
             }
-            (LinkChange::State { carrier, .. }, Some((index, mac, had)))
-                if index == event.index =>
-            {
-                if let Some(up) = &mut self.up {
-                    up.carrier = *carrier;
-                }
-                if self
-                    .links
-                    .get(index)
-                    .is_ok_and(|link| link.mac != Some(mac))
-                {
-                    self.lose("the interface's MAC address was changed");
-                    self.raise_again();
-                } else if *carrier != had {
+            return;
+        }
+        match event.change {
+            LinkChange::Removed => self.lose("the interface was removed"),
+            LinkChange::Renamed { .. } if !named => self.lose("the interface was renamed"),
+            LinkChange::State { carrier, .. } => {
+                if std::mem::replace(&mut up.carrier, carrier) != carrier {
                     tracing::info!(port = event.name, carrier, "the carrier changed");
-                    self.machine.carrier(now(), *carrier);
+                    self.machine.carrier(now(), carrier);
                 }
             }
-            _ => {}
+            // The wall knows the one, and the rings are made for the other.
+            LinkChange::Altered => {
+                let (mac, mtu) = (Some(up.mac), up.mtu);
+                if let Ok(link) = self.links.get(event.index)
+                    && (link.mac, link.mtu) != (mac, mtu)
+                {
+                    self.lose("the interface's MAC address or MTU was changed");
+                    self.raise_again();
+                }
+            }
+            LinkChange::Added { .. } | LinkChange::Renamed { .. } => {}
         }
     }
 
@@ -515,7 +551,10 @@ impl Agent {
         let rings = ring_statistics(&self.pool).remove(&PORT);
         let mut port = PortStatus {
             interface: self.plan.interface.clone(),
-            state: PortState::Missing,
+            state: match self.links.find(&self.plan.interface) {
+                Ok(_) => PortState::Down,
+                Err(_) => PortState::Missing,
+            },
             reason: self.reason.clone(),
             ring_losses: rings.as_ref().map(losses).unwrap_or_default(),
             ..PortStatus::default()

@@ -99,7 +99,7 @@ fn port(name: &str, all: &[Interface]) -> Finding {
             Kind::NotFound,
             tried,
             "there is no such interface now",
-            "plug it in (the daemon waits for it), or correct the name; see `ip link`",
+            "plug it in (a daemon that starts needs it), or correct the name; see `ip link`",
         )
         .into(),
         Some(interface) => match interface.objection() {

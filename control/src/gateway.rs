@@ -63,6 +63,8 @@ struct Served {
     key_id: u32,
     prefixes: Vec<IpNet>,
     counters: Arc<PeerCounters>,
+    /// The ports it may come from.
+    ports: Vec<PortId>,
     worker: usize,
 }
 
@@ -83,13 +85,15 @@ struct Daemon {
     mail: Mailboxes,
     started: Instant,
     retried: Instant,
+    /// The host interface has failed.
+    failed: Option<std::io::Error>,
 }
 
 /// Runs the Gateway until it is told to stop.
 ///
 /// # Errors
-/// Why it does not start. Nothing is left half-applied: interfaces are looked at before any is
-/// touched.
+/// Why it does not start (interfaces are looked at before any is touched), or that the host
+/// interface has failed.
 pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
@@ -107,25 +111,25 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
         workers = daemon.pool.len(),
         "ready"
     );
-    daemon.serve(&requests, &link_events, &signals);
+    let outcome = daemon.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up");
     server.stop();
     daemon.pool.stop();
-    Ok(())
+    Ok(outcome?)
 }
 
-/// Takes the wall down on every port, sets the ports down and removes the host interface.
+/// Takes the walls down that a daemon which is no longer running has left, and leaves the ports set
+/// down.
 ///
 /// # Errors
-/// The daemon is running, or what is left standing, and why.
-pub fn lower(config: &config::Gateway) -> anyhow::Result<()> {
+/// What is left standing, and why.
+pub fn lower(config: &config::Gateway) -> Result<(), Problem> {
     // Nobody starts a daemon meanwhile.
     let _socket = Socket::bind(&config.runtime_directory)?;
     for port in &config.ports {
         raise::lower(&port.interface, &config.pin_directory)?;
     }
-    hostif::delete(&config.host_interface)?;
-    Ok(())
+    hostif::delete(&config.host_interface)
 }
 
 impl Daemon {
@@ -200,6 +204,7 @@ impl Daemon {
             mail: Mailboxes::default(),
             started: Instant::now(),
             retried: Instant::now(),
+            failed: None,
         };
         for broken in daemon.registry.broken() {
             tracing::error!(workstation = broken.name, problem = %broken.problem, remedy = broken.problem.remedy, "not served: its file cannot be used");
@@ -211,15 +216,18 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The loop. Ends on [`Signal::Stop`] or when the host interface fails.
+    /// The loop. Ends on [`Signal::Stop`], and as an error when the host interface fails.
     fn serve(
         &mut self,
         requests: &Receiver<Request>,
         links: &Receiver<LinkEvent>,
         signals: &Receiver<Signal>,
-    ) {
+    ) -> Result<(), Problem> {
         let events = self.pool.events.clone();
         loop {
+            if let Some(error) = self.failed.take() {
+                return Err(hostif::failed(&self.config.host_interface, error));
+            }
             self.carry_out();
             let wait = if self.mail.is_empty() {
                 self.until_due()
@@ -228,10 +236,6 @@ impl Daemon {
             };
             select! {
                 recv(events) -> event => match event {
-                    Ok(Event::HostFailed(error)) => {
-                        tracing::error!(%error, interface = self.config.host_interface, "the host interface failed; ending, so that a fresh start can mend it");
-                        return;
-                    }
                     Ok(event) => {
                         self.event(event);
                         // The channel is emptied before any handshake is worked on.
@@ -239,7 +243,7 @@ impl Daemon {
                             self.event(event);
                         }
                     }
-                    Err(_) => return,
+                    Err(_) => return Ok(()),
                 },
                 recv(requests) -> request => if let Ok(request) = request { self.request(request) },
                 recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
@@ -249,7 +253,7 @@ impl Daemon {
                         Err(problem) => tracing::error!(%problem, remedy = problem.remedy, "not reloaded"),
                     },
                     Ok(Signal::Rekey) => tracing::info!("a Gateway starts no rekey; the Workstations do"),
-                    Ok(Signal::Stop) | Err(_) => return,
+                    Ok(Signal::Stop) | Err(_) => return Ok(()),
                 },
                 default(wait) => {},
             }
@@ -318,7 +322,7 @@ impl Daemon {
             | Event::Installed(_)
             | Event::PortRemoved(_)
             | Event::PeerRemoved(_) => {}
-            Event::HostFailed(error) => tracing::error!(%error, "the host interface failed"),
+            Event::HostFailed(error) => self.failed = Some(error),
         }
     }
 
@@ -433,6 +437,7 @@ impl Daemon {
             key_id: workstation.key_id.get(),
             prefixes: workstation.addresses().map(IpNet::from).collect(),
             counters: Arc::default(),
+            ports: ports.clone(),
             worker,
         };
         self.pool
@@ -514,9 +519,11 @@ impl Daemon {
         }
         let deadline = Instant::now() + REMOVAL;
         let events = self.pool.events.clone();
-        loop {
+        let mut forgotten = false;
+        // A worker that served it before may say so too; the last session is gone when it is.
+        while !forgotten || self.sessions.values().any(|(_, owner)| *owner == id) {
             match events.recv_deadline(deadline) {
-                Ok(Event::PeerRemoved(removed)) if removed == id => break,
+                Ok(Event::PeerRemoved(removed)) if removed == id => forgotten = true,
                 Ok(event) => self.event(event),
                 Err(_) => {
                     return Err(Problem::new(
@@ -544,7 +551,10 @@ impl Daemon {
     fn add(&mut self, request: AddWorkstation) -> Result<Added, Problem> {
         let public = self.key.public();
         let (id, added) = api::add_workstation(&mut self.registry, &self.config, public, request)?;
-        self.serve_workstation(id)?;
+        if let Err(problem) = self.serve_workstation(id) {
+            self.remove(&added.name)?;
+            return Err(problem);
+        }
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
         Ok(added)
     }
@@ -581,25 +591,31 @@ impl Daemon {
             ));
         }
         let changes = self.registry.reload()?;
+        let name = |daemon: &Self, id| daemon.registry.by_slot(id).map(|ws| ws.name.to_string());
         let mut answer = Reloaded::default();
+        // What fails for one Workstation keeps nothing from the others, and is told at the end. All
+        // that goes goes first: others may have its addresses and its key id now.
+        let mut outcome = Ok(());
         for (id, workstation) in changes.removed {
-            self.drop_workstation(id)?;
-            self.registry.release(id);
+            let dropped = self.drop_workstation(id);
+            if dropped.is_ok() {
+                self.registry.release(id);
+            }
+            outcome = outcome.and(dropped);
             answer.removed.push(workstation.name.to_string());
         }
+        for id in &changes.changed {
+            outcome = outcome.and(self.drop_workstation(*id));
+        }
         for id in changes.changed {
-            self.drop_workstation(id)?;
-            self.serve_workstation(id)?;
-            answer
-                .changed
-                .extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+            outcome = outcome.and(self.serve_workstation(id));
+            answer.changed.extend(name(self, id));
         }
         for id in changes.added {
-            self.serve_workstation(id)?;
-            answer
-                .added
-                .extend(self.registry.by_slot(id).map(|ws| ws.name.to_string()));
+            outcome = outcome.and(self.serve_workstation(id));
+            answer.added.extend(name(self, id));
         }
+        outcome?;
         answer.broken = self
             .registry
             .broken()

@@ -37,6 +37,16 @@ pub fn open(
     Ok(opened)
 }
 
+/// That the host interface has failed under a daemon.
+pub fn failed(name: &str, error: std::io::Error) -> Problem {
+    Problem::new(
+        Kind::Failed,
+        format!("serve the host interface {name}"),
+        error,
+        "start it again, which makes the interface anew",
+    )
+}
+
 /// Attaches the steering program where there is more than one queue.
 ///
 /// # Errors

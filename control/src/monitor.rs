@@ -25,8 +25,8 @@ pub fn start() -> Result<Receiver<LinkEvent>, Problem> {
                         }
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the interfaces cannot be watched; ports are still looked for twice a second");
-                        return;
+                        tracing::error!(%error, "the interfaces cannot be watched for now; tried again in a second");
+                        std::thread::sleep(Duration::from_secs(1));
                     }
                 }
             }

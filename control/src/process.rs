@@ -56,7 +56,9 @@ pub fn signals() -> Result<Receiver<Signal>, Problem> {
                     SIGUSR1 => Signal::Rekey,
                     _ => Signal::Stop,
                 };
-                let _ = sender.try_send(signal);
+                if sender.send(signal).is_err() {
+                    return;
+                }
             }
         })
         .map_err(|error| Problem::io(tried, &error))?;

@@ -2,10 +2,13 @@
 
 use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
+use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
 use dataplane::port::xsk::{Mode, XskConfig, XskPort};
-use dataplane::wall::{self, AttachMode, GuardHook, PortTables, Wall, WallConfig, XdpRequest};
+use dataplane::wall::{
+    self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
+};
 use std::path::{Path, PathBuf};
 use wire::{Admission, Role};
 
@@ -168,17 +171,18 @@ fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Failed, tried, error, "mend that, then start again")
 }
 
-/// Sets an interface down and takes its wall away: it is an ordinary interface again.
+/// Takes the wall on an interface down. The interface is set down first, so that nothing passes.
 ///
 /// # Errors
-/// What the kernel answered; the wall stands until the interface is down.
+/// What the kernel answered.
 pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
-    let tried = format!("take the wall on {interface} down");
-    let links = Links::open().map_err(|error| refused(tried.clone(), error))?;
+    let tried = format!("set {interface} down");
+    let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
     if let Ok(link) = links.find(interface) {
         links
             .set_down(link.index)
-            .map_err(|error| refused(tried.clone(), error))?;
+            .map_err(|error| monitor::problem(&tried, error))?;
     }
-    wall::lower(interface, pin_directory).map_err(|error| refused(tried, error))
+    wall::lower(interface, pin_directory)
+        .map_err(|error: WallError| refused(format!("take the wall on {interface} down"), error))
 }

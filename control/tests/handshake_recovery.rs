@@ -497,3 +497,19 @@ fn a_confirmation_that_crosses_an_erasure_leaves_machine_and_worker_in_agreement
     assert!(sim.stations[&0].worker.cur.is_none());
     assert!(!status.connected, "{status:?}");
 }
+
+#[test]
+fn another_mtu_is_agreed_on_at_once() {
+    let mut sim = Sim::new(31, 1);
+    sim.run(MS * 500);
+    let old = sim.session(0);
+    assert!(old.is_some());
+    sim.with_station(0, |station, now| station.mtu_changed(now, 1300));
+    sim.run(MS * 100);
+    assert!(sim.joined(0) && sim.session(0) != old);
+    assert_eq!(sim.status(0).parameters.unwrap().mtu, 1300);
+    let new = sim.session(0);
+    sim.with_station(0, |station, now| station.mtu_changed(now, 1300));
+    sim.run(MS * 100);
+    assert_eq!(sim.session(0), new, "nothing has changed");
+}

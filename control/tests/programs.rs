@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// A directory with everything a Gateway and an agent have on disk.
@@ -596,6 +596,8 @@ fn stopping_the_server_removes_the_socket() {
 
 struct FakeAgent {
     down: AtomicBool,
+    /// Told of a `down` before it is answered.
+    told: Option<mpsc::Sender<()>>,
 }
 
 impl AgentControl for FakeAgent {
@@ -617,7 +619,30 @@ impl AgentControl for FakeAgent {
 
     fn down(&self) -> Result<(), Problem> {
         self.down.store(true, Ordering::SeqCst);
+        if let Some(told) = &self.told {
+            told.send(()).unwrap();
+        }
         Ok(())
+    }
+}
+
+#[test]
+fn an_answer_under_way_is_written_before_the_server_ends() {
+    let rig = Rig::new();
+    for _ in 0..20 {
+        let (told, was_told) = mpsc::channel();
+        let socket = Socket::bind(&rig.path("agent-run")).unwrap();
+        let agent = FakeAgent {
+            down: AtomicBool::new(false),
+            told: Some(told),
+        };
+        let server = Server::start_agent(socket, Arc::new(agent)).unwrap();
+        std::thread::scope(|scope| {
+            let down = scope.spawn(|| rig.agent(&["down"]));
+            was_told.recv().unwrap();
+            server.stop();
+            assert_eq!(out(&down.join().unwrap()), "The tunnel is down.\n");
+        });
     }
 }
 
@@ -627,6 +652,7 @@ fn an_agent_tells_its_status_and_goes_down_when_asked() {
     let socket = Socket::bind(&rig.path("agent-run")).unwrap();
     let agent = Arc::new(FakeAgent {
         down: AtomicBool::new(false),
+        told: None,
     });
     let _server = Server::start_agent(socket, agent.clone()).unwrap();
     let output = rig.agent(&["status"]);

@@ -77,8 +77,6 @@ pub enum Command<P> {
     /// These are the prefixes of a Workstation that another worker serves; none when it is gone.
     /// They tell what is another's, which nothing may come from or go to.
     Elsewhere(WorkstationId, Vec<IpNet>),
-    /// How many frames each Workstation on a port may have in flight, also one that comes later.
-    SetCredit(PortId, u64),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
     /// it could not be.
     Install(Box<Install>),
@@ -174,8 +172,6 @@ struct WorkerPort<P> {
     tables: Arc<PortTables>,
     mac: [u8; 6],
     ethertype: u16,
-    /// Frames each Workstation may have in flight.
-    share: u64,
     /// Something was received, sent or released since the last flush.
     touched: bool,
     /// The kernel has not taken all frames yet, or the link is down: flush again later.
@@ -358,7 +354,6 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.outbox.push_back(Event::PeerRemoved(id));
             }
             Command::Elsewhere(id, prefixes) => self.routes.replace(id, prefixes),
-            Command::SetCredit(port, limit) => self.set_credit(port, limit),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
             Command::Send {
@@ -391,7 +386,6 @@ impl<P: Port, H: Host> Worker<P, H> {
             tables: setup.tables,
             mac: setup.mac,
             ethertype: setup.ethertype,
-            share: 0,
             touched: true,
             lagging: false,
             drained: false,
@@ -460,15 +454,6 @@ impl<P: Port, H: Host> Worker<P, H> {
         for queued in peer.queue {
             if let Some(port) = self.ports.get_mut(&queued.port) {
                 port.io.release(queued.frame);
-            }
-        }
-    }
-
-    fn set_credit(&mut self, port: PortId, limit: u64) {
-        if let Some(port) = self.ports.get_mut(&port) {
-            port.share = limit;
-            for peer in self.peers.iter().flatten() {
-                port.tables.set_limit(peer.id, limit);
             }
         }
     }
@@ -564,7 +549,6 @@ impl<P: Port, H: Host> Worker<P, H> {
 fn open_account<P, F>(peer: &mut Peer<F>, id: PortId, port: &WorkerPort<P>) {
     if peer.ledger(id).is_none() {
         port.tables.reset_credit(peer.id);
-        port.tables.set_limit(peer.id, port.share);
         peer.ledgers.push((id, Ledger::default()));
     }
 }

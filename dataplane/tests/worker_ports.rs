@@ -13,7 +13,7 @@ use dataplane::port::memory::{FarEnd, Faults, MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Padding, Session, pair_for_tests};
 use dataplane::wall::PortTables;
 use dataplane::worker::run::orders;
-use dataplane::worker::{Command, Event, PeerSetup, PortSetup, Worker, WorkerConfig};
+use dataplane::worker::{Command, Event, PortSetup, Worker, WorkerConfig};
 use portcullis_dataplane as dataplane;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,9 +41,9 @@ impl Bench {
     /// exchanged for it.
     fn add_port(&mut self, id: u16) -> (FarEnd, Arc<PortTables>) {
         let tables = Arc::new(PortTables::in_memory(64, 16).unwrap());
+        (0..16).for_each(|workstation| tables.set_limit(workstation, 256));
         let (setup, far) = setup(id, &tables, &MemoryConfig::default());
         self.give(Command::AddPort(Box::new(setup)));
-        self.give(Command::SetCredit(id, 256));
         (
             std::mem::replace(&mut self.far, far),
             std::mem::replace(&mut self.tables, tables),
@@ -88,22 +88,6 @@ fn a_port_raised_again_gives_no_more_credit_than_before() {
     assert_eq!(admitted, 256);
     bench.settle();
     assert_eq!(bench.counters[0].rx_packets.get(), 1000 + 1 + 256);
-}
-
-/// A Workstation that this worker takes over from another has its share at once.
-#[test]
-fn a_workstation_that_comes_after_the_ring_was_divided_has_its_share() {
-    let mut bench = bench(1);
-    bench.give(Command::AddPeer(Box::new(PeerSetup {
-        id: 3,
-        prefixes: vec!["10.0.0.1/32".parse().unwrap()],
-        counters: Arc::clone(&bench.counters[0]),
-    })));
-    let mut ws = bench.session(3, 1);
-    bench.admit(bench.now);
-    let frame = ws.frame(&packet(WS, TOR, b"moved"), bench.now);
-    bench.inject(&frame);
-    assert_eq!(bench.written().len(), 1);
 }
 
 /// A handshake on one port that is never finished leaves the session on another as it was: it is

@@ -145,3 +145,14 @@ fn a_removed_workstation_is_out_before_the_call_returns() {
     // Nor does it come back by itself.
     assert!(!rig.workstations[0].reaches(Duration::from_millis(500)));
 }
+
+#[test]
+fn a_workstation_is_served_on_any_port_whichever_worker_has_that_port() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = demo(&programs()).unwrap();
+    let text = rig.gateway.configuration(&["ws1", "lan"]);
+    rig.gateway
+        .configure(&format!("workers = 2\n{text}"))
+        .unwrap();
+    rig.start().unwrap();
+}

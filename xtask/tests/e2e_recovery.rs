@@ -177,3 +177,116 @@ fn an_agent_that_has_waited_long_for_its_gateway_connects_at_once() {
         .unwrap();
     assert!(up.elapsed() < Duration::from_secs(1), "{:?}", up.elapsed());
 }
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[test]
+fn an_agent_whose_port_is_added_again_while_it_looks_for_its_gateway_connects() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let gw = Arc::clone(rig.gateway.namespace());
+    let ws = Arc::clone(rig.workstation.namespace());
+    rig.gateway.stop().unwrap();
+    rig.workstation.stop().unwrap();
+    rig.workstation.launch().unwrap();
+    pause(Duration::from_millis(500)).unwrap();
+    let mac = mac_text(mac_of(&ws, "cable0").unwrap());
+    ws.ip("link delete dev cable0").unwrap();
+    pause(Duration::from_millis(300)).unwrap();
+    // With the same MAC address: to the state machine nothing has changed.
+    gw.ip(&format!(
+        "link add ws1 type veth peer name cable0 address {mac} netns {}",
+        ws.name()
+    ))
+    .unwrap();
+    rig.gateway.launch().unwrap();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+}
+
+#[test]
+fn a_port_whose_mtu_mac_address_or_name_changes_while_it_is_up_carries_on() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let gw = Arc::clone(rig.gateway.namespace());
+    let ws = Arc::clone(rig.workstation.namespace());
+    gw.ip("link set dev ws1 mtu 1400").unwrap();
+    ws.ip("link set dev cable0 mtu 1400").unwrap();
+    for host in [&gw, &ws] {
+        wait_for("the host interface's MTU", Duration::from_secs(5), || {
+            let shown = host.ip(&format!("link show dev {HOST_INTERFACE}")).ok()?;
+            shown.contains("mtu 1360 ").then_some(())
+        })
+        .unwrap();
+    }
+    for (host, interface, mac) in [
+        (&ws, "cable0", "02:00:00:00:aa:01"),
+        (&gw, "ws1", "02:00:00:00:aa:02"),
+    ] {
+        host.ip(&format!("link set dev {interface} address {mac}"))
+            .unwrap();
+        let changed = Instant::now();
+        pause(Duration::from_millis(100)).unwrap();
+        rig.workstation
+            .wait_connected(Duration::from_secs(10))
+            .unwrap();
+        let after = changed.elapsed();
+        assert!(after < Duration::from_secs(5), "{interface}: {after:?}");
+    }
+    gw.ip("link set dev ws1 name other").unwrap();
+    wait_for("the port to be missed", Duration::from_secs(5), || {
+        let shown = rig.gateway.cli("--json show").ok()?;
+        shown.contains("\"missing\"").then_some(())
+    })
+    .unwrap();
+    gw.ip("link set dev other name ws1").unwrap();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+}
+
+#[test]
+fn a_daemon_whose_host_interface_is_deleted_ends_as_failed_so_that_it_is_started_again() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    for host in [rig.gateway.namespace(), rig.workstation.namespace()] {
+        host.ip(&format!("link delete dev {HOST_INTERFACE}"))
+            .unwrap();
+    }
+    let time = Duration::from_secs(5);
+    let gateway = rig.gateway.process().unwrap().wait(time).unwrap();
+    let agent = rig.workstation.process().unwrap().wait(time).unwrap();
+    assert_eq!((gateway.code(), agent.code()), (Some(1), Some(1)));
+    assert!(rig.gateway.log_tail().contains("host interface"));
+    rig.gateway.launch().unwrap();
+    rig.workstation.launch().unwrap();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+}
+
+#[test]
+fn walls_that_a_stopped_gateway_has_left_are_taken_down_on_demand() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    rig.start().unwrap();
+    let host = Arc::clone(rig.gateway.namespace());
+    let lower = |rig: &Single| rig.gateway.daemon().arg("--lower").output().unwrap();
+    let refused = lower(&rig);
+    assert!(!refused.status.success(), "a daemon runs");
+    rig.gateway.stop().unwrap();
+    let stands = || host.ip("link show dev ws1").unwrap().contains("xdp");
+    assert!(stands());
+    assert!(lower(&rig).status.success());
+    assert!(!stands() && host.ip("link show dev ws1").unwrap().contains("state DOWN"));
+    rig.gateway.start().unwrap();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+}

@@ -25,6 +25,8 @@ const MAX_BODY: usize = 64 << 10;
 const MAX_CONNECTIONS: usize = 32;
 /// The time a client has for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that answers under way have to be written when the server ends.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 /// The time a connection lives, whatever is done on it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -85,13 +87,16 @@ impl Server {
             .name("control-api".into())
             .spawn(move || {
                 runtime.block_on(async {
+                    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
                     match UnixListener::from_std(listener) {
                         Ok(listener) => tokio::select! {
-                            () = accept(listener, router) => {}
+                            () = accept(listener, router, &room) => {}
                             _ = stopped => {}
                         },
                         Err(error) => tracing::error!("the control API cannot start: {error}"),
                     }
+                    let all = room.acquire_many(MAX_CONNECTIONS as u32);
+                    let _ = tokio::time::timeout(LAST_WORDS, all).await;
                 });
                 drop(socket);
                 // A call that is still under way is not waited for long.
@@ -117,8 +122,7 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: UnixListener, router: Router) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(listener: UnixListener, router: Router, room: &Arc<Semaphore>) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             return;

@@ -16,6 +16,7 @@ use std::process::ExitCode;
     after_help = "Examples:
   portcullisd                                  with /etc/portcullis/portcullis.toml
   portcullisd --config ./test.toml --check     only say whether it would work
+  portcullisd --lower                          give the ports back, when it runs no more
   RUST_LOG=debug portcullisd                   log more
 
 Exit codes: 0 stopped when told to, 1 failed, 2 wrong usage."
@@ -56,7 +57,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     program::log();
     let config = Gateway::load(&arguments.config)?;
     if arguments.lower {
-        return gateway::lower(&config);
+        return Ok(gateway::lower(&config)?);
     }
     gateway::run(config, &arguments.config)
 }

@@ -35,6 +35,8 @@ pub struct Up {
     pub ifindex: u32,
     /// Its MAC address.
     pub mac: [u8; 6],
+    /// Its MTU.
+    pub mtu: u32,
     /// How XDP is attached.
     pub mode: AttachMode,
     /// Whether the rings are zero-copy.
@@ -117,14 +119,16 @@ impl Daemon {
             tables,
             ifindex: link.index,
             mac,
+            mtu: link.mtu,
             mode,
             zero_copy,
             queues,
             carrier: link.carrier,
         });
         tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
-        self.pool
-            .give(port.worker, Command::AddPort(Box::new(setup)));
+        let worker = port.worker;
+        self.share_credit();
+        self.pool.give(worker, Command::AddPort(Box::new(setup)));
         self.machine.set_port(
             now(),
             PortConfig {
@@ -134,7 +138,6 @@ impl Daemon {
                 mtu: inner_mtu(link.mtu),
             },
         );
-        self.share_credit();
         self.fit_host_mtu();
         Ok(())
     }
@@ -178,80 +181,83 @@ impl Daemon {
     }
 
     /// Divides each port's ring among the Workstations that may use it.
-    pub(super) fn share_credit(&mut self) {
+    pub(super) fn share_credit(&self) {
         for port in &self.ports {
-            let users = self
+            let Some(up) = &port.up else {
+                continue;
+            };
+            let users: Vec<WorkstationId> = self
                 .served
-                .keys()
-                .filter_map(|id| self.registry.by_slot(*id))
-                .filter(|workstation| {
-                    workstation
-                        .port
-                        .as_ref()
-                        .is_none_or(|only| *only == port.plan.interface)
-                })
-                .count()
-                .max(1);
+                .iter()
+                .filter(|(_, served)| served.ports.contains(&port.id))
+                .map(|(id, _)| *id)
+                .collect();
             let ring = u64::from(port.plan.rings.size);
-            let share = (ring / users as u64).max(CREDIT_MINIMUM.min(ring));
-            for worker in 0..self.pool.len() {
-                self.pool.give(worker, Command::SetCredit(port.id, share));
+            let share = (ring / users.len().max(1) as u64).max(CREDIT_MINIMUM.min(ring));
+            for id in users {
+                up.tables.set_limit(id, share);
             }
         }
     }
 
     pub(super) fn port_failed(&mut self, id: PortId, error: &PortError) {
-        if let Some(port) = self.ports.get_mut(usize::from(id)) {
-            tracing::error!(port = port.plan.interface, %error, "the port is lost; it is raised again when it can be");
-            port.up = None;
-            port.reason = Some(error.to_string());
+        // This may be of rings that were replaced meanwhile: those there are now are closed too, or
+        // no others could be opened.
+        if usize::from(id) < self.ports.len() {
+            self.lose(usize::from(id), &error.to_string());
         }
     }
 
     pub(super) fn link_event(&mut self, event: &LinkEvent) {
-        let Some(at) = self
-            .ports
-            .iter()
-            .position(|port| port.plan.interface == event.name)
+        // By its index first: under another name it is still the interface the port is on.
+        let is = |port: &Port| port.up.as_ref().is_some_and(|up| up.ifindex == event.index);
+        let named = |port: &Port| port.plan.interface == event.name;
+        let mut ports = self.ports.iter();
+        let Some(at) = ports
+            .position(is)
+            .or_else(|| self.ports.iter().position(named))
         else {
             return;
         };
-        let id = self.ports[at].id;
-        let known = self.ports[at]
-            .up
-            .as_ref()
-            .map(|up| (up.ifindex, up.mac, up.carrier));
-        match (&event.change, known) {
-            (LinkChange::Removed, Some((index, ..))) if index == event.index => {
-                self.lose(at, "the interface was removed");
+        let port = &mut self.ports[at];
+        let named = named(port);
+        let Some(up) = &mut port.up else {
+            if let LinkChange::Added { .. } | LinkChange::Renamed { .. } = event.change {
+                self.raise_again(at);
             }
-            (LinkChange::Renamed { .. }, Some((index, ..))) if index != event.index => {}
-            (LinkChange::Added { .. } | LinkChange::Renamed { .. }, None) => self.raise_again(at),
-            (LinkChange::Added { .. }, Some((index, ..))) if index != event.index => {
+            return;
+        };
+        if up.ifindex != event.index {
+            if let LinkChange::Added { .. } | LinkChange::Renamed { .. } = event.change {
                 self.lose(at, "the interface was replaced by another of its name");
                 self.raise_again(at);
             }
-            (LinkChange::State { carrier, .. }, Some((index, mac, had)))
-                if index == event.index =>
-            {
-                if let Some(up) = &mut self.ports[at].up {
-                    up.carrier = *carrier;
-                }
-                let changed = self
-                    .links
-                    .get(index)
-                    .is_ok_and(|link| link.mac != Some(mac));
-                if changed {
-                    self.lose(at, "the interface's MAC address was changed");
-                    self.raise_again(at);
-                } else if *carrier && !had {
+            return;
+        }
+        match event.change {
+            LinkChange::Removed => self.lose(at, "the interface was removed"),
+            LinkChange::Renamed { .. } if !named => self.lose(at, "the interface was renamed"),
+            LinkChange::State { carrier, .. } => {
+                let had = std::mem::replace(&mut up.carrier, carrier);
+                if carrier && !had {
                     tracing::info!(port = event.name, "carrier is up");
+                    let id = port.id;
                     self.machine.carrier_up(now(), id);
                 } else if !carrier && had {
                     tracing::warn!(port = event.name, "carrier is down");
                 }
             }
-            _ => {}
+            // The wall knows the one, and the rings are made for the other.
+            LinkChange::Altered => {
+                let (mac, mtu) = (Some(up.mac), up.mtu);
+                if let Ok(link) = self.links.get(event.index)
+                    && (link.mac, link.mtu) != (mac, mtu)
+                {
+                    self.lose(at, "the interface's MAC address or MTU was changed");
+                    self.raise_again(at);
+                }
+            }
+            LinkChange::Added { .. } | LinkChange::Renamed { .. } => {}
         }
     }
 

@@ -16,7 +16,10 @@ impl Daemon {
         let ports: Vec<PortStatus> = self
             .ports
             .iter()
-            .map(|port| port_status(port, rings.get(&port.id)))
+            .map(|port| {
+                let present = self.links.find(&port.plan.interface).is_ok();
+                port_status(port, present, rings.get(&port.id))
+            })
             .collect();
         let workstations = WorkstationStatus::all(&self.registry)
             .into_iter()
@@ -106,10 +109,13 @@ impl Daemon {
     }
 }
 
-fn port_status(port: &Port, rings: Option<&RingStatistics>) -> PortStatus {
+fn port_status(port: &Port, present: bool, rings: Option<&RingStatistics>) -> PortStatus {
     let mut status = PortStatus {
         interface: port.plan.interface.clone(),
-        state: PortState::Missing,
+        state: match present {
+            true => PortState::Down,
+            false => PortState::Missing,
+        },
         reason: port.reason.clone(),
         ..PortStatus::default()
     };

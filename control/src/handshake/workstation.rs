@@ -306,6 +306,22 @@ impl Workstation {
         }
     }
 
+    /// The port carries packets of another size. The Gateway hears of it in a handshake, so a rekey
+    /// begins.
+    pub fn mtu_changed(&mut self, now: Duration, mtu: u16) {
+        let now = self.clock.advance(now);
+        if mtu == self.mtu {
+            return;
+        }
+        self.mtu = mtu;
+        if let Some(cur) = &mut self.cur {
+            cur.rekey_at = cur.rekey_at.min(now);
+        }
+        if !matches!(self.handshake, Handshake::Stopped) {
+            self.settle(now);
+        }
+    }
+
     /// Seven eighths of a limit of the current session are used, in either direction.
     pub fn limit_near(&mut self, now: Duration, index: u32) {
         let now = self.clock.advance(now);

@@ -34,6 +34,8 @@ pub enum LinkChange {
         /// Whether it has a carrier.
         carrier: bool,
     },
+    /// It has another MAC address or another MTU now.
+    Altered,
     /// It has another name now, the event's.
     Renamed {
         /// Its former name.
@@ -57,6 +59,8 @@ struct Known {
     name: String,
     up: bool,
     carrier: bool,
+    mac: Option<[u8; 6]>,
+    mtu: u32,
 }
 
 impl From<LinkInfo> for Known {
@@ -65,6 +69,8 @@ impl From<LinkInfo> for Known {
             name: link.name,
             up: link.up,
             carrier: link.carrier,
+            mac: link.mac,
+            mtu: link.mtu,
         }
     }
 }
@@ -187,6 +193,7 @@ impl LinkMonitor {
         let index = link.index;
         let now = Known::from(link);
         let (name, up, carrier) = (now.name.clone(), now.up, now.carrier);
+        let (mac, mtu) = (now.mac, now.mtu);
         let mut event = |change| {
             let name = name.clone();
             self.events.push_back(LinkEvent {
@@ -203,6 +210,9 @@ impl LinkMonitor {
                 }
                 if (before.up, before.carrier) != (up, carrier) {
                     event(LinkChange::State { up, carrier });
+                }
+                if (before.mac, before.mtu) != (mac, mtu) {
+                    event(LinkChange::Altered);
                 }
             }
         }

@@ -73,8 +73,8 @@ pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench 
             counters: Arc::clone(counters),
         };
         commands.send(Command::AddPeer(Box::new(setup))).unwrap();
+        tables.set_limit(id as u32, 256);
     }
-    commands.send(Command::SetCredit(0, 256)).unwrap();
     let mut bench = Bench {
         worker,
         commands,
