@@ -62,10 +62,10 @@ enum Request {
 struct Served {
     key_id: u32,
     prefixes: Vec<IpNet>,
-    counters: Arc<PeerCounters>,
+    /// What each worker counts of it.
+    counters: Vec<Arc<PeerCounters>>,
     /// The ports it may come from.
     ports: Vec<PortId>,
-    worker: usize,
 }
 
 /// The daemon.
@@ -303,6 +303,9 @@ impl Daemon {
             }
             Event::Confirmed { workstation, index } => {
                 self.machine.confirmed(now(), workstation, index);
+                if let Some((worker, _)) = self.sessions.get(&index) {
+                    self.steer(workstation, *worker);
+                }
                 if let Some(name) = self
                     .registry
                     .by_slot(workstation)
@@ -358,7 +361,6 @@ impl Daemon {
                         self.machine.erased(install.workstation, install.index);
                         continue;
                     };
-                    self.settle(install.workstation, worker);
                     self.sessions
                         .insert(install.index, (worker, install.workstation));
                     self.pool.give(worker, Command::Install(install));
@@ -377,39 +379,16 @@ impl Daemon {
         self.ports.get(usize::from(port)).map(|port| port.worker)
     }
 
-    /// Makes `worker` the one that serves a Workstation: it has come in on one of its ports.
-    fn settle(&mut self, id: WorkstationId, worker: usize) {
-        let Some(served) = self.served.get_mut(&id) else {
+    /// Leads packets for a Workstation to the worker that has its current session. Every worker
+    /// knows every Workstation, so nothing of the session before is touched.
+    fn steer(&mut self, id: WorkstationId, worker: usize) {
+        let (Some(steering), Some(served)) = (&mut self.steering, self.served.get(&id)) else {
             return;
         };
-        if served.worker == worker {
-            return;
-        }
-        self.pool.give(served.worker, Command::RemovePeer(id));
-        served.worker = worker;
-        let setup = served.setup(id);
-        let prefixes = served.prefixes.clone();
-        self.pool.give(worker, Command::AddPeer(Box::new(setup)));
-        self.steer(id, &prefixes, worker);
-    }
-
-    /// Leads packets for a Workstation to its worker, and tells the other workers whose they are.
-    fn steer(&mut self, id: WorkstationId, prefixes: &[IpNet], worker: usize) {
-        self.tell_others(id, prefixes, worker);
-        let Some(steering) = &mut self.steering else {
-            return;
-        };
-        for prefix in prefixes {
+        for prefix in &served.prefixes {
             if let Err(error) = steering.set(*prefix, worker as u32) {
                 tracing::error!(%error, %prefix, "packets to a Workstation cannot be steered to its worker");
             }
-        }
-    }
-
-    fn tell_others(&self, id: WorkstationId, prefixes: &[IpNet], worker: usize) {
-        for other in (0..self.pool.len()).filter(|other| *other != worker) {
-            self.pool
-                .give(other, Command::Elsewhere(id, prefixes.to_vec()));
         }
     }
 
@@ -421,10 +400,6 @@ impl Daemon {
         let tried = format!("serve the Workstation {}", workstation.name);
         let enrolled = self.enrolled(id, &workstation);
         let ports: Vec<PortId> = self.ports_of(&workstation);
-        let worker = ports
-            .first()
-            .and_then(|port| self.worker_of(*port))
-            .unwrap_or(0);
         self.machine.add(now(), enrolled).map_err(|error| {
             Problem::new(
                 Kind::Conflict,
@@ -436,15 +411,18 @@ impl Daemon {
         let served = Served {
             key_id: workstation.key_id.get(),
             prefixes: workstation.addresses().map(IpNet::from).collect(),
-            counters: Arc::default(),
+            counters: (0..self.pool.len()).map(|_| Arc::default()).collect(),
             ports: ports.clone(),
-            worker,
         };
-        self.pool
-            .give(worker, Command::AddPeer(Box::new(served.setup(id))));
-        let prefixes = served.prefixes.clone();
+        for (worker, counters) in served.counters.iter().enumerate() {
+            let setup = PeerSetup {
+                id,
+                prefixes: served.prefixes.clone(),
+                counters: Arc::clone(counters),
+            };
+            self.pool.give(worker, Command::AddPeer(Box::new(setup)));
+        }
         self.served.insert(id, served);
-        self.steer(id, &prefixes, worker);
         for port in ports {
             self.let_in(port, id, &workstation)
                 .map_err(|error| Problem::io(&tried, &error))?;
@@ -510,8 +488,9 @@ impl Daemon {
         }
         self.machine.remove(id);
         self.carry_out();
-        self.pool.give(served.worker, Command::RemovePeer(id));
-        self.tell_others(id, &[], served.worker);
+        for worker in 0..self.pool.len() {
+            self.pool.give(worker, Command::RemovePeer(id));
+        }
         if let Some(steering) = &mut self.steering {
             for prefix in &served.prefixes {
                 let _ = steering.remove(*prefix);
@@ -519,11 +498,10 @@ impl Daemon {
         }
         let deadline = Instant::now() + REMOVAL;
         let events = self.pool.events.clone();
-        let mut forgotten = false;
-        // A worker that served it before may say so too; the last session is gone when it is.
-        while !forgotten || self.sessions.values().any(|(_, owner)| *owner == id) {
+        let mut forgotten = 0;
+        while forgotten < self.pool.len() {
             match events.recv_deadline(deadline) {
-                Ok(Event::PeerRemoved(removed)) if removed == id => forgotten = true,
+                Ok(Event::PeerRemoved(removed)) if removed == id => forgotten += 1,
                 Ok(event) => self.event(event),
                 Err(_) => {
                     return Err(Problem::new(
@@ -623,16 +601,6 @@ impl Daemon {
             .map(|broken| broken.name.clone())
             .collect();
         Ok(answer)
-    }
-}
-
-impl Served {
-    fn setup(&self, id: WorkstationId) -> PeerSetup {
-        PeerSetup {
-            id,
-            prefixes: self.prefixes.clone(),
-            counters: Arc::clone(&self.counters),
-        }
     }
 }
 

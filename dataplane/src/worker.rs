@@ -70,13 +70,11 @@ pub enum Command<P> {
     AddPort(Box<PortSetup<P>>),
     /// Close this port's rings; its sessions stay. Answered by [`Event::PortRemoved`].
     RemovePort(PortId),
-    /// Know this Workstation.
+    /// Know this Workstation. Every worker knows every one: what is another's, nothing may come from
+    /// or go to, whoever serves it.
     AddPeer(Box<PeerSetup>),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
-    /// These are the prefixes of a Workstation that another worker serves; none when it is gone.
-    /// They tell what is another's, which nothing may come from or go to.
-    Elsewhere(WorkstationId, Vec<IpNet>),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
     /// it could not be.
     Install(Box<Install>),
@@ -353,7 +351,6 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
             }
-            Command::Elsewhere(id, prefixes) => self.routes.replace(id, prefixes),
             Command::Install(install) => self.install(&install, now),
             Command::Erase(index) => self.erase(index),
             Command::Send {

@@ -8,7 +8,7 @@ use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::port::memory::{MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Session, pair_for_tests};
-use dataplane::worker::{Command, Event, PortSetup};
+use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
 use portcullis_dataplane as dataplane;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -113,13 +113,16 @@ fn a_packet_for_another_workstation_is_dropped_and_counted() {
     assert_eq!(bench.counters[0].inner_destination.get(), 1);
 }
 
-/// Each worker has the sessions of its own Workstations, and knows the addresses of all.
+/// Each worker has the sessions of its own Workstations, and knows the others without one.
 #[test]
 fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
     let mut bench = bench(1);
     let mut ws = bench.session(0, 1);
-    let theirs = vec!["10.0.0.2/32".parse().unwrap()];
-    bench.give(Command::Elsewhere(1, theirs));
+    bench.give(Command::AddPeer(Box::new(PeerSetup {
+        id: 1,
+        prefixes: vec!["10.0.0.2/32".parse().unwrap()],
+        counters: Default::default(),
+    })));
     let up = ws.frame(&packet(WS, OTHER, b"hello neighbour"), bench.now);
     bench.inject(&up);
     let spoofed = ws.frame(&packet(OTHER, TOR, b"not mine"), bench.now);
@@ -128,7 +131,7 @@ fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
     assert_eq!(bench.counters[0].inner_destination.get(), 1);
     assert_eq!(bench.counters[0].inner_source.get(), 1);
 
-    bench.give(Command::Elsewhere(1, Vec::new()));
+    bench.give(Command::RemovePeer(1));
     let up = ws.frame(&packet(WS, OTHER, b"nobody's address now"), bench.now);
     bench.inject(&up);
     assert_eq!(bench.written().len(), 1);

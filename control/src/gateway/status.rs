@@ -2,9 +2,11 @@
 
 use super::ports::Port;
 use super::*;
-use crate::api::{Counters, PortState, PortStatus, SessionStatus, WorkstationStatus, mac_text};
+use crate::api::{
+    Counters, PortState, PortStatus, SessionStatus, Traffic, WorkstationStatus, mac_text,
+};
 use crate::handshake::gateway::WorkstationInfo;
-use crate::report::{losses, mode_name, named, ring_statistics, traffic};
+use crate::report::{losses, mode_name, named, ring_statistics};
 use dataplane::engine::Engine;
 use dataplane::port::RingStatistics;
 use dataplane::wall::AttachMode;
@@ -90,14 +92,22 @@ impl Daemon {
             status.rekeys = info.outcomes.rekeys;
             status.clone_suspected = info.clone_suspected;
         }
-        let counters = &served.counters;
-        status.rx = traffic(counters.rx_packets.get(), counters.rx_bytes.get());
-        status.tx = traffic(counters.tx_packets.get(), counters.tx_bytes.get());
-        status.opened = counters.opened.get();
-        status.drops = counters
-            .drops()
-            .map(|(name, count)| (name.to_owned(), count))
-            .collect();
+        for counters in &served.counters {
+            add_traffic(
+                &mut status.rx,
+                counters.rx_packets.get(),
+                counters.rx_bytes.get(),
+            );
+            add_traffic(
+                &mut status.tx,
+                counters.tx_packets.get(),
+                counters.tx_bytes.get(),
+            );
+            status.opened += counters.opened.get();
+            for (name, count) in counters.drops() {
+                *status.drops.entry(name.to_owned()).or_default() += count;
+            }
+        }
         for port in self.ports.iter().filter_map(|port| port.up.as_ref()) {
             if let Ok(verdicts) = port.wall.workstation_verdicts(id) {
                 for (name, count) in named(&verdicts) {
@@ -142,4 +152,9 @@ fn port_status(port: &Port, present: bool, rings: Option<&RingStatistics>) -> Po
     status.guard_drops = up.wall.guard_drops().unwrap_or_default();
     status.ring_losses = rings.map(losses).unwrap_or_default();
     status
+}
+
+fn add_traffic(traffic: &mut Traffic, packets: u64, bytes: u64) {
+    traffic.packets += packets;
+    traffic.bytes += bytes;
 }
