@@ -36,6 +36,8 @@ use wire::Role;
 use wire::tables::KnockEntry;
 use zeroize::Zeroizing;
 
+/// The least MTU that IPv6 takes (RFC 8200, section 5).
+const IPV6_MTU: u16 = 1280;
 /// The agent's only port, and its only peer: the Gateway.
 const PORT: PortId = 0;
 const GATEWAY: u32 = 0;
@@ -96,7 +98,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let socket = Socket::bind(&config.runtime_directory)?;
     let link_events = monitor::start()?;
     let mut agent = Agent::new(config, config_path, identity)?;
-    agent.raise()?;
+    agent.raise(raise::AT_START)?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
     let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
@@ -225,7 +227,7 @@ impl Agent {
         })
     }
 
-    fn raise(&mut self) -> Result<(), Problem> {
+    fn raise(&mut self, patience: Duration) -> Result<(), Problem> {
         let key_id = self.identity.key_id.get();
         let knock = KnockEntry {
             key: kdf::knock_keys(self.identity.psk.as_bytes()).g2w,
@@ -242,7 +244,7 @@ impl Agent {
             queues,
         } = self
             .plan
-            .raise(&self.links, |tables| tables.install_knock(key_id, &knock))?;
+            .raise(&self.links, patience, |tables| tables.install_knock(key_id, &knock))?;
         let tables = wall.tables();
         tables.set_expected_nonce(self.expected);
         tables.set_limit(GATEWAY, u64::from(self.plan.rings.size));
@@ -510,7 +512,7 @@ impl Agent {
     }
 
     fn raise_again(&mut self) {
-        match self.raise() {
+        match self.raise(raise::AGAIN) {
             Ok(()) => self.machine.carrier(now(), true),
             Err(problem) => {
                 let reason = format!("{problem}; {}", problem.remedy);
@@ -631,6 +633,7 @@ fn addresses(parameters: &Parameters) -> Vec<IpNet> {
         .and_then(|(address, len)| IpNet::new(address.into(), len).ok());
     let v6 = parameters
         .v6
+        .filter(|_| parameters.mtu >= IPV6_MTU)
         .and_then(|(address, len)| IpNet::new(address.into(), len).ok());
     v4.into_iter().chain(v6).collect()
 }

@@ -108,7 +108,7 @@ fn ports(
     for port in &request.ports {
         match all.iter().find(|interface| interface.name == *port) {
             None => warnings.push(format!(
-                "there is no interface {port} now; the port waits for it"
+                "there is no interface {port} now; portcullisd does not start without it"
             )),
             Some(interface) => warnings.extend(
                 interface

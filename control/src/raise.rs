@@ -10,7 +10,14 @@ use dataplane::wall::{
     self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
 };
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use wire::{Admission, Role};
+
+/// How long a starting daemon waits for the queues of one that was killed: closing takes tens of
+/// milliseconds.
+pub const AT_START: Duration = Duration::from_secs(2);
+/// How long a running one waits, which has other ports to serve and will try again.
+pub const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is to become a port.
 #[derive(Debug, Clone)]
@@ -73,13 +80,15 @@ impl Plan {
         Ok(link)
     }
 
-    /// Raises the port. `knocks` fills the tables before any frame can reach a socket.
+    /// Raises the port. `knocks` fills the tables before any frame can reach a socket. `patience`
+    /// is how long to wait for queues that another socket has only just left.
     ///
     /// # Errors
     /// The step that failed; the wall stands from the step on in which it was raised.
     pub fn raise(
         &self,
         links: &Links,
+        patience: Duration,
         knocks: impl FnOnce(&PortTables) -> std::io::Result<()>,
     ) -> Result<Raised, Problem> {
         let link = self.check(links)?;
@@ -128,6 +137,7 @@ impl Plan {
             .map_err(|error| refused(self.tried(), error))?;
         let rings = XskPort::open(&XskConfig {
             ring_size: self.rings.size,
+            patience,
             mode: match self.rings.zero_copy {
                 ZeroCopy::Auto => Mode::Auto,
                 ZeroCopy::On => Mode::ZeroCopy,

@@ -77,12 +77,12 @@ impl Daemon {
     /// Raises every port, as a daemon does when it starts.
     pub(super) fn raise_all(&mut self) -> Result<(), Problem> {
         for at in 0..self.ports.len() {
-            self.raise(at)?;
+            self.raise(at, raise::AT_START)?;
         }
         Ok(())
     }
 
-    fn raise(&mut self, at: usize) -> Result<(), Problem> {
+    fn raise(&mut self, at: usize, patience: Duration) -> Result<(), Problem> {
         let id = self.ports[at].id;
         let knocks: Vec<(u32, KnockEntry)> = self
             .served
@@ -100,7 +100,7 @@ impl Daemon {
             mode,
             zero_copy,
             queues,
-        } = port.plan.raise(&self.links, |tables| {
+        } = port.plan.raise(&self.links, patience, |tables| {
             knocks
                 .iter()
                 .try_for_each(|(key_id, entry)| tables.install_knock(*key_id, entry))
@@ -274,7 +274,7 @@ impl Daemon {
     }
 
     fn raise_again(&mut self, at: usize) {
-        if let Err(problem) = self.raise(at) {
+        if let Err(problem) = self.raise(at, raise::AGAIN) {
             let port = &mut self.ports[at];
             let reason = format!("{problem}; {}", problem.remedy);
             if port.reason.as_ref() != Some(&reason) {
