@@ -2,7 +2,7 @@
 
 use crate::api::server::Server;
 use crate::api::socket::Socket;
-use crate::api::{AgentControl, AgentStatus, PortState, PortStatus, SessionStatus, mac_text};
+use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::choices::Virtualised;
 use crate::config;
 use crate::enrolment::{Encapsulation, Enrolment};
@@ -15,19 +15,18 @@ use crate::hostif;
 use crate::interfaces;
 use crate::monitor;
 use crate::pool::Pool;
+use crate::port::{Notice, Port};
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
-use crate::raise::{self, Plan, Raised};
-use crate::report::{losses, mode_name, named, ring_statistics, traffic};
+use crate::raise::{self, Plan};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::link::{LinkChange, LinkError, LinkEvent, Links};
-use dataplane::wall::{AttachMode, PortTables, Wall};
+use dataplane::link::{LinkError, LinkEvent, Links};
 use dataplane::worker::run::boottime;
-use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
+use dataplane::worker::{Command, Event, PeerSetup};
 use ipnet::IpNet;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,31 +52,17 @@ enum Request {
     Down(Sender<Result<(), Problem>>),
 }
 
-struct Up {
-    wall: Wall,
-    tables: Arc<PortTables>,
-    ifindex: u32,
-    mac: [u8; 6],
-    mode: AttachMode,
-    zero_copy: bool,
-    queues: u32,
-    mtu: u32,
-    carrier: bool,
-}
-
 struct Agent {
     config: config::Agent,
     identity: Enrolment,
-    plan: Plan,
+    port: Port,
     links: Links,
     pool: Pool,
     machine: Machine,
-    up: Option<Up>,
     /// The port's MAC address as the state machine knows it.
     mac: Option<[u8; 6]>,
     /// The nonce that XDP lets answers through with.
     expected: u64,
-    reason: Option<String>,
     counters: Arc<PeerCounters>,
     parameters: Option<Parameters>,
     /// Parameters that could not be given to the host interface, and when that was tried last.
@@ -103,7 +88,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let (asker, requests) = bounded(16);
     let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
     tracing::info!(
-        interface = agent.plan.interface,
+        interface = agent.port.plan.interface,
         workstation = agent.identity.name.as_str(),
         "ready; looking for the Gateway"
     );
@@ -210,14 +195,12 @@ impl Agent {
         Ok(Self {
             config,
             identity,
-            plan,
+            port: Port::new(PORT, 0, plan),
             links,
             pool,
             machine,
-            up: None,
             mac: link.mac,
             expected: 0,
-            reason: None,
             counters,
             parameters: None,
             refused: None,
@@ -234,44 +217,18 @@ impl Agent {
             workstation: GATEWAY,
             ..KnockEntry::default()
         };
-        let Raised {
-            link,
-            mac,
-            wall,
-            rings,
-            mode,
-            zero_copy,
-            queues,
-        } = self
-            .plan
-            .raise(&self.links, patience, |tables| tables.install_knock(key_id, &knock))?;
-        let tables = wall.tables();
-        tables.set_expected_nonce(self.expected);
-        tables.set_limit(GATEWAY, u64::from(self.plan.rings.size));
-        let setup = PortSetup {
-            id: PORT,
-            io: rings,
-            tables: Arc::clone(&tables),
-            mac,
-            ethertype: self.plan.ethertype,
-        };
-        self.pool.give(0, Command::AddPort(Box::new(setup)));
-        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
-        self.reason = None;
-        self.up = Some(Up {
-            wall,
-            tables,
-            ifindex: link.index,
-            mac,
-            mode,
-            zero_copy,
-            queues,
-            mtu: link.mtu,
-            carrier: link.carrier,
-        });
-        self.machine.mtu_changed(now(), inner_mtu(link.mtu));
-        if self.mac.replace(mac).is_some_and(|old| old != mac) {
-            self.machine.mac_changed(now(), mac);
+        let (expected, credit) = (self.expected, u64::from(self.port.plan.rings.size));
+        self.port
+            .raise(&self.links, &self.pool, patience, |tables| {
+                tables.set_expected_nonce(expected);
+                tables.set_limit(GATEWAY, credit);
+                tables.install_knock(key_id, &knock)
+            })?;
+        if let Some(up) = &self.port.up {
+            self.machine.mtu_changed(now(), inner_mtu(up.mtu));
+            if self.mac.replace(up.mac).is_some_and(|old| old != up.mac) {
+                self.machine.mac_changed(now(), up.mac);
+            }
         }
         Ok(())
     }
@@ -346,7 +303,8 @@ impl Agent {
             Event::PortFailed { error, .. } => {
                 // This may be of rings that were replaced meanwhile: those there are now are closed
                 // too, or no others could be opened.
-                self.lose(&error.to_string());
+                self.port.lose(&self.pool, &error.to_string());
+                self.machine.carrier(now(), false);
             }
             // The loop ends on the last of these.
             Event::Installed(_)
@@ -382,7 +340,7 @@ impl Agent {
                 Action::Erase { index, .. } => self.pool.give(0, Command::Erase(index)),
                 Action::ExpectNonce(nonce) => {
                     self.expected = nonce;
-                    if let Some(up) = &self.up {
+                    if let Some(up) = &self.port.up {
                         up.tables.set_expected_nonce(nonce);
                     }
                 }
@@ -458,78 +416,33 @@ impl Agent {
     }
 
     fn link_event(&mut self, event: &LinkEvent) {
-        let named = event.name == self.plan.interface;
-        let Some(up) = &mut self.up else {
-            if let (true, LinkChange::Added { .. } | LinkChange::Renamed { .. }) =
-                (named, &event.change)
-            {
-                self.raise_again();
-            }
-            return;
-        };
-        if up.ifindex != event.index {
-            if let (true, LinkChange::Added { .. } | LinkChange::Renamed { .. }) =
-                (named, &event.change)
-            {
-                self.lose("the interface was replaced by another of its name");
-                self.raise_again();
-            }
+        if !self.port.concerns(event) {
             return;
         }
-        match event.change {
-            LinkChange::Removed => self.lose("the interface was removed"),
-            LinkChange::Renamed { .. } if !named => self.lose("the interface was renamed"),
-            LinkChange::State { carrier, .. } => {
-                if std::mem::replace(&mut up.carrier, carrier) != carrier {
-                    tracing::info!(port = event.name, carrier, "the carrier changed");
-                    self.machine.carrier(now(), carrier);
-                }
+        match self.port.notice(event, &self.links, &self.pool) {
+            Notice::None => {}
+            Notice::Carrier(up) => self.machine.carrier(now(), up),
+            Notice::Lost => self.machine.carrier(now(), false),
+            Notice::Raise => {
+                self.machine.carrier(now(), false);
+                self.raise_again();
             }
-            // The wall knows the one, and the rings are made for the other.
-            LinkChange::Altered => {
-                let (mac, mtu) = (Some(up.mac), up.mtu);
-                if let Ok(link) = self.links.get(event.index)
-                    && (link.mac, link.mtu) != (mac, mtu)
-                {
-                    self.lose("the interface's MAC address or MTU was changed");
-                    self.raise_again();
-                }
-            }
-            LinkChange::Added { .. } | LinkChange::Renamed { .. } => {}
         }
-    }
-
-    fn lose(&mut self, reason: &str) {
-        tracing::error!(
-            port = self.plan.interface,
-            reason,
-            "the port is lost; it is raised again when it can be"
-        );
-        self.up = None;
-        self.reason = Some(reason.to_owned());
-        self.pool.give(0, Command::RemovePort(PORT));
-        self.machine.carrier(now(), false);
     }
 
     fn raise_again(&mut self) {
         match self.raise(raise::AGAIN) {
             Ok(()) => self.machine.carrier(now(), true),
-            Err(problem) => {
-                let reason = format!("{problem}; {}", problem.remedy);
-                if self.reason.as_ref() != Some(&reason) {
-                    tracing::error!(port = self.plan.interface, %problem, remedy = problem.remedy, "the port stays down for now");
-                }
-                self.reason = Some(reason);
-            }
+            Err(problem) => self.port.stays_down(&problem),
         }
     }
 
     fn retry_port(&mut self) {
-        if self.up.is_some() || self.retried.elapsed() < ROUND {
+        if self.port.up.is_some() || self.retried.elapsed() < ROUND {
             return;
         }
         self.retried = Instant::now();
-        if self.links.find(&self.plan.interface).is_ok() {
+        if self.links.find(&self.port.plan.interface).is_ok() {
             self.raise_again();
         }
     }
@@ -550,34 +463,7 @@ impl Agent {
 
     fn status(&mut self) -> AgentStatus {
         let machine: Status = self.machine.status(now());
-        let rings = ring_statistics(&self.pool).remove(&PORT);
-        let mut port = PortStatus {
-            interface: self.plan.interface.clone(),
-            state: match self.links.find(&self.plan.interface) {
-                Ok(_) => PortState::Down,
-                Err(_) => PortState::Missing,
-            },
-            reason: self.reason.clone(),
-            ring_losses: rings.as_ref().map(losses).unwrap_or_default(),
-            ..PortStatus::default()
-        };
-        if let Some(up) = &self.up {
-            port.state = if up.carrier {
-                PortState::Up
-            } else {
-                PortState::Down
-            };
-            port.mac = Some(mac_text(up.mac));
-            port.xdp = Some(mode_name(up.mode));
-            port.zero_copy = Some(up.zero_copy);
-            port.queues = up.queues;
-            port.verdicts = up
-                .wall
-                .verdicts()
-                .map(|verdicts| named(&verdicts))
-                .unwrap_or_default();
-            port.guard_drops = up.wall.guard_drops().unwrap_or_default();
-        }
+        let rings = self.pool.ring_statistics().remove(&PORT);
         let counters = &self.counters;
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -585,7 +471,7 @@ impl Agent {
             name: self.identity.name.to_string(),
             key_id: self.identity.key_id.to_string(),
             engine: Engine::from(self.config.engine).resolve().name().to_owned(),
-            port,
+            port: self.port.status(&self.links, rings.as_ref()),
             state: phase_name(machine.phase).to_owned(),
             gateway_mac: machine.gateway_mac.map(mac_text),
             session: machine.session_age.zip(machine.protected_by).map(
@@ -603,8 +489,14 @@ impl Agent {
                 .flat_map(addresses)
                 .map(|address| address.to_string())
                 .collect(),
-            rx: traffic(counters.rx_packets.get(), counters.rx_bytes.get()),
-            tx: traffic(counters.tx_packets.get(), counters.tx_bytes.get()),
+            rx: api::Traffic {
+                packets: counters.rx_packets.get(),
+                bytes: counters.rx_bytes.get(),
+            },
+            tx: api::Traffic {
+                packets: counters.tx_packets.get(),
+                bytes: counters.tx_bytes.get(),
+            },
             drops: counters
                 .drops()
                 .map(|(name, count)| (name.to_owned(), count))
@@ -618,8 +510,8 @@ impl Agent {
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
         self.pool.give(0, Command::Stop);
-        self.up = None;
-        take_down(&self.config, &self.plan.interface)
+        self.port.up = None;
+        take_down(&self.config, &self.port.plan.interface)
     }
 }
 

@@ -2,19 +2,24 @@
 
 use crate::problem::Problem;
 use crossbeam::channel::{Receiver, bounded};
+use dataplane::PortId;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::TunQueue;
+use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
 use dataplane::worker::run::{Orders, orders};
 use dataplane::worker::{Command, Event, Worker, WorkerConfig};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::Role;
 
 /// How long a worker looks for work before it sleeps: about what a wake-up costs.
 const SPIN: Duration = Duration::from_micros(20);
+/// How long a worker may take to tell its rings' levels.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Events that may wait for control.
 const EVENTS: usize = 4096;
 
@@ -97,6 +102,20 @@ impl Pool {
     /// What every worker counts, by name.
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.members.iter().flat_map(|member| member.counters.all())
+    }
+
+    /// Levels and losses of every port's rings; a port whose worker does not answer in time is left
+    /// out.
+    pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
+        let (sender, receiver) = bounded(self.len());
+        for worker in 0..self.len() {
+            self.give(worker, Command::Statistics(sender.clone()));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        (0..self.len())
+            .filter_map(|_| receiver.recv_deadline(deadline).ok())
+            .flatten()
+            .collect()
     }
 
     /// Stops every worker and waits for it: its sockets close, the wall stays.

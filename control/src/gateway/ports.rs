@@ -3,62 +3,11 @@
 use super::*;
 use crate::handshake::gateway::PortConfig;
 use crate::handshake::inner_mtu;
-use crate::raise::{Plan, Raised};
-use dataplane::link::LinkChange;
+use crate::port::Notice;
+use crate::raise::Plan;
 use dataplane::port::PortError;
-use dataplane::wall::{AttachMode, PortTables, Wall};
-use dataplane::worker::PortSetup;
 use std::io;
 use wire::limits::CREDIT_MINIMUM;
-
-/// A configured port.
-pub struct Port {
-    /// Its number.
-    pub id: PortId,
-    /// The worker that serves it.
-    pub worker: usize,
-    /// How it is raised.
-    pub plan: Plan,
-    /// What there is of it while it is up.
-    pub up: Option<Up>,
-    /// Why it is not.
-    pub reason: Option<String>,
-}
-
-/// A port that is up.
-pub struct Up {
-    /// The wall.
-    pub wall: Wall,
-    /// Its tables.
-    pub tables: Arc<PortTables>,
-    /// The interface's index.
-    pub ifindex: u32,
-    /// Its MAC address.
-    pub mac: [u8; 6],
-    /// Its MTU.
-    pub mtu: u32,
-    /// How XDP is attached.
-    pub mode: AttachMode,
-    /// Whether the rings are zero-copy.
-    pub zero_copy: bool,
-    /// Receive queues in use.
-    pub queues: u32,
-    /// Whether there is a carrier.
-    pub carrier: bool,
-}
-
-impl Port {
-    /// A port that is not raised yet.
-    pub fn new(id: PortId, worker: usize, plan: Plan) -> Self {
-        Self {
-            id,
-            worker,
-            plan,
-            up: None,
-            reason: None,
-        }
-    }
-}
 
 /// How a configured port is raised.
 pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
@@ -91,53 +40,23 @@ impl Daemon {
             .filter(|(_, workstation)| self.ports_of(workstation).contains(&id))
             .map(|(slot, workstation)| (workstation.key_id.get(), knock_entry(slot, workstation)))
             .collect();
+        let share = self.share(&self.ports[at]);
         let port = &mut self.ports[at];
-        let Raised {
-            link,
-            mac,
-            wall,
-            rings,
-            mode,
-            zero_copy,
-            queues,
-        } = port.plan.raise(&self.links, patience, |tables| {
-            knocks
-                .iter()
-                .try_for_each(|(key_id, entry)| tables.install_knock(*key_id, entry))
+        port.raise(&self.links, &self.pool, patience, |tables| {
+            knocks.iter().try_for_each(|(key_id, entry)| {
+                tables.set_limit(entry.workstation, share);
+                tables.install_knock(*key_id, entry)
+            })
         })?;
-        let tables = wall.tables();
-        let setup = PortSetup {
-            id,
-            io: rings,
-            tables: Arc::clone(&tables),
-            mac,
-            ethertype: port.plan.ethertype,
-        };
-        port.reason = None;
-        port.up = Some(Up {
-            wall,
-            tables,
-            ifindex: link.index,
-            mac,
-            mtu: link.mtu,
-            mode,
-            zero_copy,
-            queues,
-            carrier: link.carrier,
-        });
-        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
-        let worker = port.worker;
-        self.share_credit();
-        self.pool.give(worker, Command::AddPort(Box::new(setup)));
-        self.machine.set_port(
-            now(),
-            PortConfig {
+        if let Some(up) = &port.up {
+            let config = PortConfig {
                 port: id,
-                mac,
-                ifindex: link.index,
-                mtu: inner_mtu(link.mtu),
-            },
-        );
+                mac: up.mac,
+                ifindex: up.ifindex,
+                mtu: inner_mtu(up.mtu),
+            };
+            self.machine.set_port(now(), config);
+        }
         self.fit_host_mtu();
         Ok(())
     }
@@ -148,9 +67,7 @@ impl Daemon {
         let least = self
             .ports
             .iter()
-            .filter(|port| port.up.is_some())
-            .filter_map(|port| self.links.find(&port.plan.interface).ok())
-            .map(|link| inner_mtu(link.mtu))
+            .filter_map(|port| Some(inner_mtu(port.up.as_ref()?.mtu)))
             .min();
         if let Some(mtu) = least
             && let Err(error) = hostif::set_mtu(&self.links, &self.config.host_interface, mtu)
@@ -180,107 +97,52 @@ impl Daemon {
         }
     }
 
+    /// The Workstations that may use a port.
+    fn users(&self, port: &Port) -> impl Iterator<Item = WorkstationId> {
+        let id = port.id;
+        let users = self.served.iter();
+        users.filter_map(move |(slot, served)| served.ports.contains(&id).then_some(*slot))
+    }
+
+    /// What each of them has of its ring.
+    fn share(&self, port: &Port) -> u64 {
+        let ring = u64::from(port.plan.rings.size);
+        let users = self.users(port).count().max(1) as u64;
+        (ring / users).max(CREDIT_MINIMUM.min(ring))
+    }
+
     /// Divides each port's ring among the Workstations that may use it.
     pub(super) fn share_credit(&self) {
         for port in &self.ports {
-            let Some(up) = &port.up else {
-                continue;
-            };
-            let users: Vec<WorkstationId> = self
-                .served
-                .iter()
-                .filter(|(_, served)| served.ports.contains(&port.id))
-                .map(|(id, _)| *id)
-                .collect();
-            let ring = u64::from(port.plan.rings.size);
-            let share = (ring / users.len().max(1) as u64).max(CREDIT_MINIMUM.min(ring));
-            for id in users {
-                up.tables.set_limit(id, share);
+            if let Some(up) = &port.up {
+                let share = self.share(port);
+                self.users(port)
+                    .for_each(|id| up.tables.set_limit(id, share));
             }
         }
     }
 
     pub(super) fn port_failed(&mut self, id: PortId, error: &PortError) {
-        // This may be of rings that were replaced meanwhile: those there are now are closed too, or
-        // no others could be opened.
-        if usize::from(id) < self.ports.len() {
-            self.lose(usize::from(id), &error.to_string());
+        if let Some(port) = self.ports.get_mut(usize::from(id)) {
+            port.lose(&self.pool, &error.to_string());
         }
     }
 
     pub(super) fn link_event(&mut self, event: &LinkEvent) {
-        // By its index first: under another name it is still the interface the port is on.
-        let is = |port: &Port| port.up.as_ref().is_some_and(|up| up.ifindex == event.index);
-        let named = |port: &Port| port.plan.interface == event.name;
-        let mut ports = self.ports.iter();
-        let Some(at) = ports
-            .position(is)
-            .or_else(|| self.ports.iter().position(named))
-        else {
+        let Some(at) = self.ports.iter().position(|port| port.concerns(event)) else {
             return;
         };
         let port = &mut self.ports[at];
-        let named = named(port);
-        let Some(up) = &mut port.up else {
-            if let LinkChange::Added { .. } | LinkChange::Renamed { .. } = event.change {
-                self.raise_again(at);
-            }
-            return;
-        };
-        if up.ifindex != event.index {
-            if let LinkChange::Added { .. } | LinkChange::Renamed { .. } = event.change {
-                self.lose(at, "the interface was replaced by another of its name");
-                self.raise_again(at);
-            }
-            return;
+        match port.notice(event, &self.links, &self.pool) {
+            Notice::Raise => self.raise_again(at),
+            Notice::Carrier(true) => self.machine.carrier_up(now(), port.id),
+            Notice::Carrier(false) | Notice::Lost | Notice::None => {}
         }
-        match event.change {
-            LinkChange::Removed => self.lose(at, "the interface was removed"),
-            LinkChange::Renamed { .. } if !named => self.lose(at, "the interface was renamed"),
-            LinkChange::State { carrier, .. } => {
-                let had = std::mem::replace(&mut up.carrier, carrier);
-                if carrier && !had {
-                    tracing::info!(port = event.name, "carrier is up");
-                    let id = port.id;
-                    self.machine.carrier_up(now(), id);
-                } else if !carrier && had {
-                    tracing::warn!(port = event.name, "carrier is down");
-                }
-            }
-            // The wall knows the one, and the rings are made for the other.
-            LinkChange::Altered => {
-                let (mac, mtu) = (Some(up.mac), up.mtu);
-                if let Ok(link) = self.links.get(event.index)
-                    && (link.mac, link.mtu) != (mac, mtu)
-                {
-                    self.lose(at, "the interface's MAC address or MTU was changed");
-                    self.raise_again(at);
-                }
-            }
-            LinkChange::Added { .. } | LinkChange::Renamed { .. } => {}
-        }
-    }
-
-    fn lose(&mut self, at: usize, reason: &str) {
-        let port = &mut self.ports[at];
-        tracing::error!(
-            port = port.plan.interface,
-            reason,
-            "the port is lost; it is raised again when it can be"
-        );
-        port.up = None;
-        port.reason = Some(reason.to_owned());
-        self.pool.give(port.worker, Command::RemovePort(port.id));
     }
 
     fn raise_again(&mut self, at: usize) {
         if let Err(problem) = self.raise(at, raise::AGAIN) {
-            let port = &mut self.ports[at];
-            let reason = format!("{problem}; {}", problem.remedy);
-            if port.reason.as_ref() != Some(&reason) {
-                tracing::error!(port = port.plan.interface, %problem, remedy = problem.remedy, "the port stays down for now");
-            }
-            port.reason = Some(reason);
+            self.ports[at].stays_down(&problem);
         }
     }
 

@@ -1,27 +1,20 @@
 //! What the daemon tells of itself.
 
-use super::ports::Port;
 use super::*;
-use crate::api::{
-    Counters, PortState, PortStatus, SessionStatus, Traffic, WorkstationStatus, mac_text,
-};
+use crate::api::{Counters, PortStatus, SessionStatus, Status, WorkstationStatus, mac_text};
 use crate::handshake::gateway::WorkstationInfo;
-use crate::report::{losses, mode_name, named, ring_statistics};
+use crate::port::by_name;
 use dataplane::engine::Engine;
-use dataplane::port::RingStatistics;
 use dataplane::wall::AttachMode;
 
 impl Daemon {
     pub(super) fn status(&mut self) -> Status {
-        let rings = ring_statistics(&self.pool);
+        let rings = self.pool.ring_statistics();
         let infos = self.machine.workstations(now());
         let ports: Vec<PortStatus> = self
             .ports
             .iter()
-            .map(|port| {
-                let present = self.links.find(&port.plan.interface).is_ok();
-                port_status(port, present, rings.get(&port.id))
-            })
+            .map(|port| port.status(&self.links, rings.get(&port.id)))
             .collect();
         let workstations = WorkstationStatus::all(&self.registry)
             .into_iter()
@@ -93,16 +86,10 @@ impl Daemon {
             status.clone_suspected = info.clone_suspected;
         }
         for counters in &served.counters {
-            add_traffic(
-                &mut status.rx,
-                counters.rx_packets.get(),
-                counters.rx_bytes.get(),
-            );
-            add_traffic(
-                &mut status.tx,
-                counters.tx_packets.get(),
-                counters.tx_bytes.get(),
-            );
+            status.rx.packets += counters.rx_packets.get();
+            status.rx.bytes += counters.rx_bytes.get();
+            status.tx.packets += counters.tx_packets.get();
+            status.tx.bytes += counters.tx_bytes.get();
             status.opened += counters.opened.get();
             for (name, count) in counters.drops() {
                 *status.drops.entry(name.to_owned()).or_default() += count;
@@ -110,51 +97,11 @@ impl Daemon {
         }
         for port in self.ports.iter().filter_map(|port| port.up.as_ref()) {
             if let Ok(verdicts) = port.wall.workstation_verdicts(id) {
-                for (name, count) in named(&verdicts) {
+                for (name, count) in by_name(&verdicts) {
                     *status.verdicts.entry(name).or_default() += count;
                 }
             }
         }
         status
     }
-}
-
-fn port_status(port: &Port, present: bool, rings: Option<&RingStatistics>) -> PortStatus {
-    let mut status = PortStatus {
-        interface: port.plan.interface.clone(),
-        state: match present {
-            true => PortState::Down,
-            false => PortState::Missing,
-        },
-        reason: port.reason.clone(),
-        ..PortStatus::default()
-    };
-    let Some(up) = &port.up else {
-        return status;
-    };
-    status.state = if up.carrier {
-        PortState::Up
-    } else {
-        PortState::Down
-    };
-    if !up.carrier {
-        status.reason = Some("no carrier; check the cable and the other end".to_owned());
-    }
-    status.mac = Some(mac_text(up.mac));
-    status.xdp = Some(mode_name(up.mode));
-    status.zero_copy = Some(up.zero_copy);
-    status.queues = up.queues;
-    status.verdicts = up
-        .wall
-        .verdicts()
-        .map(|verdicts| named(&verdicts))
-        .unwrap_or_default();
-    status.guard_drops = up.wall.guard_drops().unwrap_or_default();
-    status.ring_losses = rings.map(losses).unwrap_or_default();
-    status
-}
-
-fn add_traffic(traffic: &mut Traffic, packets: u64, bytes: u64) {
-    traffic.packets += packets;
-    traffic.bytes += bytes;
 }

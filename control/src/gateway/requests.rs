@@ -1,0 +1,137 @@
+//! What the control API asks, and how the control thread does it.
+
+use super::*;
+use crate::api::{self, AddWorkstation, Added, Control, Reloaded, Removed, Status};
+
+/// What the control API asks of the control thread.
+pub(super) enum Request {
+    Status(Sender<Status>),
+    Add(AddWorkstation, Sender<Result<Added, Problem>>),
+    Remove(String, Sender<Result<Removed, Problem>>),
+    Reload(Sender<Result<Reloaded, Problem>>),
+}
+
+impl Daemon {
+    pub(super) fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Add(new, answer) => drop(answer.send(self.add(new))),
+            Request::Remove(name, answer) => drop(answer.send(self.remove(&name))),
+            Request::Reload(answer) => drop(answer.send(self.reload())),
+        }
+    }
+
+    fn add(&mut self, request: AddWorkstation) -> Result<Added, Problem> {
+        let public = self.key.public();
+        let (id, added) = api::add_workstation(&mut self.registry, &self.config, public, request)?;
+        if let Err(problem) = self.serve_workstation(id) {
+            self.remove(&added.name)?;
+            return Err(problem);
+        }
+        tracing::info!(workstation = added.name, key_id = added.key_id, "added");
+        Ok(added)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<Removed, Problem> {
+        let Some((id, _)) = self.registry.remove(name)? else {
+            tracing::info!(
+                workstation = name,
+                "removed a Workstation file that could not be used"
+            );
+            return Ok(Removed {
+                name: name.to_owned(),
+            });
+        };
+        self.drop_workstation(id)?;
+        self.registry.release(id);
+        tracing::info!(workstation = name, "removed");
+        Ok(Removed {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Reads the Workstation files again and applies what differs. What the configuration file says
+    /// of ports, host interface and sizes is applied at the next start; it is an error to have
+    /// changed it, so that nobody takes it for applied.
+    pub(super) fn reload(&mut self) -> Result<Reloaded, Problem> {
+        let fresh = config::Gateway::load(&self.config_path)?;
+        if fresh != self.config {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("reload {}", self.config_path.display()),
+                "the configuration itself has changed, and a reload applies only the Workstations",
+                "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
+            ));
+        }
+        let changes = self.registry.reload()?;
+        let name = |daemon: &Self, id| daemon.registry.by_slot(id).map(|ws| ws.name.to_string());
+        let mut answer = Reloaded::default();
+        // What fails for one Workstation keeps nothing from the others, and is told at the end. All
+        // that goes goes first: others may have its addresses and its key id now.
+        let mut outcome = Ok(());
+        for (id, workstation) in changes.removed {
+            let dropped = self.drop_workstation(id);
+            if dropped.is_ok() {
+                self.registry.release(id);
+            }
+            outcome = outcome.and(dropped);
+            answer.removed.push(workstation.name.to_string());
+        }
+        for id in &changes.changed {
+            outcome = outcome.and(self.drop_workstation(*id));
+        }
+        for id in changes.changed {
+            outcome = outcome.and(self.serve_workstation(id));
+            answer.changed.extend(name(self, id));
+        }
+        for id in changes.added {
+            outcome = outcome.and(self.serve_workstation(id));
+            answer.added.extend(name(self, id));
+        }
+        outcome?;
+        answer.broken = self
+            .registry
+            .broken()
+            .iter()
+            .map(|broken| broken.name.clone())
+            .collect();
+        Ok(answer)
+    }
+}
+
+/// The control API's end: asks the control thread and waits.
+pub(super) struct Asker(pub(super) Sender<Request>);
+
+impl Asker {
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
+        let (sender, receiver) = bounded(1);
+        let stopping = || {
+            Problem::new(
+                Kind::Unavailable,
+                "ask the daemon",
+                "it is stopping",
+                "try again in a moment",
+            )
+        };
+        self.0.send(request(sender)).map_err(|_| stopping())?;
+        receiver.recv().map_err(|_| stopping())
+    }
+}
+
+impl Control for Asker {
+    fn status(&self) -> Result<Status, Problem> {
+        self.ask(Request::Status)
+    }
+
+    fn add(&self, request: AddWorkstation) -> Result<Added, Problem> {
+        self.ask(|answer| Request::Add(request, answer))?
+    }
+
+    fn remove(&self, name: &str) -> Result<Removed, Problem> {
+        self.ask(|answer| Request::Remove(name.to_owned(), answer))?
+    }
+
+    fn reload(&self) -> Result<Reloaded, Problem> {
+        self.ask(Request::Reload)?
+    }
+}

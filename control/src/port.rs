@@ -1,0 +1,256 @@
+//! A port of a daemon: how it is raised, what there is of it while it is up, and how it comes and
+//! goes with its interface. Gateway and agent have the same.
+
+use crate::api::{Counters, PortState, PortStatus, mac_text};
+use crate::pool::Pool;
+use crate::problem::Problem;
+use crate::raise::{Plan, Raised};
+use dataplane::PortId;
+use dataplane::link::{LinkChange, LinkEvent, Links};
+use dataplane::port::RingStatistics;
+use dataplane::wall::{AttachMode, PortTables, Wall};
+use dataplane::worker::{Command, PortSetup};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::Verdict;
+
+/// A configured port.
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// The worker that serves it.
+    pub worker: usize,
+    /// How it is raised.
+    pub plan: Plan,
+    /// What there is of it while it is up.
+    pub up: Option<Up>,
+    /// Why it is not.
+    reason: Option<String>,
+}
+
+/// A port that is up.
+pub struct Up {
+    /// The wall.
+    pub wall: Wall,
+    /// Its tables.
+    pub tables: Arc<PortTables>,
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its MTU.
+    pub mtu: u32,
+    /// How XDP is attached.
+    pub mode: AttachMode,
+    /// Whether there is a carrier.
+    pub carrier: bool,
+    zero_copy: bool,
+    queues: u32,
+}
+
+/// What a change of an interface means for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Nothing.
+    None,
+    /// It is lost, and cannot be raised now.
+    Lost,
+    /// It should be raised now; what there was of it is lost.
+    Raise,
+    /// Its carrier came or went.
+    Carrier(bool),
+}
+
+impl Port {
+    /// A port that is not raised yet.
+    pub fn new(id: PortId, worker: usize, plan: Plan) -> Self {
+        Self {
+            id,
+            worker,
+            plan,
+            up: None,
+            reason: None,
+        }
+    }
+
+    /// Raises it and gives its rings to its worker. `prepare` fills its tables before any frame can
+    /// reach a socket.
+    ///
+    /// # Errors
+    /// As [`Plan::raise`].
+    pub fn raise(
+        &mut self,
+        links: &Links,
+        pool: &Pool,
+        patience: Duration,
+        prepare: impl FnOnce(&PortTables) -> io::Result<()>,
+    ) -> Result<(), Problem> {
+        let Raised {
+            link,
+            mac,
+            wall,
+            rings,
+            mode,
+            zero_copy,
+            queues,
+        } = self.plan.raise(links, patience, prepare)?;
+        let tables = wall.tables();
+        let setup = PortSetup {
+            id: self.id,
+            io: rings,
+            tables: Arc::clone(&tables),
+            mac,
+            ethertype: self.plan.ethertype,
+        };
+        pool.give(self.worker, Command::AddPort(Box::new(setup)));
+        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
+        self.reason = None;
+        self.up = Some(Up {
+            wall,
+            tables,
+            ifindex: link.index,
+            mac,
+            mtu: link.mtu,
+            mode,
+            carrier: link.carrier,
+            zero_copy,
+            queues,
+        });
+        Ok(())
+    }
+
+    /// It is of no more use: its rings are closed, its wall stands.
+    pub fn lose(&mut self, pool: &Pool, reason: &str) {
+        tracing::error!(
+            port = self.plan.interface,
+            reason,
+            "the port is lost; it is raised again when it can be"
+        );
+        self.up = None;
+        self.reason = Some(reason.to_owned());
+        // These may be rings that took the place of the ones that failed: they are closed too, or no
+        // others could be opened.
+        pool.give(self.worker, Command::RemovePort(self.id));
+    }
+
+    /// It could not be raised again. Said in the log once for each reason.
+    pub fn stays_down(&mut self, problem: &Problem) {
+        let reason = format!("{problem}; {}", problem.remedy);
+        if self.reason.as_ref() != Some(&reason) {
+            tracing::error!(port = self.plan.interface, %problem, remedy = problem.remedy, "the port stays down for now");
+        }
+        self.reason = Some(reason);
+    }
+
+    /// Whether a change of an interface is this port's: by its index, or else by its name.
+    pub fn concerns(&self, event: &LinkEvent) -> bool {
+        // Under another name it is still the interface the port is on.
+        self.up.as_ref().is_some_and(|up| up.ifindex == event.index)
+            || self.plan.interface == event.name
+    }
+
+    /// Takes note of a change of its interface.
+    pub fn notice(&mut self, event: &LinkEvent, links: &Links, pool: &Pool) -> Notice {
+        let named = self.plan.interface == event.name;
+        let appeared = matches!(
+            event.change,
+            LinkChange::Added { .. } | LinkChange::Renamed { .. }
+        );
+        let lost = match &mut self.up {
+            None if appeared => return Notice::Raise,
+            None => return Notice::None,
+            Some(up) if up.ifindex != event.index => {
+                if !appeared {
+                    return Notice::None;
+                }
+                ("the interface was replaced by another of its name", true)
+            }
+            Some(up) => match event.change {
+                LinkChange::Removed => ("the interface was removed", false),
+                LinkChange::Renamed { .. } if !named => ("the interface was renamed", false),
+                LinkChange::State { carrier, .. } => {
+                    if std::mem::replace(&mut up.carrier, carrier) == carrier {
+                        return Notice::None;
+                    }
+                    tracing::info!(port = event.name, carrier, "the carrier changed");
+                    return Notice::Carrier(carrier);
+                }
+                // The wall knows the one, and the rings are made for the other.
+                LinkChange::Altered => {
+                    let known = (Some(up.mac), up.mtu);
+                    match links.get(event.index) {
+                        Ok(link) if (link.mac, link.mtu) != known => {
+                            ("the interface's MAC address or MTU was changed", true)
+                        }
+                        _ => return Notice::None,
+                    }
+                }
+                LinkChange::Added { .. } | LinkChange::Renamed { .. } => return Notice::None,
+            },
+        };
+        let (reason, raise) = lost;
+        self.lose(pool, reason);
+        match raise {
+            true => Notice::Raise,
+            false => Notice::Lost,
+        }
+    }
+
+    /// What there is to show of it.
+    pub fn status(&self, links: &Links, rings: Option<&RingStatistics>) -> PortStatus {
+        let mut status = PortStatus {
+            interface: self.plan.interface.clone(),
+            reason: self.reason.clone(),
+            ..PortStatus::default()
+        };
+        let Some(up) = &self.up else {
+            status.state = match links.find(&self.plan.interface) {
+                Ok(_) => PortState::Down,
+                Err(_) => PortState::Missing,
+            };
+            return status;
+        };
+        status.state = match up.carrier {
+            true => PortState::Up,
+            false => PortState::Down,
+        };
+        if !up.carrier {
+            status.reason = Some("no carrier; check the cable and the other end".to_owned());
+        }
+        let mode = match up.mode {
+            AttachMode::Native => "native",
+            AttachMode::Generic => "generic",
+        };
+        status.mac = Some(mac_text(up.mac));
+        status.xdp = Some(mode.to_owned());
+        status.zero_copy = Some(up.zero_copy);
+        status.queues = up.queues;
+        status.verdicts = up
+            .wall
+            .verdicts()
+            .map(|verdicts| by_name(&verdicts))
+            .unwrap_or_default();
+        status.guard_drops = up.wall.guard_drops().unwrap_or_default();
+        status.ring_losses = rings.map(losses).unwrap_or_default();
+        status
+    }
+}
+
+/// Verdict counters by name.
+pub fn by_name(verdicts: &[u64; Verdict::COUNT]) -> Counters {
+    let names = Verdict::ALL.iter().map(|verdict| verdict.name().to_owned());
+    names.zip(verdicts.iter().copied()).collect()
+}
+
+/// Ring losses by reason.
+fn losses(rings: &RingStatistics) -> Counters {
+    [
+        ("rx_ring_full", rings.rx_ring_full),
+        ("fill_ring_empty", rings.fill_ring_empty),
+        ("rx_dropped", rings.rx_dropped),
+        ("tx_invalid", rings.tx_invalid),
+    ]
+    .map(|(name, count)| (name.to_owned(), count))
+    .into()
+}
