@@ -3,6 +3,7 @@
 use crate::api::server::Server;
 use crate::api::socket::Socket;
 use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
+use crate::asker::Asker;
 use crate::choices::Virtualised;
 use crate::config;
 use crate::enrolment::{Encapsulation, Enrolment};
@@ -16,7 +17,7 @@ use crate::interfaces;
 use crate::monitor;
 use crate::pool::Pool;
 use crate::port::{Notice, Port};
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
@@ -566,25 +567,7 @@ fn is_virtual_machine() -> bool {
     })
 }
 
-struct Asker(Sender<Request>);
-
-impl Asker {
-    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
-        let (sender, receiver) = bounded(1);
-        let stopping = || {
-            Problem::new(
-                Kind::Unavailable,
-                "ask the agent",
-                "it is stopping",
-                "try again in a moment",
-            )
-        };
-        self.0.send(request(sender)).map_err(|_| stopping())?;
-        receiver.recv().map_err(|_| stopping())
-    }
-}
-
-impl AgentControl for Asker {
+impl AgentControl for Asker<Request> {
     fn status(&self) -> Result<AgentStatus, Problem> {
         self.ask(Request::Status)
     }

@@ -10,6 +10,7 @@ mod status;
 
 use crate::api::server::Server;
 use crate::api::socket::Socket;
+use crate::asker::Asker;
 use crate::choices::CipherChoice;
 use crate::config;
 use crate::entropy;
@@ -34,7 +35,7 @@ use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use dataplane::{PortId, WorkstationId};
 use ipnet::IpNet;
-use requests::{Asker, Request};
+use requests::Request;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod api;
+mod asker;
 pub mod check;
 pub mod choices;
 pub mod config;

@@ -99,26 +99,7 @@ impl Daemon {
     }
 }
 
-/// The control API's end: asks the control thread and waits.
-pub(super) struct Asker(pub(super) Sender<Request>);
-
-impl Asker {
-    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Problem> {
-        let (sender, receiver) = bounded(1);
-        let stopping = || {
-            Problem::new(
-                Kind::Unavailable,
-                "ask the daemon",
-                "it is stopping",
-                "try again in a moment",
-            )
-        };
-        self.0.send(request(sender)).map_err(|_| stopping())?;
-        receiver.recv().map_err(|_| stopping())
-    }
-}
-
-impl Control for Asker {
+impl Control for Asker<Request> {
     fn status(&self) -> Result<Status, Problem> {
         self.ask(Request::Status)
     }
