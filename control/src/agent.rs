@@ -23,7 +23,6 @@ use crate::raise::{self, Plan};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
-use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkError, LinkEvent, Links};
 use dataplane::worker::run::boottime;
@@ -160,7 +159,7 @@ impl Agent {
             .map(|link| link.addresses)
             .unwrap_or_default();
         let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
-        let pool = Pool::start(Role::Workstation, config.engine.into(), queues)?;
+        let pool = Pool::start(Role::Workstation, config.engine, queues)?;
         let counters: Arc<PeerCounters> = Arc::default();
         let everything = ["0.0.0.0/0", "::/0"]
             .iter()
@@ -471,7 +470,7 @@ impl Agent {
             started_seconds: self.started.elapsed().as_secs(),
             name: self.identity.name.to_string(),
             key_id: self.identity.key_id.to_string(),
-            engine: Engine::from(self.config.engine).resolve().name().to_owned(),
+            engine: self.config.engine.resolve().name().to_owned(),
             port: self.port.status(&self.links, rings.as_ref()),
             state: phase_name(machine.phase).to_owned(),
             gateway_mac: machine.gateway_mac.map(mac_text),

@@ -1,22 +1,23 @@
 //! The values a person chooses from, in configuration, Workstation files and the control API, with
 //! the names they have there.
 
+use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::session::Padding;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// Which AEAD library seals and opens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// The fastest one this processor can run.
-    #[default]
+/// `#[serde(with = ...)]` for the dataplane's [`Engine`], by name.
+#[derive(Deserialize)]
+#[serde(remote = "Engine", rename_all = "kebab-case")]
+pub enum EngineByName {
+    /// [`Engine::Auto`].
     Auto,
-    /// AWS-LC, through `aws-lc-rs`.
+    /// [`Engine::AwsLcRs`].
     AwsLcRs,
-    /// The portable `aes-gcm`.
+    /// [`Engine::AesGcm`].
     AesGcm,
 }
 
@@ -123,47 +124,15 @@ impl FromStr for CipherChoice {
     }
 }
 
-/// How far Data is padded. The discriminant is its code in the handshake.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Padding {
-    /// Not at all.
-    #[default]
-    None = 0,
-    /// To a multiple of 16 bytes.
-    Sixteen = 1,
-    /// To the inner MTU, so that every frame has the same length.
-    Full = 2,
-}
-
-impl Padding {
-    /// All of them.
-    pub const ALL: [Padding; 3] = [Padding::None, Padding::Sixteen, Padding::Full];
-
-    /// The name in files and output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Padding::None => "none",
-            Padding::Sixteen => "16",
-            Padding::Full => "full",
-        }
-    }
-
-    /// The padding of a code; `None` for an unknown one.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|padding| *padding as u8 == code)
-    }
-}
-
-impl FromStr for Padding {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|padding| padding.name() == text)
-            .ok_or_else(|| unknown("padding", text, &["none", "16", "full"]))
-    }
+/// The padding named `text`.
+///
+/// # Errors
+/// There is none of that name.
+pub fn padding(text: &str) -> Result<Padding, String> {
+    Padding::ALL
+        .into_iter()
+        .find(|padding| padding.name() == text)
+        .ok_or_else(|| unknown("padding", text, &["none", "16", "full"]))
 }
 
 /// The protection named `text`.
@@ -213,84 +182,49 @@ fn unknown(what: &str, text: &str, names: &[&str]) -> String {
     )
 }
 
-macro_rules! by_name {
-    ($($type:ty),*) => {$(
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
-            }
-        }
+impl Serialize for CipherChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
 
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+impl<'de> Deserialize<'de> for CipherChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+macro_rules! by_name {
+    ($($module:ident: $type:ident by $parse:ident;)*) => {$(
+        #[doc = concat!("`#[serde(with = ...)]` for a [`", stringify!($type), "`], by name.")]
+        pub mod $module {
+            use super::*;
+
+            /// Writes the name.
+            ///
+            /// # Errors
+            /// The serializer's.
+            pub fn serialize<S: Serializer>(value: &$type, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(value.name())
+            }
+
+            /// Reads the name.
+            ///
+            /// # Errors
+            /// There is none of that name.
+            pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+                $parse(&String::deserialize(from)?).map_err(D::Error::custom)
             }
         }
     )*};
 }
 
-by_name!(CipherChoice, Padding);
-
-/// `#[serde(with = ...)]` for the dataplane's [`Protection`], by name.
-pub mod protection_by_name {
-    use super::*;
-
-    /// Writes the name.
-    ///
-    /// # Errors
-    /// The serializer's.
-    pub fn serialize<S: Serializer>(value: &Protection, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(value.name())
-    }
-
-    /// Reads the name.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protection, D::Error> {
-        protection(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
-/// `#[serde(with = ...)]` for the dataplane's [`Cipher`], by name.
-pub mod cipher_by_name {
-    use super::*;
-
-    /// Writes the name.
-    ///
-    /// # Errors
-    /// The serializer's.
-    pub fn serialize<S: Serializer>(value: &Cipher, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(value.name())
-    }
-
-    /// Reads the name.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cipher, D::Error> {
-        cipher(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
-impl From<Engine> for dataplane::engine::Engine {
-    fn from(choice: Engine) -> Self {
-        match choice {
-            Engine::Auto => Self::Auto,
-            Engine::AwsLcRs => Self::AwsLcRs,
-            Engine::AesGcm => Self::AesGcm,
-        }
-    }
-}
-
-impl From<Padding> for dataplane::session::Padding {
-    fn from(choice: Padding) -> Self {
-        match choice {
-            Padding::None => Self::None,
-            Padding::Sixteen => Self::Sixteen,
-            Padding::Full => Self::Full,
-        }
-    }
+by_name! {
+    protection_by_name: Protection by protection;
+    cipher_by_name: Cipher by cipher;
+    padding_by_name: Padding by padding;
 }
 
 #[cfg(test)]
@@ -307,14 +241,14 @@ mod tests {
             assert_eq!(name.parse::<CipherChoice>().unwrap().name(), name);
         }
         for padding in Padding::ALL {
-            assert_eq!(padding.name().parse(), Ok(padding));
+            assert_eq!(super::padding(padding.name()), Ok(padding));
             assert_eq!(Padding::from_code(padding as u8), Some(padding));
         }
         assert_eq!(protection("authenticate"), Ok(Protection::Authenticate));
         assert!(protection("plain").unwrap_err().contains("`encrypt`"));
         assert!(cipher("auto").is_err());
         assert!("chacha".parse::<CipherChoice>().is_err());
-        assert!("8".parse::<Padding>().is_err());
+        assert!(padding("8").is_err());
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //! wrong there and what to write instead. Unknown names are refused: a misspelt setting that is
 //! silently ignored is a hole in the wall.
 
-use crate::choices::{Engine, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name};
+use crate::choices::{
+    EngineByName, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
+};
 use crate::files;
 use crate::problem::{self, Kind, Problem};
+use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -120,7 +123,7 @@ struct RawGateway {
     pin_directory: Option<Spanned<PathBuf>>,
     workers: Option<Spanned<i64>>,
     max_workstations: Option<Spanned<i64>>,
-    #[serde(default)]
+    #[serde(default, with = "EngineByName")]
     engine: Engine,
     host: RawHost,
     #[serde(default)]
@@ -161,7 +164,7 @@ struct RawAgent {
     minimum_cipher: Cipher,
     #[serde(default)]
     virtualised: Virtualised,
-    #[serde(default)]
+    #[serde(default, with = "EngineByName")]
     engine: Engine,
     #[serde(default)]
     xdp: Xdp,

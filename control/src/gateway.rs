@@ -152,7 +152,7 @@ impl Daemon {
             &config.host_addresses,
         )?;
         let steering = hostif::steer(&queues)?;
-        let pool = Pool::start(Role::Gateway, config.engine.into(), queues)?;
+        let pool = Pool::start(Role::Gateway, config.engine, queues)?;
         let seed = Zeroizing::new(entropy::seed()?);
         let mut boot_id = [0; 8];
         entropy::fill(&mut boot_id)?;
@@ -445,7 +445,7 @@ impl Daemon {
                 CipherChoice::Auto => CipherPolicy::Auto,
                 CipherChoice::Fixed(cipher) => CipherPolicy::Only(cipher),
             },
-            padding: workstation.padding.into(),
+            padding: workstation.padding,
             ports: workstation
                 .port
                 .as_ref()

@@ -5,7 +5,7 @@
 //! in [`Registry::broken`] to be shown. Every change is on the disk before it is in memory, and a
 //! crash at any point leaves a Workstation as it was or as it was to be.
 
-use crate::choices::{CipherChoice, Padding};
+use crate::choices::CipherChoice;
 use crate::config::Gateway;
 use crate::files;
 use crate::keys::{KeyId, PrivateKey, Psk};
@@ -13,6 +13,7 @@ use crate::problem::{Kind, Problem};
 pub use crate::workstation::{Name, Workstation};
 use dataplane::WorkstationId;
 use dataplane::keys::Protection;
+use dataplane::session::Padding;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -1,10 +1,11 @@
 //! A Workstation as the Gateway knows it, and the file that says so.
 
-use crate::choices::{CipherChoice, Padding, protection_by_name};
+use crate::choices::{CipherChoice, padding_by_name, protection_by_name};
 use crate::config;
 use crate::keys::{KeyId, Psk, PublicKey};
 use crate::problem::{self, Kind, Problem};
 use dataplane::keys::Protection;
+use dataplane::session::Padding;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -104,7 +105,7 @@ struct Raw {
     protection: Protection,
     #[serde(default)]
     cipher: CipherChoice,
-    #[serde(default)]
+    #[serde(default, with = "padding_by_name")]
     padding: Padding,
     enabled: bool,
     created: toml::value::Datetime,

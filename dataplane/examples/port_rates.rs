@@ -1,19 +1,19 @@
 //! Prints what ports cost: the memory port's nanoseconds per frame, and (as root) the frames a second
 //! that two AF_XDP ports pass over a veth pair in a namespace of their own.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "../tests/netns/mod.rs"]
+mod netns;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use netns::{Redirect, in_quiet_namespace, veth};
 use nix::time::{ClockId, clock_gettime};
 
 use portcullis_dataplane::port::Port;
 use portcullis_dataplane::port::memory::{MemoryConfig, MemoryPort};
 use portcullis_dataplane::port::xsk::{XskConfig, XskPort};
-use support::{Redirect, in_namespace, veth};
 
 const BATCH: usize = 64;
 const SPAN: Duration = Duration::from_secs(2);
@@ -100,7 +100,7 @@ fn joined(ring_size: u32, length: usize) -> Result<(), Box<dyn std::error::Error
 }
 
 fn over_veth(length: usize, budget: u32) {
-    in_namespace(move || {
+    in_quiet_namespace(move || {
         veth(1);
         let [(mut a, _wall_a), (mut b, _wall_b)] = ["a", "b"].map(|interface| {
             let redirect = Redirect::attach(interface);

@@ -25,11 +25,12 @@ pub enum Padding {
 }
 
 impl Padding {
+    /// All of them.
+    pub const ALL: [Padding; 3] = [Padding::None, Padding::Sixteen, Padding::Full];
+
     /// The padding of a code; `None` for an unknown one.
     pub fn from_code(code: u8) -> Option<Self> {
-        [Padding::None, Padding::Sixteen, Padding::Full]
-            .into_iter()
-            .find(|padding| *padding as u8 == code)
+        Self::ALL.into_iter().find(|padding| *padding as u8 == code)
     }
 
     /// The name in configuration and output.

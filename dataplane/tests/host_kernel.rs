@@ -1,9 +1,9 @@
 //! The host interface with a real kernel on both sides: two TUN devices in two network namespaces,
 //! and between them what the dataplane does with each packet, without the cable. Needs root.
 
-mod common;
+mod netns;
 
-use common::{in_namespace, run, unshare};
+use netns::{Netns, in_namespace, run};
 use portcullis_dataplane::host::coalesce::{Coalescer, WriteReport};
 use portcullis_dataplane::host::segment::Segmenter;
 use portcullis_dataplane::host::tun::{Tun, TunError, TunQueue};
@@ -149,9 +149,8 @@ fn side(number: u8) -> (Jobs, TunQueue) {
     let (jobs, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
     let (queues, opened) = mpsc::channel();
     std::thread::spawn(move || {
-        unshare();
+        Netns::enter_new();
         let queue = Tun::open("pct0", 1).unwrap().pop().unwrap();
-        run("ip link set lo up");
         run(&format!("ip link set pct0 mtu {MTU} up"));
         run(&format!("ip address add 10.77.0.{number}/24 dev pct0"));
         run(&format!("ip address add fd77::{number}/64 dev pct0 nodad"));

@@ -1,9 +1,9 @@
 //! Interface management with a real kernel, in network namespaces of their own. Needs root.
 
-mod common;
+mod netns;
 
-use common::{in_namespace, run};
 use ipnet::IpNet;
+use netns::{Netns, in_namespace, run};
 use portcullis_dataplane::link::{
     LinkChange, LinkError, LinkEvent, LinkMonitor, Links, Unfit, disable_ipv6, port_fitness,
 };
@@ -193,7 +193,7 @@ fn ipv6_is_switched_off_in_this_namespace_only() {
     in_namespace(|| {
         run("ip link add pa type veth peer name pb");
         std::thread::spawn(|| {
-            common::unshare();
+            Netns::enter_new();
             add("pa");
             assert!(disable_ipv6("pa").unwrap());
             assert_eq!(

@@ -1,16 +1,46 @@
 //! The AF_XDP port on a real kernel, over veth in copy mode. Needs root.
 
-mod support;
+mod netns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use netns::{Redirect, Tap, in_quiet_namespace, run, veth};
 use portcullis_dataplane::port::xsk::{Mode, OpenError, Transmit, XskConfig, XskFrame, XskPort};
 use portcullis_dataplane::port::{Port, PortError};
-use support::{PacketSocket, Redirect, compose, in_namespace, ip, length, veth};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A small generator of numbers that look random (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    /// The next one.
+    fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Fills `bytes` (at least 22) as frame `number` of stream `stream`: an Ethernet header, then the
+/// number, then noise that follows from both.
+fn compose(bytes: &mut [u8], stream: u64, number: u64) {
+    let mut numbers = Numbers(stream << 40 | number);
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&numbers.draw().to_le_bytes()[..chunk.len()]);
+    }
+    bytes[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
+    bytes[14..22].copy_from_slice(&number.to_le_bytes());
+}
+
+/// The length of that frame: 60 to 1514.
+fn length(stream: u64, number: u64) -> usize {
+    60 + (Numbers(!(stream << 40 | number)).draw() % 1455) as usize
+}
 
 fn config(interface: &str, ring_size: u32) -> XskConfig {
     XskConfig {
@@ -75,7 +105,7 @@ fn soon(what: &str, mut step: impl FnMut() -> bool) {
 fn random_frames_arrive_intact_and_in_order_both_ways() {
     const COUNT: u64 = 100_000;
     const WINDOW: u64 = 128;
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let [(mut a, _wall_a), (mut b, _wall_b)] = both_ends(2048);
         assert!(!a.is_zero_copy(), "veth has no zero-copy");
@@ -124,7 +154,7 @@ fn random_frames_arrive_intact_and_in_order_both_ways() {
 
 #[test]
 fn received_frames_can_be_sent_on_without_starving_either_side() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let [(mut a, _wall_a), (mut b, _wall_b)] = both_ends(64);
         let mut frames = Vec::new();
@@ -155,12 +185,12 @@ fn received_frames_can_be_sent_on_without_starving_either_side() {
 
 #[test]
 fn a_port_whose_frames_are_all_held_recovers_when_they_are_released() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let redirect = Redirect::attach("b");
         let mut b = open("b", 64);
         redirect.insert(b.sockets());
-        let sender = PacketSocket::open("a");
+        let sender = Tap::sending_on("a");
         let mut held = Vec::new();
         let mut frame = [0; 100];
         // Everything in the fill ring, and then some.
@@ -193,7 +223,7 @@ fn a_port_whose_frames_are_all_held_recovers_when_they_are_released() {
 
 #[test]
 fn a_full_send_ring_gives_the_frame_back_and_one_flush_drains_it() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let redirect = Redirect::attach("b");
         let mut a = open("a", 512);
@@ -218,7 +248,7 @@ fn a_full_send_ring_gives_the_frame_back_and_one_flush_drains_it() {
 
 #[test]
 fn completions_that_come_late_are_waited_for() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let redirect = Redirect::attach("b");
         // The receiving side works in a thread of its own: completion is its affair, not the call's.
@@ -254,7 +284,7 @@ impl Flood {
     fn start(interface: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let socket = PacketSocket::open(interface);
+        let socket = Tap::sending_on(interface);
         let deadline = Instant::now() + 3 * PATIENCE;
         let thread = std::thread::spawn(move || {
             let mut frame = [0; 200];
@@ -278,7 +308,7 @@ impl Drop for Flood {
 
 #[test]
 fn a_closed_port_can_be_opened_again_twenty_times_while_traffic_flows() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let redirect = Redirect::attach("b");
         let flood = Flood::start("a");
@@ -314,7 +344,7 @@ fn a_closed_port_can_be_opened_again_twenty_times_while_traffic_flows() {
 
 #[test]
 fn a_queue_in_use_is_waited_for_and_then_refused_by_name() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let _first = open("b", 64);
         let error = XskPort::open(&XskConfig {
@@ -333,7 +363,7 @@ fn a_queue_in_use_is_waited_for_and_then_refused_by_name() {
 
 #[test]
 fn a_link_that_goes_down_is_reported_and_traffic_flows_once_it_is_up() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let [(mut a, _wall_a), (mut b, _wall_b)] = both_ends(256);
         let mut frames = Vec::new();
@@ -353,7 +383,7 @@ fn a_link_that_goes_down_is_reported_and_traffic_flows_once_it_is_up() {
                 b.flush().expect("b is up");
                 received > 1000
             });
-            ip("link set dev a down");
+            run("ip link set dev a down");
             let mut reports = 0;
             for _ in 0..10 {
                 while send(&mut a, 0, next, 300) {
@@ -374,14 +404,14 @@ fn a_link_that_goes_down_is_reported_and_traffic_flows_once_it_is_up() {
             }
             assert_eq!(reports, 10);
             assert!(matches!(a.check(), Err(PortError::Down { .. })));
-            ip("link set dev a up");
+            run("ip link set dev a up");
         }
     });
 }
 
 #[test]
 fn a_removed_interface_is_reported_to_senders_and_receivers_and_can_be_reopened() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         let mut walls: Option<[Redirect; 2]> = None;
         for round in 0..3 {
             veth(1);
@@ -404,7 +434,7 @@ fn a_removed_interface_is_reported_to_senders_and_receivers_and_can_be_reopened(
                 b.receive(&mut frames, 64) > 0
             });
             let held = frames.len();
-            ip("link del dev a");
+            run("ip link del dev a");
             assert!(send(&mut a, 0, next, 300));
             let error = a.flush().expect_err("the interface is gone");
             assert!(error.needs_reopening(), "round {round}: {error:?}");
@@ -433,7 +463,7 @@ fn a_removed_interface_is_reported_to_senders_and_receivers_and_can_be_reopened(
 
 #[test]
 fn every_queue_of_an_interface_is_bound_received_from_and_sent_on() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(3);
         let walls = ["a", "b"].map(Redirect::attach);
         let mut a = XskPort::open(&XskConfig {
@@ -497,14 +527,14 @@ fn readable(port: &XskPort) -> bool {
 
 #[test]
 fn a_port_opened_while_the_link_is_down_receives_once_it_is_up() {
-    in_namespace(|| {
-        ip("link add name a type veth peer name b");
-        ip("link set dev a up");
+    in_quiet_namespace(|| {
+        run("ip link add name a type veth peer name b");
+        run("ip link set dev a up");
         let redirect = Redirect::attach("b");
         let mut b = open("b", 64);
         redirect.insert(b.sockets());
-        ip("link set dev b up");
-        let sender = PacketSocket::open("a");
+        run("ip link set dev b up");
+        let sender = Tap::sending_on("a");
         let mut frames = Vec::new();
         soon("a frame arrives", || {
             // Until the carrier is noticed the kernel may refuse.
@@ -518,7 +548,7 @@ fn a_port_opened_while_the_link_is_down_receives_once_it_is_up() {
 
 #[test]
 fn a_mode_or_mtu_the_interface_cannot_do_is_refused_in_words() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let refuse = |config: &XskConfig| match XskPort::open(config) {
             Ok(_) => panic!("it opened"),
@@ -535,10 +565,10 @@ fn a_mode_or_mtu_the_interface_cannot_do_is_refused_in_words() {
             "{text}"
         );
         assert!(refuse(&config("a", 100)).contains("power of two"));
-        ip("link set dev a mtu 9000");
+        run("ip link set dev a mtu 9000");
         let text = refuse(&config("a", 64));
         assert!(text.contains("9000") && text.contains("3818"), "{text}");
-        ip("link set dev a mtu 3000");
+        run("ip link set dev a mtu 3000");
         let port = open("a", 64);
         assert_eq!(port.capacity(), 4096 - 256);
     });
@@ -546,7 +576,7 @@ fn a_mode_or_mtu_the_interface_cannot_do_is_refused_in_words() {
 
 #[test]
 fn a_umem_stays_out_of_core_dumps() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         // A size no other mapping of the process is likely to have.
         let _port = open("a", 4096);

@@ -1,8 +1,9 @@
 //! A worker's thread on a real kernel, while its interfaces are set down and removed. Needs root.
 
-mod support;
+mod netns;
 
 use crossbeam::channel::unbounded;
+use netns::{Redirect, in_quiet_namespace, run, veth};
 use portcullis_dataplane::counters::WorkerCounters;
 use portcullis_dataplane::engine::Engine;
 use portcullis_dataplane::host::tun::Tun;
@@ -13,12 +14,11 @@ use portcullis_dataplane::worker::{Command, Event, PortSetup, Worker, WorkerConf
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Redirect, in_namespace, ip, veth};
 use wire::Role;
 
 #[test]
 fn a_worker_neither_spins_nor_fails_on_what_is_down_and_tells_what_is_gone() {
-    in_namespace(|| {
+    in_quiet_namespace(|| {
         veth(1);
         let _walls = ["a", "b"].map(Redirect::attach);
         let port = XskPort::open(&XskConfig {
@@ -27,7 +27,7 @@ fn a_worker_neither_spins_nor_fails_on_what_is_down_and_tells_what_is_gone() {
         });
         let port = port.expect("AF_XDP: this test must run as root");
         let mut host = Tun::open("inner0", 1).expect("a TUN device");
-        ip("link set inner0 up");
+        run("ip link set inner0 up");
         let (commands, receiver, bell) = orders().unwrap();
         let (sender, events) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
@@ -53,17 +53,17 @@ fn a_worker_neither_spins_nor_fails_on_what_is_down_and_tells_what_is_gone() {
         sleep(Duration::from_millis(100));
 
         for down in ["b", "a", "inner0"] {
-            ip(&format!("link set dev {down} down"));
+            run(&format!("ip link set dev {down} down"));
             let before = counters.wakeups.get();
             sleep(Duration::from_millis(300));
             let wakeups = counters.wakeups.get() - before;
             assert!(wakeups < 30, "{wakeups} wakeups while {down} is down");
-            ip(&format!("link set dev {down} up"));
+            run(&format!("ip link set dev {down} up"));
         }
         assert!(events.try_iter().next().is_none(), "nothing has failed");
 
         let soon = Duration::from_secs(10);
-        ip("link del dev a");
+        run("ip link del dev a");
         let event = events.recv_timeout(soon).expect("the port is reported");
         assert!(
             matches!(event, Event::PortFailed { port: 0, .. }),
@@ -73,7 +73,7 @@ fn a_worker_neither_spins_nor_fails_on_what_is_down_and_tells_what_is_gone() {
         sleep(Duration::from_millis(300));
         assert!(counters.wakeups.get() - before < 30, "it turns in vain");
 
-        ip("link del dev inner0");
+        run("ip link del dev inner0");
         let event = events
             .recv_timeout(soon)
             .expect("the host interface is reported");

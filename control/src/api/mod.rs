@@ -16,7 +16,7 @@ pub mod client;
 pub mod server;
 pub mod socket;
 
-use crate::choices::{CipherChoice, Engine, Padding};
+use crate::choices::{CipherChoice, padding_by_name};
 use crate::config::Gateway;
 use crate::enrolment::Enrolment;
 use crate::keys::PublicKey;
@@ -24,6 +24,7 @@ use crate::problem::{Kind, Problem};
 use crate::registry::{New, Registry};
 use crate::workstation::Workstation;
 use dataplane::keys::Protection;
+use dataplane::session::Padding;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -236,7 +237,7 @@ pub struct AddWorkstation {
     #[serde(default)]
     pub cipher: CipherChoice,
     /// How its packets are padded.
-    #[serde(default)]
+    #[serde(default, with = "padding_by_name")]
     pub padding: Padding,
 }
 
@@ -368,15 +369,6 @@ impl From<&Problem> for ErrorBody {
 /// A MAC address as the API writes it.
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-/// The name of a configured engine, where the real one is not known yet.
-pub fn engine_name(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Auto => "auto",
-        Engine::AwsLcRs => "aws-lc-rs",
-        Engine::AesGcm => "aes-gcm",
-    }
 }
 
 /// What the API asks of a running Gateway. Called on threads that may block.

@@ -2,9 +2,10 @@
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use dataplane::session::Padding;
 use portcullis_control::api::client::Client;
 use portcullis_control::api::{self, AddWorkstation, Added, WorkstationStatus};
-use portcullis_control::choices::{CipherChoice, Padding};
+use portcullis_control::choices::{self, CipherChoice};
 use portcullis_control::config::{GATEWAY_PATH, Gateway};
 use portcullis_control::enrolment::EXTENSION;
 use portcullis_control::files::Reserved;
@@ -103,7 +104,7 @@ Then on the Workstation:
         #[arg(long, default_value = "auto")]
         cipher: CipherChoice,
         /// Pad what is sent: none, 16 or full.
-        #[arg(long, default_value = "none")]
+        #[arg(long, default_value = "none", value_parser = choices::padding)]
         padding: Padding,
         /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
         #[arg(long, value_name = "FILE")]

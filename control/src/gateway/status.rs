@@ -4,7 +4,6 @@ use super::*;
 use crate::api::{Counters, PortStatus, SessionStatus, Status, WorkstationStatus, mac_text};
 use crate::handshake::gateway::WorkstationInfo;
 use crate::port::by_name;
-use dataplane::engine::Engine;
 use dataplane::wall::AttachMode;
 
 impl Daemon {
@@ -43,7 +42,7 @@ impl Daemon {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_seconds: self.started.elapsed().as_secs(),
-            engine: Engine::from(self.config.engine).resolve().name().to_owned(),
+            engine: self.config.engine.resolve().name().to_owned(),
             workers: self.pool.len(),
             host_interface: self.config.host_interface.clone(),
             public_key: self.key.public().to_string(),

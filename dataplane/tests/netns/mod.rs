@@ -1,18 +1,18 @@
-//! Network namespaces and veth pairs for tests, and frames captured at a far end.
-//!
-//! ```text
-//!   near namespace (the test's thread)      far namespace
-//!   near0, the port under test  <-- veth -->  far0
-//! ```
-//! Both namespaces vanish with the thread and the descriptors that hold them.
+//! A kernel of a test's own, as far as that goes: network namespaces, veth pairs, packet sockets and
+//! small XDP programs. All of it needs root, and vanishes with the threads and descriptors that hold
+//! it.
+
+// Each test program uses its part of this.
 #![allow(dead_code)]
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use portcullis_dataplane::wall::{GuardHook, WallConfig, XdpRequest};
 use wire::{Admission, Role};
@@ -56,7 +56,46 @@ impl Netns {
     }
 }
 
-/// The drawing above.
+/// Runs `body` on a thread in a new network namespace, which vanishes with it.
+pub fn in_namespace<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        Netns::enter_new();
+        body()
+    });
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// The same with a /sys of its own, which shows the namespace's interfaces, and without IPv6, so
+/// that nobody but the test sends.
+pub fn in_quiet_namespace<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    in_namespace(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mount /");
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("mount /sys");
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("IPv6 off");
+        body()
+    })
+}
+
+/// A veth pair `a` - `b` in the thread's namespace with `queues` queues at each end, both up.
+pub fn veth(queues: u32) {
+    run(&format!(
+        "ip link add name a numrxqueues {queues} numtxqueues {queues} type veth peer name b numrxqueues {queues} numtxqueues {queues}"
+    ));
+    run("ip link set dev a up");
+    run("ip link set dev b up");
+}
+
+/// A port under test and what it is cabled to.
+///
+/// ```text
+///   near namespace (the test's thread)      far namespace
+///   near0, the port under test  <-- veth -->  far0
+/// ```
 pub struct Pair {
     pub near: Netns,
     pub far: Netns,
@@ -149,12 +188,9 @@ pub fn run(line: &str) -> String {
     let output = Command::new(program)
         .args(words)
         .output()
-        .expect("to run it");
-    assert!(
-        output.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+        .unwrap_or_else(|error| panic!("{line}: {error}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {error}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -162,18 +198,41 @@ pub fn ifindex(interface: &str) -> u32 {
     nix::net::if_::if_nametoindex(interface).expect("the interface's index")
 }
 
-/// An AF_PACKET socket on an interface of the thread's namespace: sends frames, and sees every
-/// frame that the kernel's stack receives or sends there.
+/// An AF_PACKET socket on an interface of the thread's namespace.
 pub struct Tap(OwnedFd);
 
 impl Tap {
+    /// One that sends frames, past the hook of the guard, and sees every frame that the kernel's
+    /// stack receives or sends there. It waits for nothing.
     pub fn on(interface: &str) -> Self {
-        let protocol = (libc::ETH_P_ALL as u16).to_be();
-        // SAFETY: socket(2) makes a descriptor that nobody else knows; bind reads the address.
+        let tap = Self::open(interface, libc::ETH_P_ALL as u16, libc::SOCK_NONBLOCK);
+        let on = 1i32;
+        // SAFETY: the option is as long as said.
         unsafe {
-            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            libc::setsockopt(
+                tap.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_QDISC_BYPASS,
+                (&raw const on).cast(),
+                4,
+            );
+        }
+        tap
+    }
+
+    /// One that only sends, and waits while it cannot.
+    pub fn sending_on(interface: &str) -> Self {
+        Self::open(interface, 0, 0)
+    }
+
+    fn open(interface: &str, protocol: u16, flags: i32) -> Self {
+        let protocol = protocol.to_be();
+        // SAFETY: socket(2) makes a descriptor that nobody else knows; bind reads the address, for
+        // which all zeros is a value.
+        unsafe {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
             let fd = libc::socket(libc::AF_PACKET, kind, protocol.into());
-            assert!(fd >= 0, "an AF_PACKET socket");
+            assert!(fd >= 0, "AF_PACKET: {}", io::Error::last_os_error());
             let socket = OwnedFd::from_raw_fd(fd);
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
@@ -181,24 +240,20 @@ impl Tap {
             address.sll_ifindex = ifindex(interface) as i32;
             let length = size_of_val(&address) as u32;
             let bound = libc::bind(fd, (&raw const address).cast(), length);
-            assert_eq!(bound, 0, "to bind to {interface}");
-            let on = 1i32;
-            // A frame to send goes straight to the device, past the hook of the guard.
-            libc::setsockopt(
-                fd,
-                libc::SOL_PACKET,
-                libc::PACKET_QDISC_BYPASS,
-                (&raw const on).cast(),
-                4,
-            );
+            let error = io::Error::last_os_error();
+            assert_eq!(bound, 0, "to bind to {interface}: {error}");
             Self(socket)
         }
     }
 
-    pub fn send(&self, frame: &[u8]) -> bool {
+    /// Sends one frame.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the buffer is as long as said.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        sent == frame.len() as isize
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// The next incoming frame, if there is one; frames sent by this host are left out.
@@ -234,53 +289,95 @@ impl Tap {
 /// An XDP program that does nothing but drop: somebody else's, or the measure of an empty one.
 pub fn empty_xdp() -> OwnedFd {
     // r0 = XDP_DROP; exit
-    let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
-    let license = c"GPL";
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        code: u64,
-        license: u64,
-        rest: [u64; 14],
-    }
-    let load = Load {
-        kind: 6,
-        count: 2,
-        code: code.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        rest: [0; 14],
-    };
-    bpf(5, &load).expect("an empty XDP program")
+    load_xdp(&[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095])
 }
 
-/// Attaches an XDP program to an interface by a link; dropped, it is off again.
+fn load_xdp(instructions: &[u64]) -> OwnedFd {
+    const XDP: u32 = 6;
+    let mut attributes = [0; 16];
+    attributes[0] = halves(XDP, instructions.len() as u32);
+    attributes[1] = instructions.as_ptr() as u64;
+    attributes[2] = c"GPL".as_ptr() as u64;
+    attributes[8] = halves(0, BPF_XDP);
+    bpf_descriptor(5, &attributes).expect("BPF_PROG_LOAD")
+}
+
+/// Attaches an XDP program to an interface in native mode by a link; dropped, it is off again.
 pub fn attach_xdp(program: &OwnedFd, interface: &str) -> OwnedFd {
-    const BPF_XDP: u32 = 37;
-    let create = [
-        program.as_raw_fd() as u32,
-        ifindex(interface),
-        BPF_XDP,
-        0,
-        0,
-        0,
-    ];
-    bpf(28, &create).expect("to attach it")
+    const NATIVE: u32 = 4;
+    let mut attributes = [0; 16];
+    attributes[0] = halves(program.as_raw_fd() as u32, ifindex(interface));
+    attributes[1] = halves(BPF_XDP, NATIVE);
+    bpf_descriptor(28, &attributes).expect("BPF_LINK_CREATE")
 }
 
-fn bpf<T>(command: u32, attributes: &T) -> std::io::Result<OwnedFd> {
-    // SAFETY: the attributes are the command's, and what they point to lives over the call; the
-    // descriptor that comes back is new.
-    unsafe {
-        let fd = libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        );
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(fd as i32))
+/// An XDP program that redirects everything into the socket of its queue, and drops what has none.
+pub struct Redirect {
+    map: OwnedFd,
+    program: OwnedFd,
+    link: OwnedFd,
+}
+
+impl Redirect {
+    /// Attaches it to `interface` in native mode.
+    pub fn attach(interface: &str) -> Self {
+        const XSKMAP: u32 = 17;
+        let mut attributes = [0; 16];
+        attributes[0] = halves(XSKMAP, 4);
+        attributes[1] = halves(4, 64);
+        let map = bpf_descriptor(0, &attributes).expect("BPF_MAP_CREATE");
+        let instruction = |code: u64, registers: u64, offset: u64, value: u64| {
+            code | registers << 8 | offset << 16 | value << 32
+        };
+        let program = load_xdp(&[
+            instruction(0x61, 0x12, 16, 0), // r2 = ctx->rx_queue_index
+            instruction(0x18, 0x11, 0, map.as_raw_fd() as u64), // r1 = the map
+            0,
+            instruction(0xb7, 0x03, 0, 1),  // r3 = XDP_DROP
+            instruction(0x85, 0x00, 0, 51), // bpf_redirect_map
+            instruction(0x95, 0x00, 0, 0),  // exit
+        ]);
+        let link = attach_xdp(&program, interface);
+        Self { map, program, link }
     }
+
+    /// Attaches it to an interface that was made anew.
+    pub fn attach_again(&mut self, interface: &str) {
+        self.link = attach_xdp(&self.program, interface);
+    }
+
+    /// Puts sockets into its map.
+    pub fn insert<'a>(&self, sockets: impl Iterator<Item = (u32, BorrowedFd<'a>)>) {
+        for (queue, socket) in sockets {
+            let socket = socket.as_raw_fd();
+            let mut attributes = [0; 16];
+            attributes[0] = halves(self.map.as_raw_fd() as u32, 0);
+            attributes[1] = (&raw const queue) as u64;
+            attributes[2] = (&raw const socket) as u64;
+            bpf(2, &attributes).expect("BPF_MAP_UPDATE_ELEM");
+        }
+    }
+}
+
+const BPF_XDP: u32 = 37;
+
+fn halves(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn bpf(command: i64, attributes: &[u64; 16]) -> io::Result<i64> {
+    let size = size_of_val(attributes);
+    // SAFETY: the attributes are as large as said; what they point to outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(answer)
+}
+
+/// A command that answers with a descriptor.
+fn bpf_descriptor(command: i64, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
