@@ -139,7 +139,7 @@ impl Agent {
         identity: Enrolment,
     ) -> Result<Self, Problem> {
         let links =
-            Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+            Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
         let interface = interface(&config, config_path, &identity)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
@@ -574,7 +574,7 @@ impl Asker {
         let stopping = || {
             Problem::new(
                 Kind::Unavailable,
-                "ask the agent",
+                "asking the agent",
                 "it is stopping",
                 "try again in a moment",
             )

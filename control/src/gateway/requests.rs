@@ -108,7 +108,7 @@ impl Asker {
         let stopping = || {
             Problem::new(
                 Kind::Unavailable,
-                "ask the daemon",
+                "asking the daemon",
                 "it is stopping",
                 "try again in a moment",
             )
