@@ -139,7 +139,7 @@ impl Agent {
         identity: Enrolment,
     ) -> Result<Self, Problem> {
         let links =
-            Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+            Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
         let interface = interface(&config, config_path, &identity)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
@@ -454,7 +454,10 @@ impl Agent {
             self.was_connected = status.connected;
             match status.connected {
                 true => {
-                    tracing::info!(gateway = ?status.gateway_mac.map(mac_text), "the tunnel is up")
+                    tracing::info!(
+                        gateway = status.gateway_mac.map(mac_text),
+                        "the tunnel is up"
+                    )
                 }
                 false => tracing::warn!("the tunnel is down; looking for the Gateway"),
             }

@@ -16,7 +16,7 @@ impl<R> Asker<R> {
         let stopping = || {
             Problem::new(
                 Kind::Unavailable,
-                "ask the daemon",
+                "asking the daemon",
                 "it is stopping",
                 "try again in a moment",
             )

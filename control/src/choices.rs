@@ -177,7 +177,7 @@ pub fn protection_rank(protection: Protection) -> u8 {
 
 fn unknown(what: &str, text: &str, names: &[&str]) -> String {
     format!(
-        "unknown variant: there is no {what} `{text}`, expected one of `{}`",
+        "there is no {what} `{text}`, expected one of `{}`",
         names.join("`, `")
     )
 }

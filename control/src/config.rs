@@ -22,6 +22,15 @@ use toml::Spanned;
 pub const GATEWAY_PATH: &str = "/etc/portcullis/portcullis.toml";
 /// Where a Workstation's configuration is, unless told otherwise.
 pub const AGENT_PATH: &str = "/etc/portcullis/agent.toml";
+
+/// ` --config FILE` for a command that is to use the configuration `path`; nothing where that is the
+/// `default`.
+pub fn option(path: &Path, default: &str) -> String {
+    match path == Path::new(default) {
+        true => String::new(),
+        false => format!(" --config {}", path.display()),
+    }
+}
 /// Where the wall is pinned, unless told otherwise.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/portcullis";
 /// The host interface's name, unless told otherwise.
@@ -196,8 +205,8 @@ impl Gateway {
         let text = files::read(path).map_err(|mut problem| {
             if problem.kind == Kind::NotFound {
                 problem.remedy = format!(
-                    "make one with `portcullis --config {} init`, or name another with --config FILE",
-                    path.display()
+                    "make one with `portcullis{} init`, or name another with --config FILE",
+                    option(path, GATEWAY_PATH)
                 );
             }
             problem

@@ -134,7 +134,7 @@ impl Daemon {
         registry: Registry,
     ) -> Result<Self, Problem> {
         let links =
-            Links::open().map_err(|error| monitor::problem("look at the interfaces", error))?;
+            Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
         let plans: Vec<_> = config
             .ports
             .iter()
@@ -391,7 +391,7 @@ impl Daemon {
         let Some(workstation) = self.registry.by_slot(id).filter(|ws| ws.enabled).cloned() else {
             return Ok(());
         };
-        let tried = format!("serve the Workstation {}", workstation.name);
+        let tried = format!("serving the Workstation {}", workstation.name);
         let enrolled = self.enrolled(id, &workstation);
         let ports: Vec<PortId> = self.ports_of(&workstation);
         self.machine.add(now(), enrolled).map_err(|error| {

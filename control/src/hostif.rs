@@ -19,7 +19,7 @@ pub fn open(
     queues: usize,
     addresses: &[IpNet],
 ) -> Result<Vec<TunQueue>, Problem> {
-    let tried = format!("open the host interface {name}");
+    let tried = format!("opening the host interface {name}");
     let opened = Tun::open(name, queues).map_err(|error| {
         Problem::new(Kind::Failed, &tried, error, "mend that, then start again")
     })?;
@@ -41,7 +41,7 @@ pub fn open(
 pub fn failed(name: &str, error: std::io::Error) -> Problem {
     Problem::new(
         Kind::Failed,
-        format!("serve the host interface {name}"),
+        format!("serving the host interface {name}"),
         error,
         "start it again, which makes the interface anew",
     )
@@ -55,7 +55,7 @@ pub fn steer(queues: &[TunQueue]) -> Result<Option<Steering>, Problem> {
     let Some(first) = queues.first().filter(|_| queues.len() > 1) else {
         return Ok(None);
     };
-    let tried = "steer packets to the workers' queues";
+    let tried = "steering packets to the workers' queues";
     let steering = Steering::load()
         .map_err(|error| Problem::new(Kind::Failed, tried, error, "use workers = 1"))?;
     steering.attach(first.as_fd()).map_err(|error| {
@@ -88,6 +88,6 @@ pub fn set_mtu(links: &Links, name: &str, mtu: u16) -> Result<(), LinkError> {
 pub fn delete(name: &str) -> Result<(), Problem> {
     Tun::delete(name).map_err(|error| {
         let remedy = format!("ip link delete {name}");
-        Problem::new(Kind::Failed, "remove the host interface", error, remedy)
+        Problem::new(Kind::Failed, "removing the host interface", error, remedy)
     })
 }

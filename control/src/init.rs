@@ -61,7 +61,10 @@ pub fn init(path: &Path, request: &Request) -> Result<Made, Problem> {
     let addresses = addresses(&tried, request, &all)?;
     let text = text(&ports, &addresses, request);
     // What is written is what will be read: with the same checks.
-    let config = Gateway::parse(path, &text)?;
+    let config = Gateway::parse(path, &text).map_err(|problem| Problem {
+        tried: tried.clone(),
+        ..problem
+    })?;
     let registry = Registry::open(&config)?;
     let public_key = registry.gateway_key()?.public();
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -174,7 +177,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
     let addresses: Vec<_> = addresses.iter().map(|a| quoted(&a.to_string())).collect();
     let mut text = format!(
         "# Portcullis, the Gateway's configuration. Lines that begin with # show the defaults.\n\
-         # After a change: portcullis check, then systemctl restart portcullisd\n\n\
+         # After a change: portcullis check, then restart portcullisd\n\n\
          {}{}{}\
          # workers = 1          # default: one for each port, but a core is left to everything else\n\
          # max_workstations = 64\n\

@@ -56,7 +56,7 @@ impl Pool {
         let (sender, events) = bounded(EVENTS);
         let mut members = Vec::new();
         for (at, queue) in queues.into_iter().enumerate() {
-            let failed = |error| Problem::io(format!("start worker {at}"), &error);
+            let failed = |error| Problem::io(format!("starting worker {at}"), &error);
             let (orders, commands, bell) = orders().map_err(failed)?;
             let counters = Arc::new(WorkerCounters::default());
             let config = WorkerConfig { role, engine };

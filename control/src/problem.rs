@@ -113,7 +113,10 @@ pub(crate) fn toml(path: &Path, text: &str, error: &toml::de::Error) -> Problem 
         "correct the spelling or remove that line; the names that may stand there are listed above"
     } else if happened.contains("missing field") {
         "add what is missing"
-    } else if happened.contains("unknown variant") {
+    } else if ["unknown variant", "expected one of"]
+        .iter()
+        .any(|w| happened.contains(w))
+    {
         "use one of the values listed above"
     } else if happened.contains("duplicate") {
         "remove one of the two"

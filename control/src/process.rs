@@ -28,9 +28,9 @@ pub fn harden() -> Result<(), Problem> {
         let tried = format!("{what} of this process");
         move |error: nix::Error| Problem::io(tried, &error.into())
     };
-    prctl::set_dumpable(false).map_err(failed("switch off core dumps and tracing"))?;
-    prctl::set_no_new_privs().map_err(failed("give up the gaining of privileges"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("set the core dump limit"))?;
+    prctl::set_dumpable(false).map_err(failed("switching off core dumps and tracing"))?;
+    prctl::set_no_new_privs().map_err(failed("giving up the gaining of privileges"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setting the core dump limit"))?;
     let unlimited: rlim_t = libc::RLIM_INFINITY;
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
         tracing::debug!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");

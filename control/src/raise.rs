@@ -58,7 +58,7 @@ pub struct Raised {
 
 impl Plan {
     fn tried(&self) -> String {
-        format!("raise port {}", self.interface)
+        format!("raising the port {}", self.interface)
     }
 
     /// Whether the interface can be a port, without touching it.
@@ -71,7 +71,14 @@ impl Plan {
                 Kind::NotFound,
                 self.tried(),
                 error,
-                "name an interface that `ip link` shows, in the configuration's [[port]]",
+                match self.role {
+                    Role::Gateway => {
+                        "name an interface that `ip link` shows, in the configuration's [[port]]"
+                    }
+                    Role::Workstation => {
+                        "name an interface that `ip link` shows, as `interface` in the configuration"
+                    }
+                },
             )
         })?;
         port_fitness(&link).map_err(|unfit| refused(self.tried(), unfit))?;
@@ -123,7 +130,7 @@ impl Plan {
         knocks(&wall.tables()).map_err(|error| {
             Problem::io(
                 format!(
-                    "tell XDP on {} which Workstations there are",
+                    "telling XDP on {} which Workstations there are",
                     self.interface
                 ),
                 &error,
@@ -150,7 +157,10 @@ impl Plan {
         for (queue, socket) in rings.sockets() {
             wall.set_socket(queue, socket).map_err(|error| {
                 Problem::io(
-                    format!("give XDP on {} the socket of queue {queue}", self.interface),
+                    format!(
+                        "giving XDP on {} the socket of queue {queue}",
+                        self.interface
+                    ),
                     &error,
                 )
             })?;
@@ -186,7 +196,7 @@ fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
 /// # Errors
 /// What the kernel answered.
 pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
-    let tried = format!("set {interface} down");
+    let tried = format!("setting {interface} down");
     let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
     if let Ok(link) = links.find(interface) {
         links
@@ -194,5 +204,5 @@ pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
             .map_err(|error| monitor::problem(&tried, error))?;
     }
     wall::lower(interface, pin_directory)
-        .map_err(|error: WallError| refused(format!("take the wall on {interface} down"), error))
+        .map_err(|error: WallError| refused(format!("taking the wall on {interface} down"), error))
 }

@@ -615,7 +615,11 @@ impl Registry {
 /// The directory cannot be read, or is not safe.
 pub fn inspect(config: &Gateway) -> Result<(Vec<Workstation>, Vec<Broken>), Problem> {
     let mut registry = Registry::empty(config, None);
-    if !registry.directory.exists() {
+    // One that cannot be looked into is no empty one.
+    let there = registry.directory.try_exists().map_err(|error| {
+        Problem::io(format!("reading {}", registry.directory.display()), &error)
+    })?;
+    if !there {
         return Ok(Default::default());
     }
     registry.reload()?;

@@ -244,8 +244,8 @@ pub fn agent(status: &AgentStatus, colours: bool) -> String {
                 .unwrap_or_else(|| "not heard yet".into()),
         ),
         ("addresses", status.addresses.join(" ")),
-        ("from it", traffic(status.rx)),
-        ("to it", traffic(status.tx)),
+        ("received", traffic(status.rx)),
+        ("sent", traffic(status.tx)),
         ("last error", status.last_error.clone().unwrap_or_default()),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

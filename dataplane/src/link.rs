@@ -32,7 +32,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// No interface of that name.
-    #[error("there is no interface {0}; these exist: ip -brief link")]
+    #[error("there is no interface {0}")]
     NotFound(String),
     /// The kernel refused.
     #[error("{what} failed: {source}{}", hint(source))]

@@ -210,7 +210,7 @@ impl Client {
                 Kind::Unavailable,
                 self.tried(),
                 "it is not running",
-                format!("systemctl start {}, or: {}", self.daemon, self.start),
+                format!("start it: {}", self.start),
             ),
             io::ErrorKind::PermissionDenied => Problem::new(
                 Kind::Forbidden,
@@ -228,10 +228,9 @@ impl Client {
             self.tried(),
             format!("the exchange failed: {error}"),
             format!(
-                "see whether program and daemon are of the same version ({}), and its log: \
-                 journalctl -u {}",
+                "see whether {} is of this program's version ({}), and what it logs",
+                self.daemon,
                 env!("CARGO_PKG_VERSION"),
-                self.daemon
             ),
         )
     }

@@ -3,10 +3,10 @@
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use portcullis_control::api::client::Client;
-use portcullis_control::config::{AGENT_PATH, Agent, check_interface_name};
+use portcullis_control::config::{self, AGENT_PATH, Agent, check_interface_name};
 use portcullis_control::enrolment::Enrolment;
 use portcullis_control::problem::{Kind, Problem};
-use portcullis_control::{agent, files, program, show};
+use portcullis_control::{agent, files, interfaces, program, show};
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,6 +48,7 @@ enum Command {
     /// Serve the tunnel until told to stop.
     Up,
     /// Show what the agent is doing.
+    #[command(visible_alias = "show")]
     Status {
         /// Print JSON, for programs.
         #[arg(long)]
@@ -69,17 +70,25 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         files::read(path)?;
     }
     let config = Agent::load(path)?;
-    let start = match &arguments.config {
-        Some(path) => format!("portcullis-agent --config {} up", path.display()),
-        None => "portcullis-agent up".to_owned(),
-    };
-    let client = Client::agent(&config.runtime_directory, start);
+    let start = format!("portcullis-agent{} up", config::option(path, AGENT_PATH));
+    let client = Client::agent(&config.runtime_directory, start.clone());
     match arguments.command {
         Command::Enroll {
             file,
             interface,
             replace,
-        } => enroll(&config, &file, interface, replace),
+        } => {
+            enroll(&config, &file, interface, replace)?;
+            let next = match client.agent_status() {
+                Ok(_) => "stop the agent, which still has the old identity; then: ",
+                Err(_) => "",
+            };
+            program::print(&format!(
+                "\nNext:\n  rm {}\n  {next}{start}\n",
+                file.display()
+            ));
+            Ok(())
+        }
         Command::Up => {
             program::log();
             agent::run(config, path)
@@ -92,14 +101,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             });
             Ok(())
         }
-        Command::Down => match client.agent_down() {
-            Ok(_) => {
-                program::print("The tunnel is down.\n");
-                Ok(())
+        Command::Down => {
+            match client.agent_down() {
+                Ok(_) => {}
+                Err(problem) if problem.kind == Kind::Unavailable => agent::down(config, path)?,
+                Err(problem) => return Err(problem.into()),
             }
-            Err(problem) if problem.kind == Kind::Unavailable => agent::down(config, path),
-            Err(problem) => Err(problem.into()),
-        },
+            program::print(
+                "Tunnel and wall are down: the port is an ordinary interface again, set down.\n",
+            );
+            Ok(())
+        }
     }
 }
 
@@ -119,6 +131,9 @@ fn enroll(
                 "give the name of an interface as `ip link` shows it",
             )
         })?;
+        if !interfaces::list()?.iter().any(|i| i.name == *interface) {
+            eprintln!("portcullis-agent: warning: there is no interface {interface} now");
+        }
     }
     enrolment.interface = interface;
     enrolment.store(&config.state_directory, replace)?;
@@ -126,11 +141,8 @@ fn enroll(
         eprintln!("portcullis-agent: warning: {warning}");
     }
     program::print(&format!(
-        "This Workstation is {} ({}) now.\n\nNext:\n  rm {}\n  \
-         systemctl enable --now portcullis-agent   (or: portcullis-agent up)\n",
-        enrolment.name,
-        enrolment.key_id,
-        file.display()
+        "This Workstation is {} ({}) now.\n",
+        enrolment.name, enrolment.key_id
     ));
     Ok(())
 }

@@ -6,7 +6,7 @@ use dataplane::session::Padding;
 use portcullis_control::api::client::Client;
 use portcullis_control::api::{self, AddWorkstation, Added, WorkstationStatus};
 use portcullis_control::choices::{self, CipherChoice};
-use portcullis_control::config::{GATEWAY_PATH, Gateway};
+use portcullis_control::config::{self, GATEWAY_PATH, Gateway};
 use portcullis_control::enrolment::EXTENSION;
 use portcullis_control::files::Reserved;
 use portcullis_control::problem::{Kind, Problem};
@@ -47,6 +47,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Show what the Gateway is doing (the default).
+    #[command(visible_alias = "status")]
     Show,
     /// Set this machine up as a Gateway: configuration, state directory and key.
     ///
@@ -89,7 +90,7 @@ enum Workstation {
 Then on the Workstation:
   portcullis-agent enroll /media/usb/alpha.enrolment")]
     Add {
-        /// Its name: a-z, 0-9, -, _ and .
+        /// Its name, of a-z, 0-9, ., - and _, a letter or a digit first.
         name: String,
         /// Its inner address, at most one of each family; the next free ones when not given.
         #[arg(long, value_name = "IP")]
@@ -256,13 +257,10 @@ fn set_up(path: &Path, request: &init::Request, json: bool) -> anyhow::Result<()
         "public_key": public_key,
     });
     print(json, &value, || {
-        let config = match path == Path::new(GATEWAY_PATH) {
-            true => String::new(),
-            false => format!(" --config {}", path.display()),
-        };
+        let config = config::option(path, GATEWAY_PATH);
         format!(
             "Wrote {}\n  ports       {}\n  addresses   {} on {}\n  state       {}\n  public key  {public_key}\n\n\
-             Next:\n  portcullis{config} check\n  systemctl enable --now portcullisd   (or: portcullisd{config})\n  \
+             Next:\n  portcullis{config} check\n  portcullisd{config}\n  \
              portcullis{config} workstation add NAME\n",
             path.display(),
             ports.join(", "),
@@ -288,7 +286,15 @@ fn add(
         return Ok(());
     }
     // The place second: once the Workstation is added its keys exist nowhere else.
-    let place = Reserved::new(&output)?;
+    let place = Reserved::new(&output).map_err(|mut problem| {
+        if problem.kind == Kind::Conflict {
+            problem.remedy = format!(
+                "see whether {name} is enrolled already (portcullis workstation list); else move \
+                 the file away, or name another with --output FILE"
+            );
+        }
+        problem
+    })?;
     let added = daemon.add(&request)?;
     if let Err(problem) = place.fill(&added.enrolment) {
         let outcome = daemon.remove(name.as_str());
@@ -332,7 +338,7 @@ struct Daemon {
 impl Daemon {
     fn of(path: &Path) -> Result<Self, Problem> {
         let config = Gateway::load(path)?;
-        let start = format!("portcullisd --config {}", path.display());
+        let start = format!("portcullisd{}", config::option(path, GATEWAY_PATH));
         let client = Client::gateway(&config.runtime_directory, start);
         Ok(Self { config, client })
     }

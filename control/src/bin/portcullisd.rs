@@ -57,7 +57,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     program::log();
     let config = Gateway::load(&arguments.config)?;
     if arguments.lower {
-        return Ok(gateway::lower(&config)?);
+        gateway::lower(&config)?;
+        let ports: Vec<_> = config.ports.iter().map(|p| p.interface.as_str()).collect();
+        program::print(&format!(
+            "The wall is down and {} is gone. Ordinary interfaces again, set down: {}\n",
+            config.host_interface,
+            ports.join(", ")
+        ));
+        return Ok(());
     }
     gateway::run(config, &arguments.config)
 }

@@ -19,18 +19,7 @@ impl Daemon {
             .into_iter()
             .map(|status| self.fill_in(status, &infos))
             .collect();
-        let mut warnings: Vec<String> = self
-            .registry
-            .broken()
-            .iter()
-            .map(|broken| {
-                format!(
-                    "{}: {}; {}",
-                    broken.name, broken.problem, broken.problem.remedy
-                )
-            })
-            .collect();
-        warnings.extend(self.ports.iter().filter_map(|port| {
+        let warnings = self.ports.iter().filter_map(|port| {
             let generic = port.up.as_ref()?.mode == AttachMode::Generic;
             generic.then(|| {
                 format!(
@@ -38,7 +27,7 @@ impl Daemon {
                     port.plan.interface
                 )
             })
-        }));
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_seconds: self.started.elapsed().as_secs(),
@@ -56,7 +45,7 @@ impl Daemon {
                     *all.entry(name.to_owned()).or_default() += count;
                     all
                 }),
-            warnings,
+            warnings: warnings.collect(),
         }
     }
 
