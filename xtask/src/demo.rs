@@ -445,7 +445,9 @@ fn attacks(
     println!();
     print!("{}", table.render());
     println!(
-        "\n  lost: what the Gateway's end of the cable had no room for. ws2 keeps: of {} without an attack;\n  \
+        "\n  lost: what the Gateway's end of the cable had no room for. A few of the replayed Hellos are not\n  \
+         dropped: their bucket lets them through, and each gets one Challenge, to which nobody holds the\n  \
+         keys. Random frames the switch itself refuses are not counted. ws2 keeps: of {} without an attack;\n  \
          sender, switch and Gateway share this machine's {} cores. The last attack comes through ws3's own\n  \
          tunnel: its frames are authentic, so the AEAD opens them, and the inner source address fails.",
         bits(suite.baseline()),
