@@ -35,7 +35,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure TCP through the tunnel, with plain veth beside it (root; build with --release)
+    /// Measure TCP through the tunnel, with plain veth beside it (root; of a release build:
+    /// target/release/xtask bench)
     Bench {
         /// Measurements of each kind, interleaved
         #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
