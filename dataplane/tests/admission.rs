@@ -239,7 +239,10 @@ fn every_verdict_is_given_at_its_own_cause() {
 fn a_frame_in_several_pieces_is_measured_whole() {
     let gate = Gate::open(Role::Gateway);
     // The first piece of a frame in a test run holds some 3500 bytes, each further one a page.
-    for (counter, length) in (3400..3600).chain([4096, 7600, 8000, 8960, MAX_PAYLOAD]).enumerate() {
+    for (counter, length) in (3400..3600)
+        .chain([4096, 7600, 8000, 8960, MAX_PAYLOAD])
+        .enumerate()
+    {
         let frame = data_of(length, counter as u64);
         let short = &frame[..frame.len() - 1];
         assert_eq!(gate.verdict(short), Verdict::Malformed, "{length} bytes");

@@ -16,8 +16,8 @@ use xsk_rs::config::{
 };
 use xsk_rs::{FrameDesc, Socket, Umem};
 
-use super::ethtool;
 use super::super::linear::Linears;
+use super::ethtool;
 use super::queue::{LARGEST, Parts, Queue};
 use super::{Mode, OpenError, XskConfig};
 
@@ -189,7 +189,8 @@ fn attempt(
     mode: BindFlags,
 ) -> Result<Parts, (&'static str, io::Error)> {
     let ring = |entries| QueueSize::new(entries).map_err(|e| ("ring size", io::Error::other(e)));
-    let frame = FrameSize::new(sizes.frame_size).map_err(|e| ("frame size", io::Error::other(e)))?;
+    let frame =
+        FrameSize::new(sizes.frame_size).map_err(|e| ("frame size", io::Error::other(e)))?;
     let umem_config = UmemConfig::builder()
         .frame_size(frame)
         .fill_queue_size(ring(2 * config.ring_size)?)
