@@ -1,5 +1,5 @@
 //! Throughput of the real programs: one Gateway, one Workstation, one veth pair between their
-//! namespaces, MTU 1500; both ends of the tunnel and of iperf3 share this machine's cores.
+//! namespaces, MTU 1500 unless asked otherwise; both ends of the tunnel and of iperf3 share this machine's cores.
 //!
 //! Each round measures plain veth (its offloads on) and the tunnel, up and down, one after the other,
 //! so that whatever else the machine does is shared fairly. Plain veth is the bound: the same
@@ -25,6 +25,8 @@ pub struct Options {
     pub runs: u32,
     /// Length of each, in seconds.
     pub seconds: u32,
+    /// MTU of both cables.
+    pub mtu: u32,
     /// Where to write the figures.
     pub json: Option<PathBuf>,
 }
@@ -54,12 +56,18 @@ pub fn run(options: &Options) -> Result<()> {
     sweep();
     let _turn = Serial::acquire()?;
     let mut rig = single(&Programs::find()?)?;
+    for (host, interface) in [
+        (rig.gateway.namespace(), "ws1"),
+        (rig.workstation.namespace(), rig.workstation.interface()),
+    ] {
+        host.ip(&format!("link set dev {interface} mtu {}", options.mtu))?;
+    }
     rig.start()?;
     let (gw, ws) = (
         rig.gateway.namespace().clone(),
         rig.workstation.namespace().clone(),
     );
-    veth((&gw, "plain"), (&ws, "plain"), 1500)?;
+    veth((&gw, "plain"), (&ws, "plain"), options.mtu)?;
     for (host, address) in [(&gw, PLAIN[0]), (&ws, PLAIN[1])] {
         host.ip(&format!("address add {address}/24 dev plain"))?;
         set_link(host, "plain", true)?;
@@ -91,7 +99,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     let config = format!(
-        "iperf3, one stream, {} s each, interleaved; {}",
+        "MTU {}, iperf3, one stream, {} s each, interleaved; {}",
+        options.mtu,
         options.seconds,
         machine()
     );

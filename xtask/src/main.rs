@@ -44,6 +44,9 @@ enum Task {
         /// Length of each
         #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
         seconds: u32,
+        /// MTU of the cables
+        #[arg(long, default_value_t = 1500, value_name = "N", value_parser = clap::value_parser!(u32).range(1320..=9000))]
+        mtu: u32,
         /// Write all figures to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -73,12 +76,14 @@ fn run(task: Task) -> Result<()> {
         Task::Bench {
             runs,
             seconds,
+            mtu,
             json,
         } => {
             rig::arm()?;
             bench::run(&bench::Options {
                 runs,
                 seconds,
+                mtu,
                 json,
             })
         }
