@@ -18,6 +18,7 @@ mod pipeline;
 mod progress;
 mod release;
 mod restart;
+mod search;
 
 use std::fs;
 
@@ -30,6 +31,7 @@ pub use context::Bench;
 pub use figure::{Figure, Provenance, median, percentile};
 pub use options::Options;
 pub use progress::{Progress, Task};
+pub use search::{Found, Plan, Search, Trial, search};
 
 /// One concern that is measured.
 #[derive(Debug, Clone, Copy)]
