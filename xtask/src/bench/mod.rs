@@ -18,6 +18,8 @@ mod pipeline;
 mod progress;
 mod release;
 mod restart;
+mod search;
+mod traffic;
 
 use std::fs;
 
@@ -30,6 +32,11 @@ pub use context::Bench;
 pub use figure::{Figure, Provenance, median, percentile};
 pub use options::Options;
 pub use progress::{Progress, Task};
+pub use search::{Found, Plan, Search, Trial, search};
+pub use traffic::{
+    Latency, UDP_PAYLOADS, UdpPlan, UdpRates, cpu_seconds, gigabytes, latency, latency_under,
+    load_seconds, tcp, udp_rates,
+};
 
 /// One concern that is measured.
 #[derive(Debug, Clone, Copy)]
