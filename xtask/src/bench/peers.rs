@@ -11,13 +11,15 @@ mod install;
 mod tunnel;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use self::install::{Source, debian};
 use self::tunnel::Tunnel;
+use super::traffic::{ECHO_EVERY, UDP_PAYLOADS, UdpPlan, gigabytes, latency, tcp, udp_rates};
 use super::{Bench, Figure, Task, median};
-use crate::rig::{check, iperf3_one_way};
+use crate::rig::check;
 
 /// Another tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -92,23 +94,25 @@ struct Entrant {
 /// When Portcullis does not run. What keeps another tunnel from running is a figure without samples.
 pub fn run(bench: &mut Bench) -> Result<()> {
     tunnel::sweep();
-    let (runs, seconds) = (bench.runs(2, 3), bench.seconds(2, 4));
-    let quick = bench.quick();
+    let runs = bench.runs(2, 3);
+    let plan = Plan {
+        seconds: bench.seconds(2, 4),
+        echoes: if bench.quick() { 200 } else { 400 },
+        udp: (!bench.quick()).then_some(UdpPlan {
+            trial: Duration::from_secs(1),
+            precision: 0.08,
+        }),
+    };
     let mut entrants = start(bench)?;
     let task = bench.task("rounds", u64::from(runs) * entrants.len() as u64);
     for _ in 0..runs {
         for entrant in &mut entrants {
-            measure(entrant, quick, seconds, &task)?;
+            measure(entrant, &plan, &task)?;
             task.step();
         }
     }
     drop(task);
-    let quantities = if quick {
-        &[UP, DOWN, CPU, P50, P99][..]
-    } else {
-        &[UP, DOWN, CPU, P50, P99, UDP64, UDP1300]
-    };
-    for figure in figures(&entrants, quantities, seconds) {
+    for figure in figures(&entrants, &plan) {
         bench.record(figure);
     }
     Ok(())
@@ -166,12 +170,12 @@ impl Peer {
 }
 
 /// Measures one tunnel once. A failure of another tunnel ends its part, a failure of ours the suite.
-fn measure(entrant: &mut Entrant, quick: bool, seconds: u32, task: &Task) -> Result<()> {
+fn measure(entrant: &mut Entrant, plan: &Plan, task: &Task) -> Result<()> {
     let Ok(tunnel) = &mut entrant.tunnel else {
         return Ok(());
     };
     task.doing(entrant.name);
-    match samples(tunnel, quick, seconds) {
+    match samples(tunnel, plan, task) {
         Ok(new) => {
             let shown: Vec<String> = new
                 .iter()
@@ -193,34 +197,83 @@ fn measure(entrant: &mut Entrant, quick: bool, seconds: u32, task: &Task) -> Res
 }
 
 /// One round of one tunnel.
-fn samples(tunnel: &mut Tunnel, quick: bool, seconds: u32) -> Result<Vec<(Quantity, f64)>> {
-    let mut samples = Vec::new();
-    let before = tunnel.cpu_seconds()?;
-    let mut carried = 0.0;
-    for (quantity, down) in [(UP, false), (DOWN, true)] {
-        let to = tunnel.to.into();
-        let rate = iperf3_one_way(&tunnel.gateway, &tunnel.workstation, to, seconds, down)?;
-        carried += rate * f64::from(seconds) / 8e9;
-        samples.push((quantity, rate / 1e9));
+fn samples(tunnel: &mut Tunnel, plan: &Plan, task: &Task) -> Result<Vec<(Quantity, f64)>> {
+    let pids = tunnel.pids()?;
+    let (gw, ws, to) = (&*tunnel.gateway, &*tunnel.workstation, tunnel.to);
+    let seconds = plan.seconds;
+    let (up, cpu_up) = tcp((gw, ws, to.into()), seconds, false, &pids)?;
+    let (down, cpu_down) = tcp((gw, ws, to.into()), seconds, true, &pids)?;
+    let cpu = (cpu_up + cpu_down) / gigabytes(up + down, seconds);
+    let trips = latency(ws, to, plan.echoes)?;
+    let mut samples = vec![
+        (UP, up),
+        (DOWN, down),
+        (CPU, cpu),
+        (P50, trips.p50),
+        (P99, trips.p99),
+    ];
+    if let Some(udp) = plan.udp {
+        for (quantity, payload) in [UDP64, UDP1300].into_iter().zip(UDP_PAYLOADS) {
+            let rates = udp_rates((ws, gw, to.into()), payload, udp, task)?;
+            samples.push((quantity, rates.pdr));
+        }
     }
-    samples.push((CPU, (tunnel.cpu_seconds()? - before) / carried));
-    let _ = quick;
+    // One that has ended in between has measured nothing.
+    tunnel.pids()?;
     Ok(samples)
 }
 
+/// How long, and what.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// Of a TCP stream.
+    seconds: u32,
+    /// Round trips.
+    echoes: usize,
+    /// How UDP rates are searched for, where they are.
+    udp: Option<UdpPlan>,
+}
+
+impl Plan {
+    fn quantities(&self) -> &'static [Quantity] {
+        const ALL: [Quantity; 7] = [UP, DOWN, CPU, P50, P99, UDP64, UDP1300];
+        &ALL[..if self.udp.is_some() { 7 } else { 5 }]
+    }
+
+    /// How a quantity is measured.
+    fn method(&self, metric: &str) -> String {
+        let seconds = self.seconds;
+        match metric {
+            m if m.starts_with("tcp") => format!("iperf3, one stream, {seconds} s"),
+            m if m.starts_with("cpu") => format!(
+                "user and system time of the programs at both ends over what two TCP streams, \
+                 up and down, {seconds} s each, carried"
+            ),
+            m if m.starts_with("rtt") => format!(
+                "{} echo requests from the Workstation, {} ms apart, no other load",
+                self.echoes,
+                ECHO_EVERY.as_millis()
+            ),
+            _ => self.udp.map_or_else(String::new, |udp| {
+                format!("Workstation to Gateway, at most 1 % lost; {}", udp.method())
+            }),
+        }
+    }
+}
+
 /// The figures of all entrants, and of ours over the others'.
-fn figures(entrants: &[Entrant], quantities: &[Quantity], seconds: u32) -> Vec<Figure> {
+fn figures(entrants: &[Entrant], plan: &Plan) -> Vec<Figure> {
     let mut figures = Vec::new();
     let ours = entrants.iter().find(|entrant| entrant.name == OURS);
     for entrant in entrants {
-        for &(metric, unit) in quantities {
+        for &(metric, unit) in plan.quantities() {
             let name = format!("peers.{}.{metric}", entrant.name);
-            let method = format!("{}; {}", entrant.about, method(metric, seconds));
+            let method = format!("{}; {}", entrant.about, plan.method(metric));
             figures.push(entrant.figure(name, unit, &method, entrant.of(metric)));
         }
     }
     for entrant in entrants.iter().filter(|entrant| entrant.name != OURS) {
-        for &(metric, _) in quantities {
+        for &(metric, _) in plan.quantities() {
             let (ours, theirs) = (ours.map_or(&[][..], |o| o.of(metric)), entrant.of(metric));
             let what = metric.rsplit_once('.').map_or(metric, |(what, _)| what);
             let name = format!("peers.ratio.{}.{what}", entrant.name);
@@ -234,19 +287,6 @@ fn figures(entrants: &[Entrant], quantities: &[Quantity], seconds: u32) -> Vec<F
         }
     }
     figures
-}
-
-/// How a quantity is measured.
-fn method(metric: &str, seconds: u32) -> String {
-    match metric {
-        m if m.starts_with("tcp") => format!("iperf3, one stream, {seconds} s"),
-        m if m.starts_with("cpu") => format!(
-            "user and system time of the programs at both ends over what both TCP streams ({seconds} s \
-             each) carried"
-        ),
-        m if m.starts_with("rtt") => "small UDP packets, one at a time, no other load".into(),
-        _ => "highest rate with less than 1 % lost, Workstation to Gateway".into(),
-    }
 }
 
 impl Entrant {
@@ -280,6 +320,12 @@ impl Entrant {
 mod tests {
     use super::*;
 
+    const PLAN: Plan = Plan {
+        seconds: 4,
+        echoes: 100,
+        udp: None,
+    };
+
     fn entrant(name: &'static str, tunnel: &str, up: &[f64]) -> Entrant {
         Entrant {
             name,
@@ -299,7 +345,7 @@ mod tests {
             entrant(OURS, "", &[4.0, 6.0, 5.0]),
             entrant("gotatun", "", &[1.0, 2.0, 2.5]),
         ];
-        let figures = figures(&all, &[UP], 4);
+        let figures = figures(&all, &PLAN);
         let ratio = find(&figures, "peers.ratio.gotatun.tcp.up");
         assert_eq!((ratio.value, ratio.min, ratio.max), (2.5, 2.0, 4.0));
         assert_eq!(ratio.n, 3);
@@ -317,7 +363,7 @@ mod tests {
             entrant(OURS, "", &[4.0]),
             entrant("openvpn", "apt-get ended with 100:\n no network", &[]),
         ];
-        let figures = figures(&all, &[UP], 4);
+        let figures = figures(&all, &PLAN);
         for metric in ["peers.openvpn.tcp.up.gbps", "peers.ratio.openvpn.tcp.up"] {
             let figure = find(&figures, metric);
             assert_eq!((figure.n, figure.value), (0, 0.0));
@@ -334,7 +380,7 @@ mod tests {
             entrant(OURS, "", &[4.0, 4.0]),
             entrant("boringtun", "failed: gone", &[2.0]),
         ];
-        let figures = figures(&all, &[UP, DOWN], 4);
+        let figures = figures(&all, &PLAN);
         assert_eq!(find(&figures, "peers.boringtun.tcp.up.gbps").n, 1);
         assert_eq!(find(&figures, "peers.ratio.boringtun.tcp.up").value, 2.0);
         let down = find(&figures, "peers.boringtun.tcp.down.gbps");

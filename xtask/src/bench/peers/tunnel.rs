@@ -178,17 +178,11 @@ impl Tunnel {
         })
     }
 
-    /// CPU time of the programs at both ends so far, in user and kernel. What the kernel does on its
-    /// own account in between (soft interrupts) is in neither.
+    /// The programs at both ends.
     ///
     /// # Errors
     /// When one has ended, with the last it wrote.
-    pub(super) fn cpu_seconds(&mut self) -> Result<f64> {
-        let pids = self.pids()?;
-        Ok(cpu_seconds(pids[0])? + cpu_seconds(pids[1])?)
-    }
-
-    fn pids(&mut self) -> Result<[u32; 2]> {
+    pub(super) fn pids(&mut self) -> Result<[u32; 2]> {
         let mut running = match &mut self.programs {
             Ends::Ours(rig) => vec![rig.gateway.process(), rig.workstation.process()],
             Ends::Others { running, .. } => running.iter_mut().map(Some).collect(),
@@ -203,23 +197,6 @@ impl Tunnel {
         }
         Ok(pids)
     }
-}
-
-/// User and system time of a process so far.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let ticks = cpu_ticks(&text).with_context(|| format!("{path} has another form: {text}"))?;
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-    Ok(ticks as f64 / per_second as f64)
-}
-
-/// Fields 14 and 15, counted from behind the name, which may hold blanks (proc(5)).
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
-    let mut next = || fields.next()?.parse::<u64>().ok();
-    Some(next()? + next()?)
 }
 
 /// Two hosts and a cable between them, up, with addresses.
@@ -390,13 +367,6 @@ mod tests {
             assert_eq!(owner(other), None, "{other}");
         }
         assert_ne!(interface(), name);
-    }
-
-    #[test]
-    fn cpu_time_is_user_and_system_whatever_the_program_is_called() {
-        let stat = "7 (a) b c) S 1 2 3 4 5 6 7 8 9 10 31 11 12 13 20 0 1 0 9";
-        assert_eq!(cpu_ticks(stat), Some(42));
-        assert_eq!(cpu_ticks("7 (a) S 1 2"), None);
     }
 
     #[test]
