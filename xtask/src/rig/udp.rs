@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_micros(200);
 const SPIN: Duration = Duration::from_micros(70);
 /// What the sender may be behind before it lets the rest go.
 const DEBT: Duration = Duration::from_millis(2);
+/// The receiver looks this often: a wake-up for each datagram would cost the sender's core more than the
+/// datagram does.
+const LOOK: Duration = Duration::from_micros(150);
 /// How long after the last datagram was sent others may still come.
 const LINGER: Duration = Duration::from_millis(60);
 /// Receive buffer: holds what comes while the receiver is not run for some milliseconds, and not what
@@ -82,7 +85,6 @@ impl UdpPath {
             UdpSocket::bind((address, 0)).with_context(|| format!("binding UDP {address}"))
         })?;
         set_option(&receiver, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
-        receiver.set_read_timeout(Some(Duration::from_millis(10)))?;
         let there = receiver.local_addr()?;
         let sender = from.run(|| {
             let any: IpAddr = match address {
@@ -189,7 +191,7 @@ impl Batch {
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives into the buffers: at least one datagram, unless the socket's time is out.
+    /// Receives into the buffers what is there; an error when that is nothing.
     fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         // SAFETY: as for sending; the kernel writes within the lengths that the vectors give.
         let received = unsafe {
@@ -197,7 +199,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 self.headers.len() as libc::c_uint,
-                libc::MSG_WAITFORONE,
+                libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
         };
@@ -254,6 +256,7 @@ fn send(
 /// Counts datagrams of this trial until it has ended.
 fn receive(socket: &UdpSocket, trial: u64, ended: &AtomicBool, received: &AtomicU64) -> Result<()> {
     let mut batch = Batch::new(2048);
+    exact_timers();
     while !ended.load(Ordering::Relaxed) {
         match batch.receive(socket) {
             Ok(count) => {
@@ -263,10 +266,11 @@ fn receive(socket: &UdpSocket, trial: u64, ended: &AtomicBool, received: &Atomic
                 });
                 received.fetch_add(mine.count() as u64, Ordering::Relaxed);
             }
-            Err(error) => ensure!(
-                matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)),
-                "receiving UDP: {error}"
-            ),
+            Err(error) => {
+                let empty = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR));
+                ensure!(empty, "receiving UDP: {error}");
+                std::thread::sleep(LOOK);
+            }
         }
     }
     Ok(())
