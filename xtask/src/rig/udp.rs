@@ -2,8 +2,8 @@
 //! of RFC 2544, as far as a program on the same machine can be one.
 //!
 //! Datagrams go out by `sendmmsg` in small bursts, at times that a clock says, and come in by
-//! `recvmmsg`. The sender sleeps between bursts where it can: the cores are those of what it tests.
-//! When it falls behind by more than a little it lets the time go, and what it offered counts.
+//! `recvmmsg`. Sender and receiver sleep whenever they can, and do not spin: the cores are those of what
+//! they test. When the sender falls behind by more than a little it lets the time go, and what it offered counts.
 //! UDP_SEGMENT is not used: each datagram passes the stack by itself.
 
 use std::io;
@@ -22,13 +22,11 @@ use super::namespace::Namespace;
 const BATCH: usize = 64;
 /// The sender's clock ticks this often, unless single datagrams are rarer.
 const TICK: Duration = Duration::from_micros(200);
-/// A wait below this is spun, not slept.
-const SPIN: Duration = Duration::from_micros(70);
 /// What the sender may be behind before it lets the rest go.
 const DEBT: Duration = Duration::from_millis(2);
 /// The receiver looks this often: a wake-up for each datagram would cost the sender's core more than the
 /// datagram does.
-const LOOK: Duration = Duration::from_micros(150);
+const LOOK: Duration = Duration::from_millis(1);
 /// How long after the last datagram was sent others may still come.
 const LINGER: Duration = Duration::from_millis(60);
 /// Receive buffer: holds what comes while the receiver is not run for some milliseconds, and not what
@@ -230,12 +228,8 @@ fn send(
             return Ok((sent, now.duration_since(start)));
         }
         let early = due.saturating_duration_since(now);
-        if early > SPIN {
-            std::thread::sleep(early - SPIN);
-            continue;
-        }
         if !early.is_zero() {
-            std::hint::spin_loop();
+            std::thread::sleep(early);
             continue;
         }
         for (number, buffer) in (sent..).zip(&mut batch.buffers[..burst]) {
