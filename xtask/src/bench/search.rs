@@ -78,9 +78,11 @@ pub fn search(
         while let Some(rate) = next(&plan, goal, &search.trials) {
             search.trials.push(trial(rate)?);
         }
+    }
+    for (found, &goal) in search.found.iter_mut().zip(goals) {
         let met = search.trials.iter().filter(|trial| trial.loss <= goal);
         let best = met.max_by(|a, b| a.arrived.total_cmp(&b.arrived));
-        search.found[at] = best.map_or_else(Found::default, |best| Found {
+        *found = best.map_or_else(Found::default, |best| Found {
             rate: best.arrived,
             tester_bound: best.offered < best.asked * OFFERED,
         });

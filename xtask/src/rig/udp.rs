@@ -2,8 +2,8 @@
 //! of RFC 2544, as far as a program on the same machine can be one.
 //!
 //! Datagrams go out by `sendmmsg` in small bursts, at times that a clock says, and come in by
-//! `recvmmsg`. The sender sleeps between bursts where it can: the cores are those of what it tests.
-//! When it falls behind by more than a little it lets the time go, and what it offered counts.
+//! `recvmmsg`. Sender and receiver sleep whenever they can, and do not spin: the cores are those of what
+//! they test. When the sender falls behind by more than a little it lets the time go, and what it offered counts.
 //! UDP_SEGMENT is not used: each datagram passes the stack by itself.
 
 use std::io;
@@ -22,10 +22,11 @@ use super::namespace::Namespace;
 const BATCH: usize = 64;
 /// The sender's clock ticks this often, unless single datagrams are rarer.
 const TICK: Duration = Duration::from_micros(200);
-/// A wait below this is spun, not slept.
-const SPIN: Duration = Duration::from_micros(70);
 /// What the sender may be behind before it lets the rest go.
 const DEBT: Duration = Duration::from_millis(2);
+/// The receiver looks this often: a wake-up for each datagram would cost the sender's core more than the
+/// datagram does.
+const LOOK: Duration = Duration::from_millis(1);
 /// How long after the last datagram was sent others may still come.
 const LINGER: Duration = Duration::from_millis(60);
 /// Receive buffer: holds what comes while the receiver is not run for some milliseconds, and not what
@@ -82,7 +83,6 @@ impl UdpPath {
             UdpSocket::bind((address, 0)).with_context(|| format!("binding UDP {address}"))
         })?;
         set_option(&receiver, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
-        receiver.set_read_timeout(Some(Duration::from_millis(10)))?;
         let there = receiver.local_addr()?;
         let sender = from.run(|| {
             let any: IpAddr = match address {
@@ -189,7 +189,7 @@ impl Batch {
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives into the buffers: at least one datagram, unless the socket's time is out.
+    /// Receives into the buffers what is there; an error when that is nothing.
     fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         // SAFETY: as for sending; the kernel writes within the lengths that the vectors give.
         let received = unsafe {
@@ -197,7 +197,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 self.headers.len() as libc::c_uint,
-                libc::MSG_WAITFORONE,
+                libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
         };
@@ -228,12 +228,8 @@ fn send(
             return Ok((sent, now.duration_since(start)));
         }
         let early = due.saturating_duration_since(now);
-        if early > SPIN {
-            std::thread::sleep(early - SPIN);
-            continue;
-        }
         if !early.is_zero() {
-            std::hint::spin_loop();
+            std::thread::sleep(early);
             continue;
         }
         for (number, buffer) in (sent..).zip(&mut batch.buffers[..burst]) {
@@ -254,6 +250,7 @@ fn send(
 /// Counts datagrams of this trial until it has ended.
 fn receive(socket: &UdpSocket, trial: u64, ended: &AtomicBool, received: &AtomicU64) -> Result<()> {
     let mut batch = Batch::new(2048);
+    exact_timers();
     while !ended.load(Ordering::Relaxed) {
         match batch.receive(socket) {
             Ok(count) => {
@@ -263,10 +260,11 @@ fn receive(socket: &UdpSocket, trial: u64, ended: &AtomicBool, received: &Atomic
                 });
                 received.fetch_add(mine.count() as u64, Ordering::Relaxed);
             }
-            Err(error) => ensure!(
-                matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)),
-                "receiving UDP: {error}"
-            ),
+            Err(error) => {
+                let empty = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR));
+                ensure!(empty, "receiving UDP: {error}");
+                std::thread::sleep(LOOK);
+            }
         }
     }
     Ok(())

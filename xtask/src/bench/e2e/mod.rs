@@ -217,7 +217,7 @@ impl Beside {
     }
 }
 
-/// Records p50 and p99 below `prefix`; gives their medians.
+/// Records percentiles and losses below `prefix`; gives their medians.
 fn record_latency(
     bench: &mut Bench,
     prefix: &str,
@@ -225,22 +225,14 @@ fn record_latency(
     bounds: Option<Latency>,
     method: &str,
 ) -> Result<Latency> {
-    let (p50, p99): (Vec<f64>, Vec<f64>) = samples.iter().map(|one| (one.p50, one.p99)).unzip();
-    let bound = |of: fn(&Latency) -> f64| bounds.as_ref().map(of);
+    let mut record = |name: &str, unit: &str, of: fn(&Latency) -> f64| {
+        let values: Vec<f64> = samples.iter().map(of).collect();
+        let bound = bounds.as_ref().map(of);
+        bench.measured(format!("{prefix}{name}"), unit, &values, bound, method)
+    };
     Ok(Latency {
-        p50: bench.measured(
-            format!("{prefix}p50.us"),
-            "us",
-            &p50,
-            bound(|b| b.p50),
-            method,
-        )?,
-        p99: bench.measured(
-            format!("{prefix}p99.us"),
-            "us",
-            &p99,
-            bound(|b| b.p99),
-            method,
-        )?,
+        p50: record("p50.us", "us", |one| one.p50)?,
+        p99: record("p99.us", "us", |one| one.p99)?,
+        lost: record("lost", "of echoes", |one| one.lost)?,
     })
 }
