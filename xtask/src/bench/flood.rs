@@ -9,20 +9,24 @@ mod cost;
 mod frames;
 mod generator;
 mod lan;
+mod live;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use self::cost::{Measured, Runs};
-use self::frames::Kind;
+use self::frames::{Kind, Traffic};
 use self::generator::Generator;
 use self::lan::{Flooder, Lan, Place};
+use self::stream::Stream;
 use super::traffic::ECHO_EVERY;
 use super::{Bench, Task, median, percentile};
-use crate::rig::{GATEWAY_V4, iperf3_one_way, pause, round_trips, transmit_drops};
+use crate::rig::{GATEWAY_V4, pause, round_trips, transmit_drops, wait_for};
 
 /// Rates in full mode; without one, as fast as the generator can.
 const RATES: [Option<u32>; 5] = [
@@ -38,6 +42,8 @@ const STEP: Option<u32> = Some(300_000);
 const NEIGHBOUR_PAYLOAD: usize = 64;
 /// Where they go to: a socket that nobody reads.
 const SINK: u16 = 4445;
+/// What passes between moving a cable and measuring.
+const SETTLE: Duration = Duration::from_millis(120);
 /// What an echo request counts for that was not answered: as long as was waited.
 const LOST: f64 = 500_000.0;
 
@@ -55,15 +61,22 @@ enum Quantity {
     RoundTrips,
 }
 
+/// What the control run sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Control {
+    /// What the flood sends: as many as asked, or as can be.
+    Alike,
+    /// As many frames as the flood before it, so that only what a frame costs is another.
+    SameRate,
+}
+
 /// What was measured in one run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Run {
     /// Gbit/s, or microseconds of which 99 % are not above.
     value: f64,
     /// Thousands of frames a second that were sent.
     sent: f64,
-    /// What became of them at the Gateway's port.
-    fate: BTreeMap<String, u64>,
 }
 
 /// Runs under a flood and their control runs, by round.
@@ -71,8 +84,11 @@ struct Run {
 struct Series {
     load: Load,
     quantity: Quantity,
+    control: Control,
     ours: Vec<Run>,
     elsewhere: Vec<Run>,
+    /// What became of all frames at the Gateway's port.
+    fate: BTreeMap<String, u64>,
 }
 
 /// Measures it.
@@ -80,9 +96,13 @@ struct Series {
 /// # Errors
 /// When the rig or the traffic fails.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    let (runs, seconds) = (bench.runs(2, 3), bench.seconds(2, 3));
-    let mut series = plan(bench.quick());
-    let task = bench.task("flood", 2 + u64::from(runs) * series.len() as u64);
+    let runs = bench.runs(4, 6);
+    let window = match bench.seconds(0, 1) {
+        0 => Duration::from_millis(600),
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    let mut all = plan(bench.quick());
+    let task = bench.task("flood", 2 + all.len() as u64);
     task.doing("starting Gateway and Workstations");
     let mut lan = Lan::start()?;
     // The neighbour's datagrams end here: without a socket the Gateway's kernel would answer them.
@@ -90,25 +110,17 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         UdpSocket::bind((GATEWAY_V4, SINK)).with_context(|| format!("binding UDP port {SINK}"))
     })?;
     task.step();
-    for round in 0..runs {
-        for series in &mut series {
-            task.doing(&series.load.about());
-            for place in Place::both(round) {
-                let run = series.measure(&lan, place, seconds)?;
-                match place {
-                    Place::Ours => series.ours.push(run),
-                    Place::Elsewhere => series.elsewhere.push(run),
-                }
-            }
-            series.say(&task);
-            task.step();
-        }
+    for series in &mut all {
+        task.doing(&series.load.about());
+        series.measure(&lan, runs, window)?;
+        series.say(&task);
+        task.step();
     }
     let cost = frame_cost(&mut lan, &task)?;
     task.step();
     drop((task, lan));
-    for series in &series {
-        series.record(bench, seconds)?;
+    for series in &all {
+        series.record(bench, window)?;
     }
     bench.measured(
         "flood.forged.cpu_ns",
@@ -125,12 +137,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 /// What is measured, in the order of a round.
 fn plan(quick: bool) -> Vec<Series> {
     let mut all = Vec::new();
-    let mut add = |load, quantity| {
+    let mut add = |load, quantity, control| {
         all.push(Series {
             load,
             quantity,
+            control,
             ours: Vec::new(),
             elsewhere: Vec::new(),
+            fate: BTreeMap::new(),
         });
     };
     for kind in [Kind::Foreign, Kind::Forged, Kind::Copied, Kind::Replay] {
@@ -141,15 +155,20 @@ fn plan(quick: bool) -> Vec<Series> {
                 (true, _) => rate.is_none(),
             };
             if wanted {
-                add(Load::Frames(kind, rate), Quantity::Goodput);
+                add(Load::Frames(kind, rate), Quantity::Goodput, Control::Alike);
             }
         }
+        if kind == Kind::Forged {
+            let load = Load::Frames(kind, None);
+            add(load, Quantity::Goodput, Control::SameRate);
+        }
         if !quick {
-            add(Load::Frames(kind, None), Quantity::RoundTrips);
+            let load = Load::Frames(kind, None);
+            add(load, Quantity::RoundTrips, Control::Alike);
         }
     }
-    add(Load::Neighbour, Quantity::Goodput);
-    add(Load::Neighbour, Quantity::RoundTrips);
+    add(Load::Neighbour, Quantity::Goodput, Control::Alike);
+    add(Load::Neighbour, Quantity::RoundTrips, Control::Alike);
     all
 }
 
@@ -183,10 +202,12 @@ impl Load {
         }
     }
 
-    fn start(self, lan: &Lan) -> Result<Generator> {
+    fn start(self, lan: &Lan, traffic: Traffic) -> Result<Generator> {
         match self {
             Self::Frames(kind, rate) => {
-                Generator::frames(lan.evil(), lan.cable(), rate, kind.writer(lan)?)
+                let writer = kind.writer(lan, traffic)?;
+                let evil = Arc::clone(lan.evil());
+                Ok(Generator::frames(evil, lan.cable(), rate, writer))
             }
             Self::Neighbour => Generator::datagrams(
                 lan.neighbour().namespace(),
@@ -198,47 +219,88 @@ impl Load {
 }
 
 impl Series {
-    /// One run.
-    fn measure(&self, lan: &Lan, place: Place, seconds: u32) -> Result<Run> {
-        lan.place(self.load.flooder(), place)?;
+    /// All rounds: traffic and flood go on, and the flooder's cable is moved between the runs.
+    fn measure(&mut self, lan: &Lan, rounds: u32, window: Duration) -> Result<()> {
+        let flooder = self.load.flooder();
+        let (server, client) = (lan.gateway().namespace(), lan.victim().namespace());
         let before = fate(lan)?;
-        let generator = self.load.start(lan)?;
-        let value = match self.quantity {
-            Quantity::Goodput => {
-                let (server, client) = (lan.gateway().namespace(), lan.victim().namespace());
-                iperf3_one_way(server, client, GATEWAY_V4.into(), seconds, false)? / 1e9
-            }
-            Quantity::RoundTrips => {
-                pause(Duration::from_millis(200))?;
-                let count = (seconds * 1000) as usize / ECHO_EVERY.as_millis() as usize / 2;
-                trips(lan, count)?
-            }
+        let generator = self.load.start(lan, self.quantity.traffic())?;
+        let stream = match self.quantity {
+            Quantity::Goodput => Some(Stream::start(server, client, GATEWAY_V4)?),
+            Quantity::RoundTrips => None,
         };
-        let sent = generator.finish()? / 1e3;
-        let mut fate = fate(lan)?;
-        for (verdict, count) in &mut fate {
+        // What is forged or copied is made of what the Workstation sends.
+        trips(lan, 20)?;
+        wait_for("the flood to begin", Duration::from_secs(5), || {
+            (generator.sent() > 0).then_some(())
+        })?;
+        let mut last = None;
+        for round in 0..rounds {
+            for place in Place::both(round) {
+                if self.control == Control::SameRate {
+                    generator.set_rate(last.filter(|_| place == Place::Elsewhere));
+                }
+                lan.place(flooder, place)?;
+                pause(SETTLE)?;
+                let (start, sent) = (Instant::now(), generator.sent());
+                let value = match &stream {
+                    Some(stream) => {
+                        let received = stream.received();
+                        pause(window)?;
+                        let bits = (stream.received() - received) as f64 * 8.0;
+                        bits / start.elapsed().as_secs_f64() / 1e9
+                    }
+                    None => trips(lan, (window.as_millis() / ECHO_EVERY.as_millis()) as usize)?,
+                };
+                let sent = (generator.sent() - sent) as f64 / start.elapsed().as_secs_f64();
+                let run = Run {
+                    value,
+                    sent: sent / 1e3,
+                };
+                match place {
+                    Place::Ours => {
+                        last = Some(sent as u32);
+                        self.ours.push(run);
+                    }
+                    Place::Elsewhere => self.elsewhere.push(run),
+                }
+            }
+        }
+        drop(stream);
+        generator.finish()?;
+        lan.place(flooder, Place::Ours)?;
+        self.fate = fate(lan)?;
+        for (verdict, count) in &mut self.fate {
             *count -= before.get(verdict).copied().unwrap_or(0).min(*count);
         }
-        fate.retain(|_, count| *count > 0);
-        lan.place(self.load.flooder(), Place::Ours)?;
-        Ok(Run { value, sent, fate })
+        self.fate.retain(|_, count| *count > 0);
+        Ok(())
+    }
+
+    fn of(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+        median(&runs.iter().map(of).collect::<Vec<_>>())
     }
 
     fn say(&self, task: &Task) {
-        let (Some(ours), Some(elsewhere)) = (self.ours.last(), self.elsewhere.last()) else {
-            return;
-        };
         task.say(&format!(
             "{:<17} {:.0} kpps ({:.0}): {:.2} over {:.2} {} is {:.2}; {}",
-            self.load.metric(),
-            ours.sent,
-            elsewhere.sent,
-            ours.value,
-            elsewhere.value,
+            self.metric(),
+            Self::of(&self.ours, |run| run.sent),
+            Self::of(&self.elsewhere, |run| run.sent),
+            Self::of(&self.ours, |run| run.value),
+            Self::of(&self.elsewhere, |run| run.value),
             self.quantity.unit(),
-            ours.value / elsewhere.value,
-            shares(&ours.fate),
+            median(&self.ratios()),
+            shares(&self.fate),
         ));
+    }
+
+    fn metric(&self) -> String {
+        let load = self.load.metric();
+        match self.control {
+            Control::Alike => load,
+            Control::SameRate => format!("{load}.same_rate"),
+        }
     }
 
     /// Each round's ratio.
@@ -249,21 +311,24 @@ impl Series {
             .collect()
     }
 
-    fn record(&self, bench: &mut Bench, seconds: u32) -> Result<()> {
-        let values = |runs: &[Run]| runs.iter().map(|run| run.value).collect::<Vec<_>>();
-        let sent = |runs: &[Run]| median(&runs.iter().map(|run| run.sent).collect::<Vec<_>>());
-        let (ours, control) = (values(&self.ours), values(&self.elsewhere));
-        let fate = self.ours.last().map(|run| shares(&run.fate));
+    fn record(&self, bench: &mut Bench, window: Duration) -> Result<()> {
+        let control = match self.control {
+            Control::Alike => "the same",
+            Control::SameRate => "as many frames a second as the flood before it sent",
+        };
         let method = format!(
-            "{}; sent {:.0} kpps, in the control run {:.0}; {}; control: the same flood to a port on another \
-             switch, same round; of the last run's frames at the Gateway's port: {}",
+            "{}; sent {:.0} kpps, in the control run {:.0}; {}; control: {control}, to a port on another switch, \
+             in turns of {:.1} s; of all frames at the Gateway's port: {}",
             self.load.about(),
-            sent(&self.ours),
-            sent(&self.elsewhere),
-            self.quantity.method(seconds),
-            fate.unwrap_or_default(),
+            Self::of(&self.ours, |run| run.sent),
+            Self::of(&self.elsewhere, |run| run.sent),
+            self.quantity.method(),
+            window.as_secs_f64(),
+            shares(&self.fate),
         );
-        let metric = format!("flood.{}", self.load.metric());
+        let metric = format!("flood.{}", self.metric());
+        let ours: Vec<f64> = self.ours.iter().map(|run| run.value).collect();
+        let control = Self::of(&self.elsewhere, |run| run.value);
         let (ratio, value) = self.quantity.names();
         bench.measured(
             format!("{metric}.{ratio}"),
@@ -276,7 +341,7 @@ impl Series {
             format!("{metric}.{value}"),
             self.quantity.unit(),
             &ours,
-            Some(median(&control)),
+            Some(control),
             &format!("{method}; bound: the control run"),
         )?;
         Ok(())
@@ -292,6 +357,14 @@ impl Quantity {
         }
     }
 
+    /// What the victim sends while it is measured.
+    fn traffic(self) -> Traffic {
+        match self {
+            Self::Goodput => Traffic::Bulk,
+            Self::RoundTrips => Traffic::Sparse,
+        }
+    }
+
     fn unit(self) -> &'static str {
         match self {
             Self::Goodput => "Gbit/s",
@@ -299,9 +372,9 @@ impl Quantity {
         }
     }
 
-    fn method(self, seconds: u32) -> String {
+    fn method(self) -> String {
         match self {
-            Self::Goodput => format!("TCP of a Workstation to the Gateway, iperf3, {seconds} s"),
+            Self::Goodput => "one TCP stream of a Workstation to the Gateway".to_owned(),
             Self::RoundTrips => format!(
                 "99th percentile of a Workstation's echo requests to the Gateway, {} ms apart, lost ones as {} ms",
                 ECHO_EVERY.as_millis(),
@@ -351,7 +424,7 @@ fn frame_cost(lan: &mut Lan, task: &Task) -> Result<Vec<f64>> {
     let daemon = lan.daemon()?;
     lan.place(Flooder::Evil, Place::Ours)?;
     let _measured = Measured::begin()?;
-    let generator = Load::Frames(Kind::Forged, STEP).start(lan)?;
+    let generator = Load::Frames(Kind::Forged, STEP).start(lan, Traffic::Sparse)?;
     // The header that is forged is one of the victim's.
     trips(lan, 10)?;
     let mut samples = Vec::new();

@@ -32,6 +32,18 @@ const WINDOW: usize = 8192;
 /// switch's CPU, the same in the control run.
 const ONE_OF: u32 = 64;
 
+/// How long a generator listens before its first frame, at most.
+const HEARING: Duration = Duration::from_millis(1500);
+
+/// What the victim sends meanwhile, which is what can be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// TCP.
+    Bulk,
+    /// A packet now and then.
+    Sparse,
+}
+
 impl Kind {
     /// The word for it in metrics.
     pub(super) fn name(self) -> &'static str {
@@ -58,7 +70,7 @@ impl Kind {
     ///
     /// # Errors
     /// When the LAN cannot be listened to.
-    pub(super) fn writer(self, lan: &Lan) -> Result<Writer> {
+    pub(super) fn writer(self, lan: &Lan, traffic: Traffic) -> Result<Writer> {
         let gateway = lan.gateway_mac()?;
         let own = crate::rig::mac_of(lan.evil(), lan.cable())?;
         Ok(match self {
@@ -70,21 +82,17 @@ impl Kind {
                 cycle(frames)
             }
             Self::Forged => {
-                let tap = Tap::sampled(lan)?;
+                let mut tap = Some(Tap::open(lan)?);
                 let mut noise = Noise::new(21);
                 let mut header = Header::new(kind::DATA, 0, 1, 0);
                 let mut template = Vec::new();
-                Box::new(move |number, buffer| {
-                    // A session's index changes with its keys.
-                    if number % 8192 == 0 {
-                        let wait = Duration::from_millis(if number == 0 { 1500 } else { 0 });
-                        if let Some(frame) = tap.newest(wait) {
-                            header = header_of(&frame).unwrap_or(header);
-                            header.length = PAYLOAD as u16;
-                            let mut source = own;
-                            source.copy_from_slice(&frame[6..12]);
-                            template = portcullis(gateway, source, &header, &[0xaa; PAYLOAD + 16]);
-                        }
+                Box::new(move |_, buffer| {
+                    if let Some(frame) = tap.take().and_then(|tap| tap.take(1, HEARING).pop()) {
+                        header = header_of(&frame).unwrap_or(header);
+                        header.length = PAYLOAD as u16;
+                        let mut source = own;
+                        source.copy_from_slice(&frame[6..12]);
+                        template = portcullis(gateway, source, &header, &[0xaa; PAYLOAD + 16]);
                     }
                     buffer.clear();
                     buffer.extend(&template);
@@ -96,11 +104,14 @@ impl Kind {
                 })
             }
             Self::Copied => {
-                let tap = Tap::sampled(lan)?;
+                let tap = Tap::open(lan)?;
+                if traffic == Traffic::Bulk {
+                    tap.socket.sample(ONE_OF)?;
+                }
                 let mut current = Vec::new();
                 Box::new(move |number, buffer| {
                     if number % 64 == 0 {
-                        let wait = Duration::from_millis(if number == 0 { 1500 } else { 0 });
+                        let wait = if number == 0 { HEARING } else { Duration::ZERO };
                         if let Some(frame) = tap.newest(wait) {
                             current = frame;
                         }
@@ -114,13 +125,15 @@ impl Kind {
                 })
             }
             Self::Replay => {
-                let tap = Tap::all(lan)?;
+                let mut tap = Some(Tap::open(lan)?);
                 let mut frames = lan.hellos().to_vec();
-                let mut heard = false;
+                let enough = match traffic {
+                    Traffic::Bulk => WINDOW,
+                    Traffic::Sparse => 8,
+                };
                 Box::new(move |number, buffer| {
-                    if !heard {
-                        heard = true;
-                        frames.extend(tap.take(WINDOW, Duration::from_millis(1500)));
+                    if let Some(tap) = tap.take() {
+                        frames.extend(tap.take(enough, HEARING));
                     }
                     buffer.clear();
                     if let Some(frame) = frames.get(number as usize % frames.len().max(1)) {
@@ -148,18 +161,10 @@ struct Tap {
 }
 
 impl Tap {
-    /// Every frame.
-    fn all(lan: &Lan) -> Result<Self> {
+    fn open(lan: &Lan) -> Result<Self> {
         let socket = PacketSocket::open(lan.switch(), Some("w1")).context("listening at w1")?;
         socket.ignore_outgoing()?;
         Ok(Self { socket })
-    }
-
-    /// One of [`ONE_OF`].
-    fn sampled(lan: &Lan) -> Result<Self> {
-        let tap = Self::all(lan)?;
-        tap.socket.sample(ONE_OF)?;
-        Ok(tap)
     }
 
     /// The last frame that was heard, waiting for one that long; none is left.

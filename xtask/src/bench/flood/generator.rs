@@ -4,53 +4,69 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 
+use super::live::LiveFrames;
 use crate::attack::Writer;
-use crate::rig::{Namespace, PacketSocket, interrupted};
+use crate::rig::{Namespace, interrupted};
 
 /// Frames of one system call.
-const BATCH: usize = 64;
-/// Memory of frames on their way: more than any queue in the LAN holds, so that those run full
-/// before the generator waits.
-const SEND_BUFFER: i32 = 16 << 20;
+const BATCH: usize = 256;
+/// Datagrams of one system call.
+const DATAGRAMS: usize = 64;
+/// A generator that has less than this to do sleeps that long.
+const NAP: Duration = Duration::from_micros(250);
 /// What a generator may be behind its rate before it lets the rest go.
 const DEBT: Duration = Duration::from_millis(5);
 
 /// A flood under way.
 pub(super) struct Generator {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<f64>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Frames a second; 0 for as many as can be.
+    rate: AtomicU64,
+    sent: AtomicU64,
 }
 
 impl Generator {
-    /// Starts to send raw frames that `writer` makes, `rate` a second or as many as it can: AF_PACKET,
-    /// `sendmmsg`, past the queueing discipline.
-    ///
-    /// # Errors
-    /// What the kernel answered.
+    /// Starts to send raw frames that `writer` makes, one for each system call, which sends it as often
+    /// as is due; `rate` a second, or as many as can be.
     pub(super) fn frames(
-        host: &Namespace,
-        interface: &str,
+        host: Arc<Namespace>,
+        interface: &'static str,
         rate: Option<u32>,
         mut writer: Writer,
-    ) -> Result<Self> {
-        let socket = PacketSocket::sender(host, interface)?;
-        socket.send_buffer(SEND_BUFFER)?;
-        let mut buffers = vec![Vec::new(); BATCH];
-        let mut made = 0;
-        Ok(Self::start(rate, move |count| {
-            for buffer in &mut buffers[..count] {
-                writer(made, buffer);
-                made += 1;
-            }
-            socket.send_batch(buffers[..count].iter().map(Vec::as_slice))
-        }))
+    ) -> Self {
+        Self::start(rate, move |shared| {
+            host.run(|| {
+                let sender = LiveFrames::open(interface)?;
+                let mut frame = Vec::new();
+                let mut number = 0;
+                run(shared, BATCH, |count| {
+                    writer(number, &mut frame);
+                    number += 1;
+                    // Nothing was heard yet that could be sent.
+                    if frame.is_empty() {
+                        std::thread::sleep(NAP);
+                        return Ok(0);
+                    }
+                    sender
+                        .send(&frame, count as u32)
+                        .context("sending frames")?;
+                    Ok(count)
+                })
+            })
+        })
     }
 
     /// Starts to send UDP datagrams of `payload` bytes, as many as the host's socket takes: it waits
@@ -69,57 +85,56 @@ impl Generator {
         // Not for ever, whatever becomes of the way out.
         socket.set_write_timeout(Some(Duration::from_millis(100)))?;
         let data = vec![0x5a; payload];
-        Ok(Self::start(None, move |count| {
-            let mut headers = MultiHeaders::<SockaddrIn>::preallocate(count, None);
-            let slices = vec![[std::io::IoSlice::new(&data)]; count];
-            let nobody = vec![None; count];
-            sendmmsg(
-                socket.as_raw_fd(),
-                &mut headers,
-                &slices,
-                &nobody,
-                [],
-                MsgFlags::empty(),
-            )
-            .map_or(0, Iterator::count)
+        Ok(Self::start(None, move |shared| {
+            let slices = vec![[std::io::IoSlice::new(&data)]; DATAGRAMS];
+            let mut headers = MultiHeaders::<SockaddrIn>::preallocate(DATAGRAMS, None);
+            run(shared, DATAGRAMS, |_| {
+                let (fd, nobody) = (socket.as_raw_fd(), [None; DATAGRAMS]);
+                let flags = MsgFlags::empty();
+                // What is full now has room later.
+                Ok(sendmmsg(fd, &mut headers, &slices, nobody, [], flags)
+                    .map_or(0, Iterator::count))
+            })
         }))
     }
 
-    /// Calls `send` with how many are to go, and adds up what it says went.
-    fn start(rate: Option<u32>, mut send: impl FnMut(usize) -> usize + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            // What is heard before the first frame is made is not the time of the flood.
-            let mut sent = send(1);
-            let begin = Instant::now();
-            let mut pace = Pace::new(rate);
-            while !stopped.load(Ordering::Relaxed) && !interrupted() {
-                match pace.due(begin.elapsed()) {
-                    0 => std::thread::sleep(Duration::from_micros(100)),
-                    count => sent += send(count),
-                }
-            }
-            sent as f64 / begin.elapsed().as_secs_f64()
+    fn start(rate: Option<u32>, body: impl FnOnce(&Shared) -> Result<()> + Send + 'static) -> Self {
+        let shared = Arc::new(Shared {
+            rate: AtomicU64::new(rate.unwrap_or(0).into()),
+            ..Shared::default()
         });
+        let theirs = Arc::clone(&shared);
         Self {
-            stop,
-            thread: Some(thread),
+            shared,
+            thread: Some(std::thread::spawn(move || body(&theirs))),
         }
     }
 
-    /// Ends it and gives the frames a second that the host's kernel took.
-    ///
-    /// # Errors
-    /// When its thread panicked.
-    pub(super) fn finish(mut self) -> Result<f64> {
-        self.end().context("the generator ended before")
+    /// Frames that were sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
-    fn end(&mut self) -> Result<f64> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("no generator")?;
-        thread.join().map_err(|_| anyhow!("the generator panicked"))
+    /// Changes the rate.
+    pub(super) fn set_rate(&self, rate: Option<u32>) {
+        let rate = rate.unwrap_or(0).into();
+        self.shared.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What kept it from sending.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(ended) => ended.map_err(|_| anyhow!("the generator panicked"))?,
+        }
     }
 }
 
@@ -129,36 +144,51 @@ impl Drop for Generator {
     }
 }
 
+/// Calls `send` with how many are due, at most `batch`, until the flood ends; it says how many went.
+fn run(shared: &Shared, batch: usize, mut send: impl FnMut(usize) -> Result<usize>) -> Result<()> {
+    let mut pace = Pace::new(Instant::now());
+    while !shared.stop.load(Ordering::Relaxed) && !interrupted() {
+        let rate = shared.rate.load(Ordering::Relaxed);
+        match pace.due(Instant::now(), rate, batch) {
+            0 => std::thread::sleep(NAP),
+            count => {
+                shared
+                    .sent
+                    .fetch_add(send(count)? as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How many frames are due.
 struct Pace {
-    rate: Option<f64>,
-    done: u64,
-    /// What was let go.
-    forgiven: f64,
+    last: Instant,
+    owed: f64,
 }
 
 impl Pace {
-    fn new(rate: Option<u32>) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
-            rate: rate.map(f64::from),
-            done: 0,
-            forgiven: 0.0,
+            last: now,
+            owed: 0.0,
         }
     }
 
-    /// How many to send now, at most a batch; they count as sent.
-    fn due(&mut self, elapsed: Duration) -> usize {
-        let Some(rate) = self.rate else {
-            return BATCH;
-        };
-        let mut owed = elapsed.as_secs_f64() * rate - self.forgiven - self.done as f64;
-        let most = DEBT.as_secs_f64() * rate;
-        if owed > most {
-            self.forgiven += owed - most;
-            owed = most;
+    /// How many to send now, at most `batch`; they count as sent. A rate of 0 is no limit.
+    fn due(&mut self, now: Instant, rate: u64, batch: usize) -> usize {
+        let passed = now.saturating_duration_since(self.last);
+        self.last = now;
+        if rate == 0 {
+            self.owed = 0.0;
+            return batch;
         }
-        let count = (owed.max(0.0) as usize).min(BATCH);
-        self.done += count as u64;
+        let rate = rate as f64;
+        let most = DEBT.as_secs_f64() * rate;
+        self.owed = (self.owed + passed.as_secs_f64() * rate).min(most);
+        // A thousandth is what arithmetic loses, not what is missing.
+        let count = ((self.owed + 1e-3) as usize).min(batch);
+        self.owed -= count as f64;
         count
     }
 }
@@ -167,33 +197,39 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn sent(pace: &mut Pace, at: Duration) -> usize {
-        std::iter::from_fn(|| Some(pace.due(at)).filter(|&count| count > 0)).sum()
+    fn sent(pace: &mut Pace, now: Instant, rate: u64) -> usize {
+        std::iter::from_fn(|| Some(pace.due(now, rate, 64)).filter(|&count| count > 0)).sum()
     }
 
     #[test]
     fn a_pace_is_kept_however_irregularly_it_is_asked() {
-        let mut pace = Pace::new(Some(100_000));
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
         let mut total = 0;
-        let mut at = Duration::ZERO;
         for step in [1, 300, 7, 4000, 90, 2200, 3402] {
-            at += Duration::from_micros(step);
-            total += sent(&mut pace, at);
+            now += Duration::from_micros(step);
+            total += sent(&mut pace, now, 100_000);
         }
-        assert_eq!((at, total), (Duration::from_millis(10), 1000));
+        assert_eq!(total, 1000);
     }
 
     #[test]
     fn what_a_long_wait_left_undone_is_not_made_up_for_at_once() {
-        let mut pace = Pace::new(Some(100_000));
-        assert_eq!(sent(&mut pace, Duration::from_secs(1)), 500);
-        assert_eq!(sent(&mut pace, Duration::from_millis(1001)), 100);
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        now += Duration::from_secs(1);
+        assert_eq!(sent(&mut pace, now, 100_000), 500);
+        now += Duration::from_millis(1);
+        assert_eq!(sent(&mut pace, now, 100_000), 100);
     }
 
     #[test]
-    fn without_a_rate_there_is_always_a_batch_due() {
-        let mut pace = Pace::new(None);
-        assert_eq!(pace.due(Duration::ZERO), BATCH);
-        assert_eq!(pace.due(Duration::ZERO), BATCH);
+    fn without_a_rate_there_is_always_a_batch_due_and_nothing_is_owed_afterwards() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert_eq!(pace.due(now, 0, 64), 64);
+        let later = now + Duration::from_secs(9);
+        assert_eq!(pace.due(later, 0, 64), 64);
+        assert_eq!(pace.due(later, 100_000, 64), 0);
     }
 }

@@ -75,6 +75,8 @@ impl Lan {
             host.sysctl(&format!("ipv6/conf/{CABLE}/disable_ipv6"), "1")?;
             set_link(host, CABLE, true)?;
         }
+        // A veth takes frames from XDP only where the other end collects them.
+        rig.lan.namespace().exec("ethtool", "-K evil gro on")?;
         let switch = rig.lan.namespace();
         switch.ip(&format!(
             "link add {} type bridge stp_state 0 mcast_snooping 0 forward_delay 0",
@@ -169,7 +171,7 @@ impl Lan {
     }
 
     /// The attacker.
-    pub(super) fn evil(&self) -> &Namespace {
+    pub(super) fn evil(&self) -> &Arc<Namespace> {
         &self.evil
     }
 
