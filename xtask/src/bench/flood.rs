@@ -9,12 +9,10 @@ mod cost;
 mod frames;
 mod generator;
 mod lan;
-mod live;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -206,8 +204,7 @@ impl Load {
         match self {
             Self::Frames(kind, rate) => {
                 let writer = kind.writer(lan, traffic)?;
-                let evil = Arc::clone(lan.evil());
-                Ok(Generator::frames(evil, lan.cable(), rate, writer))
+                Generator::frames(lan.evil(), lan.cable(), rate, writer)
             }
             Self::Neighbour => Generator::datagrams(
                 lan.neighbour().namespace(),

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 
-use super::live::LiveFrames;
 use crate::attack::Writer;
-use crate::rig::{Namespace, interrupted};
+use crate::rig::{Namespace, PacketSocket, interrupted};
 
-/// Frames of one system call.
-const BATCH: usize = 256;
-/// Datagrams of one system call.
-const DATAGRAMS: usize = 64;
+/// Frames or datagrams of one system call.
+const BATCH: usize = 64;
+/// Memory of frames on their way: more than any queue in the LAN holds, so that those run full
+/// before the generator waits.
+const SEND_BUFFER: i32 = 16 << 20;
 /// A generator that has less than this to do sleeps that long.
 const NAP: Duration = Duration::from_micros(250);
 /// What a generator may be behind its rate before it lets the rest go.
@@ -39,34 +39,30 @@ struct Shared {
 }
 
 impl Generator {
-    /// Starts to send raw frames that `writer` makes, one for each system call, which sends it as often
-    /// as is due; `rate` a second, or as many as can be.
+    /// Starts to send raw frames that `writer` makes, `rate` a second, or as many as can be: AF_PACKET,
+    /// `sendmmsg`, past the queueing discipline.
+    ///
+    /// # Errors
+    /// What the kernel answered.
     pub(super) fn frames(
-        host: Arc<Namespace>,
-        interface: &'static str,
+        host: &Namespace,
+        interface: &str,
         rate: Option<u32>,
         mut writer: Writer,
-    ) -> Self {
-        Self::start(rate, move |shared| {
-            host.run(|| {
-                let sender = LiveFrames::open(interface)?;
-                let mut frame = Vec::new();
-                let mut number = 0;
-                run(shared, BATCH, |count| {
-                    writer(number, &mut frame);
-                    number += 1;
-                    // Nothing was heard yet that could be sent.
-                    if frame.is_empty() {
-                        std::thread::sleep(NAP);
-                        return Ok(0);
-                    }
-                    sender
-                        .send(&frame, count as u32)
-                        .context("sending frames")?;
-                    Ok(count)
-                })
+    ) -> Result<Self> {
+        let socket = PacketSocket::sender(host, interface)?;
+        socket.send_buffer(SEND_BUFFER)?;
+        Ok(Self::start(rate, move |shared| {
+            let mut buffers = vec![Vec::new(); BATCH];
+            let mut made = 0;
+            run(shared, BATCH, |count| {
+                for buffer in &mut buffers[..count] {
+                    writer(made, buffer);
+                    made += 1;
+                }
+                Ok(socket.send_batch(buffers[..count].iter().map(Vec::as_slice)))
             })
-        })
+        }))
     }
 
     /// Starts to send UDP datagrams of `payload` bytes, as many as the host's socket takes: it waits
@@ -86,10 +82,10 @@ impl Generator {
         socket.set_write_timeout(Some(Duration::from_millis(100)))?;
         let data = vec![0x5a; payload];
         Ok(Self::start(None, move |shared| {
-            let slices = vec![[std::io::IoSlice::new(&data)]; DATAGRAMS];
-            let mut headers = MultiHeaders::<SockaddrIn>::preallocate(DATAGRAMS, None);
-            run(shared, DATAGRAMS, |_| {
-                let (fd, nobody) = (socket.as_raw_fd(), [None; DATAGRAMS]);
+            let slices = vec![[std::io::IoSlice::new(&data)]; BATCH];
+            let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+            run(shared, BATCH, |_| {
+                let (fd, nobody) = (socket.as_raw_fd(), [None; BATCH]);
                 let flags = MsgFlags::empty();
                 // What is full now has room later.
                 Ok(sendmmsg(fd, &mut headers, &slices, nobody, [], flags)

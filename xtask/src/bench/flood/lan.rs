@@ -30,6 +30,9 @@ use crate::rig::{
 /// The interface of every host but the Gateway.
 const CABLE: &str = "cable0";
 const MTU: u32 = 1500;
+/// An entry of a switch that no frame moves to another port, not even one that comes in the moment
+/// between plugging a cable in and switching learning off there.
+const STAYS: &str = "master static sticky";
 
 /// Where the flooder's cable is plugged in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +78,6 @@ impl Lan {
             host.sysctl(&format!("ipv6/conf/{CABLE}/disable_ipv6"), "1")?;
             set_link(host, CABLE, true)?;
         }
-        // A veth takes frames from XDP only where the other end collects them.
-        rig.lan.namespace().exec("ethtool", "-K evil gro on")?;
         let switch = rig.lan.namespace();
         switch.ip(&format!(
             "link add {} type bridge stp_state 0 mcast_snooping 0 forward_delay 0",
@@ -120,7 +121,7 @@ impl Lan {
             // What a port has learnt before may stand in the way.
             let _ = switch.exec("bridge", &format!("fdb del {mac} dev {port} master"));
             switch
-                .exec("bridge", &format!("fdb add {mac} dev {port} master static"))
+                .exec("bridge", &format!("fdb replace {mac} dev {port} {STAYS}"))
                 .with_context(|| format!("telling the switch that {mac} is at {port}"))?;
         }
         Ok(())
@@ -139,10 +140,7 @@ impl Lan {
         plug(switch, port, place)?;
         let mac = text(mac_of(host, CABLE)?);
         switch.exec("bridge", &format!("link set dev {port} learning off"))?;
-        switch.exec(
-            "bridge",
-            &format!("fdb replace {mac} dev {port} master static"),
-        )?;
+        switch.exec("bridge", &format!("fdb replace {mac} dev {port} {STAYS}"))?;
         Ok(())
     }
 
