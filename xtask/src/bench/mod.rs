@@ -17,6 +17,7 @@ mod peers;
 mod pipeline;
 mod progress;
 mod release;
+mod report;
 mod restart;
 mod search;
 mod traffic;
@@ -143,6 +144,9 @@ fn write(options: &Options, figures: &[Figure]) -> Result<()> {
         fs::write(path, serde_json::to_vec_pretty(figures)?)
             .with_context(|| format!("writing {}", path.display()))?;
         println!("figures: {}", path.display());
+    }
+    if let Some(directory) = &options.report {
+        println!("report: {}", report::write(directory, figures)?.display());
     }
     Ok(())
 }

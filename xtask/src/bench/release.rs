@@ -1,4 +1,4 @@
-//! From a debug build to a release build, in one command.
+//! What is measured is built here: the release profile, from whatever build this program is.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,12 @@ use crate::tasks;
 /// Builds the workspace in the release profile and becomes its `xtask bench` with these words.
 /// Returns only when that fails.
 pub fn build_and_continue(words: &[OsString]) -> Error {
-    match build() {
+    println!("building the release profile, which is what is measured");
+    let built = cargo(&["build", "--release", "--workspace"])
+        .and_then(|messages| executable(&messages, "xtask"))
+        // Now, so that nothing is built between two measurements.
+        .and_then(|xtask| criterion_program("aead").map(|_| xtask));
+    match built {
         Ok(xtask) => {
             let error = Command::new(&xtask).arg("bench").args(words).exec();
             anyhow!("cannot run {}: {error}", xtask.display())
@@ -21,41 +26,50 @@ pub fn build_and_continue(words: &[OsString]) -> Error {
     }
 }
 
-/// Builds; gives the path of `xtask`.
-fn build() -> Result<PathBuf> {
+/// Builds a criterion benchmark of the `benches` crate, and gives its path.
+///
+/// # Errors
+/// When that fails.
+pub fn criterion_program(name: &str) -> Result<PathBuf> {
     let words = [
-        "build",
-        "--release",
-        "--workspace",
-        "--message-format",
-        "json-render-diagnostics",
+        "bench",
+        "--no-run",
+        "--package",
+        "portcullis-benches",
+        "--bench",
+        name,
     ];
-    println!("building the release profile, which is what is measured");
+    executable(&cargo(&words)?, name)
+}
+
+/// Runs cargo, its progress shown as it shows it, and gives its messages.
+fn cargo(words: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Its own progress goes to standard error.
+    let shown = format!("cargo {}", words.join(" "));
     let output = Command::new(cargo)
         .args(words)
+        .args(["--message-format", "json-render-diagnostics"])
         .current_dir(tasks::root()?)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .context("running cargo build")?;
+        .with_context(|| format!("running `{shown}`"))?;
     ensure!(
         output.status.success(),
-        "the build failed: {}",
+        "`{shown}` failed: {}",
         output.status
     );
-    executable(&String::from_utf8_lossy(&output.stdout), "xtask")
-        .context("the build succeeded and named no xtask program")
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The path of a program in cargo's messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+fn executable(messages: &str, name: &str) -> Result<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo built everything and named no program {name}"))
 }
 
 #[cfg(test)]
@@ -68,7 +82,10 @@ mod tests {
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"xtask\"},\"executable\":null}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"portcullisd\"},\"executable\":\"/t/portcullisd\"}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"xtask\"},\"executable\":\"/t/xtask\"}\n";
-        assert_eq!(executable(messages, "xtask"), Some("/t/xtask".into()));
-        assert_eq!(executable(messages, "else"), None);
+        assert_eq!(
+            executable(messages, "xtask").unwrap(),
+            PathBuf::from("/t/xtask")
+        );
+        assert!(executable(messages, "else").is_err());
     }
 }
