@@ -43,7 +43,7 @@ enum Ends {
     Ours(Box<Single>),
     Others {
         // In the order in which they must go: what runs, what it left, where it ran.
-        running: [Process; 2],
+        running: Box<[Process; 2]>,
         _sockets: Vec<Socket>,
         _scratch: Scratch,
     },
@@ -171,7 +171,7 @@ impl Tunnel {
             workstation,
             to,
             programs: Ends::Others {
-                running,
+                running: Box::new(running),
                 _sockets: sockets,
                 _scratch: scratch,
             },
