@@ -3,7 +3,7 @@
 use super::*;
 use crate::inner::{self, Inner, Packet, control};
 use crate::prefetch::prefetch;
-use crate::schedule::QUANTUM;
+use crate::schedule::{self, QUANTUM};
 use crate::session::OpenError;
 use wire::kind;
 
@@ -142,7 +142,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             let Some(next) = self.backlog.front(&peer.queue) else {
                 return false;
             };
-            let cost = next.header.frame_len();
+            let cost = schedule::cost(next.header.frame_len());
             if cost > peer.deficit {
                 return false;
             }
