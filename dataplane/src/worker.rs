@@ -6,9 +6,17 @@
 //! interface), read the host interface and seal ([`outbound`]), ring the doorbells. [`run`] is the
 //! thread around it: clock, spinning, sleeping.
 
+pub mod crew;
+mod doze;
+mod handoff;
 mod inbound;
 mod outbound;
 pub mod run;
+
+/// What [`doze`] is made of; its model has another kind.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 
 use crate::counters::{PeerCounters, WorkerCounters};
 use crate::credit::Ledger;
@@ -22,7 +30,9 @@ use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
+use crew::Seat;
 use crossbeam::channel::{Receiver, Sender, TrySendError};
+use handoff::Held;
 use ipnet::IpNet;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -109,6 +119,8 @@ pub enum Event {
     Handshake {
         /// The port it came in on.
         port: PortId,
+        /// The worker it came in at.
+        worker: u16,
         /// Its source address.
         source: [u8; 6],
         /// From the Portcullis header on, without Ethernet padding.
@@ -192,13 +204,15 @@ impl<P: Port> WorkerPort<P> {
 pub struct Queued<F> {
     port: PortId,
     header: Header,
-    frame: F,
+    frame: Held<F>,
 }
 
 /// A worker. `P` is the kind of port, `H` the kind of host interface.
 pub struct Worker<P: Port, H: Host> {
     role: Role,
     engine: Engine,
+    /// Its place among the other workers, where there are any.
+    seat: Option<Seat>,
     host: H,
     ports: HashMap<PortId, WorkerPort<P>>,
     order: Vec<PortId>,
@@ -268,6 +282,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         Self {
             role: config.role,
             engine: config.engine.resolve(),
+            seat: None,
             host,
             ports: HashMap::new(),
             order: Vec::new(),
@@ -293,6 +308,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn step(&mut self, now: u64) -> bool {
         let mut worked = self.obey(now);
         worked |= self.receive();
+        self.announce(now);
+        worked |= self.take_in(now);
         worked |= self.serve(now);
         worked |= self.transmit(now);
         let look = now.saturating_sub(self.looked) >= LOOK;
@@ -394,6 +411,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             publish_session(&port.tables, session);
         }
+        if let Some(seat) = &self.seat {
+            seat.set_quiet(setup.id, 0);
+        }
         self.generation += 1;
         self.ports.insert(setup.id, port);
         self.order.push(setup.id);
@@ -407,6 +427,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         self.generation += 1;
+        if let Some(seat) = &self.seat {
+            seat.set_quiet(id, u64::MAX);
+        }
         for session in self.sessions.on(id) {
             port.tables.remove_session(slot_of(session.index));
         }
@@ -414,7 +437,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             peer.ledgers.retain(|(on, _)| *on != id);
             for _ in 0..peer.queue.len() {
                 match peer.queue.pop_front() {
-                    Some(queued) if queued.port == id => port.io.release(queued.frame),
+                    Some(queued) if queued.port == id => {
+                        queued.frame.release(&mut port.io, self.seat.as_ref());
+                    }
                     Some(queued) => peer.queue.push_back(queued),
                     None => break,
                 }
@@ -450,7 +475,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         for queued in peer.queue {
             if let Some(port) = self.ports.get_mut(&queued.port) {
-                port.io.release(queued.frame);
+                queued.frame.release(&mut port.io, self.seat.as_ref());
             }
         }
     }
@@ -527,13 +552,21 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Finds frames that XDP counted and the rings lost.
     fn reconcile(&mut self, now: u64) {
         for peer in self.peers.iter_mut().flatten() {
-            for (port, ledger) in &mut peer.ledgers {
-                if !ledger.due(now) {
+            for (id, ledger) in &mut peer.ledgers {
+                let refused = self.seat.as_ref().map_or(0, |s| s.refusals(*id, peer.id));
+                if refused > 0 {
+                    ledger.forgo(refused);
+                    peer.counters.handoff_full.add(refused);
+                }
+                if refused == 0 && !ledger.due(now) {
                     continue;
                 }
-                if let Some(port) = self.ports.get(port) {
+                if let Some(port) = self.ports.get(id) {
                     let admitted = port.tables.admitted(peer.id);
-                    let lost = ledger.reconcile(admitted, port.drained, now);
+                    let settled =
+                        |moment| self.seat.as_ref().is_none_or(|s| s.settled(*id, moment));
+                    let drained = port.drained && ledger.awaits().is_none_or(settled);
+                    let lost = ledger.reconcile(admitted, drained, now);
                     peer.counters.ring_lost.add(lost);
                     port.tables.set_consumed(peer.id, ledger.consumed());
                 }

@@ -34,7 +34,15 @@ impl<P: Port, H: Host> Worker<P, H> {
                     continue;
                 };
                 if header.kind != kind::DATA {
-                    hand_over(port, *id, &header, &frame, &self.events, &self.counters);
+                    let at = self.seat.as_ref().map_or(0, Seat::number);
+                    hand_over(
+                        port,
+                        (*id, at),
+                        &header,
+                        &frame,
+                        &self.events,
+                        &self.counters,
+                    );
                     port.io.release(frame);
                     continue;
                 }
@@ -46,7 +54,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                     .filter(|(_, port)| port == id)
                     .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
                 let Some(peer) = peer else {
-                    self.counters.unattributed.add(1);
+                    let seat = self.seat.as_mut();
+                    handoff::pass_on(seat, *id, port, &header, &frame, &self.counters);
                     port.io.release(frame);
                     continue;
                 };
@@ -56,7 +65,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 peer.queue.push_back(Queued {
                     port: *id,
                     header,
-                    frame,
+                    frame: Held::Own(frame),
                 });
                 self.schedule.activate(peer.id);
             }
@@ -140,7 +149,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             for (slice, (at, start, len)) in slices.iter_mut().zip(&packets[..count]) {
                 let queued = &self.batch[*at];
                 if let Some(port) = self.ports.get(&queued.port) {
-                    *slice = &port.io.data(&queued.frame)[*start..*start + *len];
+                    *slice = &queued.frame.data(&port.io)[*start..*start + *len];
                 }
             }
             let report = self.coalescer.write(&slices[..count], &mut self.host);
@@ -158,7 +167,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 ledger.finish();
             }
             if let Some(port) = self.ports.get_mut(&queued.port) {
-                port.io.release(queued.frame);
+                queued.frame.release(&mut port.io, self.seat.as_ref());
                 port.touched = true;
             }
         }
@@ -175,7 +184,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             peer.counters.expired.add(1);
             return None;
         };
-        let frame = port.io.data_mut(&mut queued.frame).get_mut(ETH_LEN..)?;
+        let frame = queued.frame.data_mut(&mut port.io).get_mut(ETH_LEN..)?;
         let payload = match session.open(&header, frame, now) {
             Ok(payload) => payload,
             Err(error) => {
@@ -287,7 +296,7 @@ fn control_message<F>(
 /// Gives a handshake frame to control.
 fn hand_over<P: Port>(
     port: &WorkerPort<P>,
-    id: PortId,
+    (id, worker): (PortId, u16),
     header: &Header,
     frame: &P::Frame,
     events: &Sender<Event>,
@@ -305,6 +314,7 @@ fn hand_over<P: Port>(
         counters,
         Event::Handshake {
             port: id,
+            worker,
             source,
             frame: body.to_vec(),
         },

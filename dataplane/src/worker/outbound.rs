@@ -1,5 +1,6 @@
 //! From the host interface to the rings.
 
+use super::crew::Handed;
 use super::*;
 use crate::host::segment::Segmenter;
 use crate::session::SealError;
@@ -35,7 +36,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         reads > 0
     }
 
-    fn transmit_packet(&mut self, packet: &[u8], now: u64) {
+    pub(super) fn transmit_packet(&mut self, packet: &[u8], now: u64) {
         let Ok(mut segments) = Segmenter::new(packet) else {
             return self.counters.host_malformed.add(1);
         };
@@ -55,7 +56,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             let port = self.ports.get_mut(&session.port)?;
             Some((session, port))
         }) else {
-            return peer.counters.no_session.add(1);
+            let seat = self.seat.as_mut();
+            return match seat.map(|seat| seat.hand_packet(peer.id, packet)) {
+                Some(Handed::Over) => self.counters.handed_over.add(1),
+                Some(Handed::Full) => peer.counters.handoff_full.add(1),
+                Some(Handed::Nobody) | None => peer.counters.no_session.add(1),
+            };
         };
         let mtu = port.mtu(session);
         let (mut frames, mut bytes) = (0, 0);
