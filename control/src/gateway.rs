@@ -4,6 +4,7 @@
 //! Everything reaches it over channels: what the workers report, what the control API asks, what
 //! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
 
+mod homes;
 mod ports;
 mod requests;
 mod status;
@@ -18,9 +19,10 @@ use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, Gate
 use crate::handshake::{Action, kdf};
 use crate::hostif;
 use crate::keys::PrivateKey;
+use crate::layout;
 use crate::mailbox::{Letter, Mailboxes};
 use crate::monitor;
-use crate::pool::Pool;
+use crate::pool::{Pool, Settings};
 use crate::port::Port;
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
@@ -31,9 +33,11 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
 use dataplane::link::{LinkEvent, Links};
 use dataplane::wall::Steering;
+use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use dataplane::{PortId, WorkstationId};
+use homes::{Homes, Live};
 use ipnet::IpNet;
 use requests::Request;
 use std::collections::{BTreeMap, HashMap};
@@ -47,6 +51,8 @@ use zeroize::Zeroizing;
 /// Session slots for each Workstation: so many that one whose sessions are being erased does not
 /// make another wait.
 const SLOTS_EACH: u32 = 8;
+/// Frames that may wait for one worker at others, whatever the rings.
+const MOST_HANDED: usize = 1 << 16;
 /// How long the removal of a Workstation may take.
 const REMOVAL: Duration = Duration::from_secs(5);
 /// How often ports that are missing are looked for, and how long the loop sleeps at most.
@@ -74,8 +80,12 @@ struct Daemon {
     steering: Option<Steering>,
     ports: Vec<Port>,
     served: BTreeMap<WorkstationId, Served>,
-    /// The worker and the Workstation of every session, by our index of it.
-    sessions: HashMap<u32, (usize, WorkstationId)>,
+    /// Every session, by our index of it.
+    sessions: HashMap<u32, Live>,
+    /// Which worker has the Workstations' sessions.
+    homes: Homes,
+    /// The worker that the handshake frame being answered came in at.
+    arrived: usize,
     mail: Mailboxes,
     started: Instant,
     retried: Instant,
@@ -143,8 +153,13 @@ impl Daemon {
         for plan in &plans {
             plan.check(&links)?;
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = config.worker_count(cores);
+        let shapes: Vec<_> = plans
+            .iter()
+            .map(|plan| layout::shape(&plan.interface, &plan.rings))
+            .collect();
+        let machine = layout::Machine::look()?;
+        let layout = layout::plan(&machine, config.workers, &config.cores, &shapes)?;
+        let workers = layout.workers.len();
         let queues = hostif::open(
             &links,
             &config.host_interface,
@@ -152,7 +167,21 @@ impl Daemon {
             &config.host_addresses,
         )?;
         let steering = hostif::steer(&queues)?;
-        let pool = Pool::start(Role::Gateway, config.engine, queues)?;
+        let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
+        let settings = Settings {
+            role: Role::Gateway,
+            engine: config.engine,
+            cores: layout.workers,
+            spin: config.spin,
+            sizes: Sizes {
+                // The credits of all Workstations fit one ring of each port.
+                frames: rings.min(MOST_HANDED),
+                ports: plans.len(),
+                sessions: (config.max_workstations * SLOTS_EACH) as usize,
+                workstations: config.max_workstations as usize,
+            },
+        };
+        let pool = Pool::start(settings, queues)?;
         let seed = Zeroizing::new(entropy::seed()?);
         let mut boot_id = [0; 8];
         entropy::fill(&mut boot_id)?;
@@ -180,8 +209,9 @@ impl Daemon {
         let machine = Machine::new(gateway_config, now());
         let ports = plans
             .into_iter()
+            .zip(layout.ports)
             .enumerate()
-            .map(|(at, plan)| Port::new(at as PortId, at % workers, plan))
+            .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan))
             .collect();
         let mut daemon = Self {
             config,
@@ -195,6 +225,8 @@ impl Daemon {
             ports,
             served: BTreeMap::new(),
             sessions: HashMap::new(),
+            homes: Homes::default(),
+            arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),
             retried: Instant::now(),
@@ -253,6 +285,7 @@ impl Daemon {
             }
             if let Some(letter) = self.mail.next() {
                 self.mix();
+                self.arrived = letter.worker;
                 self.machine
                     .frame(now(), letter.port, letter.source, &letter.frame);
             }
@@ -280,10 +313,12 @@ impl Daemon {
         match event {
             Event::Handshake {
                 port,
+                worker,
                 source,
                 frame,
             } => self.mail.put(Letter {
                 port,
+                worker: worker.into(),
                 source,
                 frame,
             }),
@@ -297,8 +332,8 @@ impl Daemon {
             }
             Event::Confirmed { workstation, index } => {
                 self.machine.confirmed(now(), workstation, index);
-                if let Some((worker, _)) = self.sessions.get(&index) {
-                    self.steer(workstation, *worker);
+                if let Some(live) = self.sessions.get(&index) {
+                    self.steer(workstation, live.worker);
                 }
                 if let Some(name) = self
                     .registry
@@ -309,8 +344,9 @@ impl Daemon {
                 }
             }
             Event::Erased(index) => {
-                if let Some((_, workstation)) = self.sessions.remove(&index) {
-                    self.machine.erased(workstation, index);
+                if let Some(live) = self.sessions.remove(&index) {
+                    self.pool.set_owner(index, None);
+                    self.machine.erased(live.workstation, index);
                 }
             }
             Event::PortFailed { port, error } => self.port_failed(port, &error),
@@ -345,22 +381,29 @@ impl Daemon {
                     }
                 }
                 Action::SendInner { index, message, .. } => {
-                    if let Some((worker, _)) = self.sessions.get(&index) {
+                    if let Some(live) = self.sessions.get(&index) {
                         self.pool
-                            .give(*worker, Command::SendInner { index, message });
+                            .give(live.worker, Command::SendInner { index, message });
                     }
                 }
                 Action::Install(install) => {
-                    let Some(worker) = self.worker_of(install.port) else {
-                        self.machine.erased(install.workstation, install.index);
+                    let (port, workstation) = (install.port, install.workstation);
+                    let Some(worker) = self.home(port, workstation) else {
+                        self.machine.erased(workstation, install.index);
                         continue;
                     };
-                    self.sessions
-                        .insert(install.index, (worker, install.workstation));
+                    let live = Live {
+                        worker,
+                        workstation,
+                        port,
+                    };
+                    self.sessions.insert(install.index, live);
+                    // Before XDP admits its first frame, which may come in anywhere.
+                    self.pool.set_owner(install.index, Some(worker));
                     self.pool.give(worker, Command::Install(install));
                 }
                 Action::Erase { workstation, index } => match self.sessions.get(&index) {
-                    Some((worker, _)) => self.pool.give(*worker, Command::Erase(index)),
+                    Some(live) => self.pool.give(live.worker, Command::Erase(index)),
                     None => self.machine.erased(workstation, index),
                 },
                 // These are a Workstation's.
@@ -369,13 +412,21 @@ impl Daemon {
         }
     }
 
+    /// A worker that can send on a port.
     fn worker_of(&self, port: PortId) -> Option<usize> {
-        self.ports.get(usize::from(port)).map(|port| port.worker)
+        self.ports.get(usize::from(port))?.serving().next()
+    }
+
+    /// The worker that has a Workstation's sessions on a port.
+    fn home(&mut self, port: PortId, id: WorkstationId) -> Option<usize> {
+        let serving: Vec<usize> = self.ports.get(usize::from(port))?.serving().collect();
+        self.homes.of(port, id, &serving, self.arrived)
     }
 
     /// Leads packets for a Workstation to the worker that has its current session. Every worker
     /// knows every Workstation, so nothing of the session before is touched.
     fn steer(&mut self, id: WorkstationId, worker: usize) {
+        self.pool.set_sender(id, Some(worker));
         let (Some(steering), Some(served)) = (&mut self.steering, self.served.get(&id)) else {
             return;
         };
@@ -482,6 +533,8 @@ impl Daemon {
         }
         self.machine.remove(id);
         self.carry_out();
+        self.homes.forget(id);
+        self.pool.set_sender(id, None);
         for worker in 0..self.pool.len() {
             self.pool.give(worker, Command::RemovePeer(id));
         }

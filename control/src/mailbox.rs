@@ -12,6 +12,8 @@ const DEPTH: usize = 8;
 pub struct Letter {
     /// The port.
     pub port: PortId,
+    /// The worker it came in at.
+    pub worker: usize,
     /// The source address.
     pub source: [u8; 6],
     /// From the Portcullis header on.

@@ -3,6 +3,7 @@
 use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
 use crate::api::{ErrorBody, WorkstationStatus};
 use crate::check::Finding;
+use crate::layout::ranges;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
@@ -78,10 +79,20 @@ impl Painter {
 /// A Gateway's status.
 pub fn status(status: &Status, colours: bool) -> String {
     let painter = Painter { on: colours };
-    let workers = match status.workers {
+    let mut workers = match status.workers {
         1 => "1 worker".to_owned(),
         count => format!("{count} workers"),
     };
+    let cores: Vec<usize> = status.worker_cores.iter().flatten().copied().collect();
+    match cores.as_slice() {
+        [] => {}
+        [core] => {
+            let _ = write!(workers, " on core {core}");
+        }
+        several => {
+            let _ = write!(workers, " on cores {}", ranges(several.iter().copied()));
+        }
+    }
     let mut text = format!(
         "portcullisd {}, up {}, engine {}, {workers}, host interface {}\n",
         status.version,
@@ -145,9 +156,29 @@ fn port_row(port: &PortStatus) -> Row {
     ];
     let mut under = Vec::new();
     under.extend(port.reason.clone());
+    under.extend(served_by(port));
     under.extend(reasons("dropped", &port.verdicts));
     under.extend(reasons("lost", &port.ring_losses));
     (row, under)
+}
+
+/// Who serves which queues, where several do.
+fn served_by(port: &PortStatus) -> Option<String> {
+    let mut words: Vec<String> = Vec::new();
+    if port.served_by.len() > 1 {
+        for part in &port.served_by {
+            let queues = ranges(part.first_queue as usize..=part.last_queue as usize);
+            words.push(format!("queue {queues} by worker {}", part.worker));
+        }
+    }
+    words.extend(port.busy_poll.map(|took| {
+        match took {
+            true => "busy polling",
+            false => "no busy polling: the kernel refused it",
+        }
+        .to_owned()
+    }));
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// The Workstations.

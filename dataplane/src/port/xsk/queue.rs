@@ -25,6 +25,8 @@ pub(super) struct Queue {
     pub(super) zero_copy: bool,
     pub(super) huge_pages: bool,
     pub(super) tx_budget: u32,
+    /// The kernel polls the driver when it is asked how the socket is.
+    pub(super) busy_poll: bool,
     interface: Arc<str>,
     umem: Umem,
     tx: TxQueue,
@@ -64,6 +66,7 @@ impl Queue {
             zero_copy: false,
             huge_pages: parts.huge_pages,
             tx_budget: LEAST_BATCH as u32,
+            busy_poll: false,
             interface: parts.interface,
             umem: parts.umem,
             tx,
@@ -104,6 +107,10 @@ impl Queue {
     /// Hands up to `max` received frames to `take`.
     #[inline]
     pub(super) fn receive(&mut self, max: usize, mut take: impl FnMut(FrameDesc)) -> usize {
+        if self.busy_poll && self.starved {
+            // What is wrong with the socket is found at the next flush.
+            let _ = self.check();
+        }
         let mut count = 0;
         while count < max {
             let want = (max - count).min(SCRATCH);
