@@ -4,6 +4,7 @@
 //! Everything reaches it over channels: what the workers report, what the control API asks, what
 //! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
 
+mod guide;
 mod homes;
 mod ports;
 mod requests;
@@ -37,6 +38,7 @@ use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use dataplane::{PortId, WorkstationId};
+use guide::Guide;
 use homes::{Homes, Live};
 use ipnet::IpNet;
 use requests::Request;
@@ -84,6 +86,8 @@ struct Daemon {
     sessions: HashMap<u32, Live>,
     /// Which worker has the Workstations' sessions.
     homes: Homes,
+    /// What the NICs do to bring frames in where they belong.
+    guide: Guide,
     /// The worker that the handshake frame being answered came in at.
     arrived: usize,
     mail: Mailboxes,
@@ -118,6 +122,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let outcome = daemon.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up");
     server.stop();
+    daemon.guide.stop();
     daemon.pool.stop();
     Ok(outcome?)
 }
@@ -213,6 +218,7 @@ impl Daemon {
             .enumerate()
             .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan))
             .collect();
+        let guide = Guide::new(&config.runtime_directory, &links);
         let mut daemon = Self {
             config,
             config_path: config_path.to_owned(),
@@ -226,6 +232,7 @@ impl Daemon {
             served: BTreeMap::new(),
             sessions: HashMap::new(),
             homes: Homes::default(),
+            guide,
             arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),
@@ -334,6 +341,7 @@ impl Daemon {
                 self.machine.confirmed(now(), workstation, index);
                 if let Some(live) = self.sessions.get(&index) {
                     self.steer(workstation, live.worker);
+                    self.guide(index);
                 }
                 if let Some(name) = self
                     .registry
@@ -346,6 +354,7 @@ impl Daemon {
             Event::Erased(index) => {
                 if let Some(live) = self.sessions.remove(&index) {
                     self.pool.set_owner(index, None);
+                    self.unguide(&live);
                     self.machine.erased(live.workstation, index);
                 }
             }
@@ -396,6 +405,7 @@ impl Daemon {
                         worker,
                         workstation,
                         port,
+                        peer_mac: install.peer_mac,
                     };
                     self.sessions.insert(install.index, live);
                     // Before XDP admits its first frame, which may come in anywhere.

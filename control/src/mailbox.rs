@@ -80,6 +80,7 @@ mod tests {
         frame.push(n);
         Letter {
             port: 0,
+            worker: 0,
             source: [2; 6],
             frame,
         }
@@ -106,6 +107,7 @@ mod tests {
         let mut mail = Mailboxes::default();
         mail.put(Letter {
             port: 0,
+            worker: 0,
             source: [0; 6],
             frame: vec![0; 7],
         });

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub mod ethtool;
 pub mod memory;
+pub mod ntuple;
 mod pool;
 pub mod ring;
 pub mod xsk;

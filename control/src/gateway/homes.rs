@@ -17,6 +17,8 @@ pub struct Live {
     pub workstation: WorkstationId,
     /// The port it lives on.
     pub port: PortId,
+    /// The Workstation's MAC address.
+    pub peer_mac: [u8; 6],
 }
 
 /// The workers of all Workstations, by port.

@@ -58,6 +58,7 @@ impl Daemon {
             self.machine.set_port(now(), config);
         }
         self.end_homeless(id);
+        self.guide_all(id);
         self.fit_host_mtu();
         Ok(())
     }
