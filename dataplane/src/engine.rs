@@ -54,6 +54,9 @@ pub trait Aead: Send {
         associated: &[u8],
         sealed: &mut [u8],
     ) -> Result<(), Forged>;
+
+    /// Asks the CPU for the key, which will be used soon.
+    fn prefetch(&self) {}
 }
 
 impl Engine {

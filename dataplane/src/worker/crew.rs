@@ -17,6 +17,7 @@
 
 use super::doze::Doze;
 use super::run::Bell;
+use crate::host::vnet::VnetHeader;
 use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
 use crossbeam::queue::ArrayQueue;
@@ -62,7 +63,7 @@ struct Member {
     doze: Doze,
     bell: Bell,
     frames: ArrayQueue<Parcel>,
-    packets: ArrayQueue<Vec<u8>>,
+    packets: ArrayQueue<(VnetHeader, Vec<u8>)>,
     spare_frames: Pool,
     spare_packets: Pool,
     /// For each port when its rings were last seen empty here; `u64::MAX` where it has none.
@@ -260,7 +261,12 @@ impl Seat {
     }
 
     /// Hands a packet from the host interface to the worker that sends to its Workstation.
-    pub(super) fn hand_packet(&mut self, workstation: WorkstationId, packet: &[u8]) -> Handed {
+    pub(super) fn hand_packet(
+        &mut self,
+        workstation: WorkstationId,
+        header: VnetHeader,
+        packet: &[u8],
+    ) -> Handed {
         let Some(sender) = self.other(self.crew.senders.get(workstation as usize)) else {
             return Handed::Nobody;
         };
@@ -269,7 +275,7 @@ impl Seat {
             return Handed::Full;
         };
         buffer.extend_from_slice(packet);
-        if member.packets.push(buffer).is_err() {
+        if member.packets.push((header, buffer)).is_err() {
             return Handed::Full;
         }
         self.gave(sender);
@@ -292,7 +298,7 @@ impl Seat {
     }
 
     /// The next packet that was handed here.
-    pub(super) fn next_packet(&self) -> Option<Vec<u8>> {
+    pub(super) fn next_packet(&self) -> Option<(VnetHeader, Vec<u8>)> {
         self.own().packets.pop()
     }
 

@@ -2,14 +2,15 @@
 
 use super::crew::{Handed, Parcel};
 use super::*;
+use crate::host::vnet::VnetHeader;
 
 /// Frames taken from other workers in one round.
-const BURST: usize = 4 * BATCH;
+const TAKEN: usize = BURST;
 /// Packets of the host interface taken from other workers in one round.
 const PACKETS: usize = 16;
 
 /// A received frame: in the memory of the worker's own port, or a copy that another worker made.
-pub(super) enum Held<F> {
+pub enum Held<F> {
     Own(F),
     Handed(Vec<u8>),
 }
@@ -46,7 +47,7 @@ impl<F> Held<F> {
 }
 
 /// A frame of no session that the worker has: its owner gets it, or it is counted.
-pub(super) fn pass_on<P: Port>(
+pub(super) fn pass_frame<P: Port>(
     seat: Option<&mut Seat>,
     id: PortId,
     port: &WorkerPort<P>,
@@ -63,6 +64,22 @@ pub(super) fn pass_on<P: Port>(
     }
 }
 
+/// A packet for a Workstation without a session here: the worker that has one gets it, or it is
+/// counted.
+pub(super) fn pass_packet(
+    seat: Option<&mut Seat>,
+    peer: &Peer,
+    header: VnetHeader,
+    packet: &[u8],
+    counters: &WorkerCounters,
+) {
+    match seat.map(|seat| seat.hand_packet(peer.id, header, packet)) {
+        Some(Handed::Over) => counters.handed_over.add(1),
+        Some(Handed::Full) => peer.counters.handoff_full.add(1),
+        Some(Handed::Nobody) | None => peer.counters.no_session.add(1),
+    }
+}
+
 impl<P: Port, H: Host> Worker<P, H> {
     /// Makes the worker one of a crew.
     #[must_use]
@@ -74,9 +91,9 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Tells the others that what was in the rings has been handed on, and wakes those it is for.
     pub(super) fn announce(&mut self, now: u64) {
         let Some(seat) = &mut self.seat else { return };
-        for (id, port) in &self.ports {
+        for (id, port) in self.ports.iter() {
             if port.drained {
-                seat.set_quiet(*id, now);
+                seat.set_quiet(id, now);
             }
         }
         seat.wake();
@@ -85,13 +102,13 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Takes what others have handed here.
     pub(super) fn take_in(&mut self, now: u64) -> bool {
         let mut worked = false;
-        for _ in 0..BURST {
+        for _ in 0..TAKEN {
             let Some(parcel) = self.seat.as_ref().and_then(Seat::next_frame) else {
                 break;
             };
             worked = true;
             self.counters.taken_over.add(1);
-            if let Some(Parcel { bytes, .. }) = self.sort(parcel) {
+            if let Some(Parcel { bytes, .. }) = self.accept(parcel) {
                 self.counters.unattributed.add(1);
                 if let Some(seat) = &self.seat {
                     seat.frame_done(bytes);
@@ -99,11 +116,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         for _ in 0..PACKETS {
-            let Some(packet) = self.seat.as_ref().and_then(Seat::next_packet) else {
+            let Some((header, packet)) = self.seat.as_ref().and_then(Seat::next_packet) else {
                 break;
             };
             worked = true;
-            self.transmit_packet(&packet, now);
+            self.transmit_for(header, &packet, now);
             if let Some(seat) = &self.seat {
                 seat.packet_done(packet);
             }
@@ -112,25 +129,26 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Puts a frame behind those that wait for its Workstation; gives it back when it has none here.
-    fn sort(&mut self, parcel: Parcel) -> Option<Parcel> {
-        let port = self.ports.get(&parcel.port);
+    fn accept(&mut self, parcel: Parcel) -> Option<Parcel> {
+        let port = self.ports.get(parcel.port);
         let current = port.is_some_and(|port| port.tables.id() == parcel.tables);
-        let session = self.sessions.get(parcel.header.index);
-        let owner = session
-            .filter(|session| current && session.port == parcel.port)
-            .map(|session| session.workstation);
-        let peer = owner.and_then(|owner| self.peers.get_mut(owner as usize)?.as_mut());
+        let owner = self.sessions.owner(parcel.header.index);
+        let peer = owner
+            .filter(|(_, port)| current && *port == parcel.port)
+            .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
         let Some(peer) = peer else {
             return Some(parcel);
         };
         if let Some(ledger) = peer.ledger(parcel.port) {
             ledger.take();
         }
-        peer.queue.push_back(Queued {
+        let waiting = Waiting {
+            workstation: peer.id,
             port: parcel.port,
             header: parcel.header,
             frame: Held::Handed(parcel.bytes),
-        });
+        };
+        self.backlog.push(&mut peer.queue, waiting);
         self.schedule.activate(peer.id);
         None
     }
