@@ -187,7 +187,11 @@ pub fn workstations(all: &[WorkstationStatus], colours: bool) -> String {
     if all.is_empty() {
         return "No Workstation is enrolled yet: portcullis workstation add NAME\n".into();
     }
-    let rows: Vec<_> = all.iter().map(workstation_row).collect();
+    let several = all.iter().any(|one| one.worker.is_some_and(|at| at > 0));
+    let rows: Vec<_> = all
+        .iter()
+        .map(|one| workstation_row(one, several))
+        .collect();
     let head = [
         "WORKSTATION",
         "STATE",
@@ -201,7 +205,7 @@ pub fn workstations(all: &[WorkstationStatus], colours: bool) -> String {
     painter.table(&head, &rows)
 }
 
-fn workstation_row(one: &WorkstationStatus) -> Row {
+fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
     let (state, colour) = match (&one.broken, one.enabled, &one.session) {
         (Some(_), _, _) => ("broken", Colour::Bad),
         (None, false, _) => ("disabled", Colour::Faint),
@@ -217,7 +221,10 @@ fn workstation_row(one: &WorkstationStatus) -> Row {
             true => "-".into(),
             false => addresses.join(" "),
         }),
-        plain(one.port.clone().unwrap_or_else(|| "any".into())),
+        plain(match (&one.port, one.worker) {
+            (Some(port), Some(worker)) if several_workers => format!("{port}, worker {worker}"),
+            (port, _) => port.clone().unwrap_or_else(|| "any".into()),
+        }),
         plain(session(one.session.as_ref())),
         plain(ago(one.last_handshake_seconds)),
         plain(traffic(one.rx)),
@@ -387,6 +394,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ServedBy;
 
     fn example() -> Status {
         let mut port = PortStatus {
@@ -465,6 +473,29 @@ beta         broken      -              any   -                               ne
   remedy: mend it
 "
         );
+    }
+
+    #[test]
+    fn several_workers_are_shown_with_their_cores_queues_and_workstations() {
+        let mut example = example();
+        example.workers = 3;
+        example.worker_cores = vec![Some(2), Some(3), Some(5)];
+        let part = |worker, first_queue, last_queue| ServedBy {
+            worker,
+            first_queue,
+            last_queue,
+        };
+        example.ports[0].served_by = vec![part(0, 0, 1), part(2, 2, 2)];
+        example.ports[0].busy_poll = Some(false);
+        example.workstations[0].worker = Some(2);
+        let text = status(&example, false);
+        for line in [
+            "3 workers on cores 2-3, 5,",
+            "  queue 0-1 by worker 0, queue 2 by worker 2, no busy polling: the kernel refused it\n",
+            "  eth1, worker 2  ",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

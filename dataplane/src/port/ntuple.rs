@@ -378,7 +378,9 @@ mod tests {
     #[test]
     fn a_full_table_is_an_error_and_nothing_is_overwritten() {
         let mut full = Fake::default();
-        (0..8).for_each(|place| drop(full.rules.insert(place, Request::new(0).rule)));
+        for place in 0..8 {
+            full.rules.insert(place, Request::new(0).rule);
+        }
         let mut rules = Rules::new(full);
         let error = rules.guide(ONE, 2).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));

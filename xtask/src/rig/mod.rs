@@ -31,7 +31,9 @@ pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
-pub use topology::{Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, single, tapped};
+pub use topology::{
+    Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
+};
 pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, iperf3_one_way, ping};
 pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
 
