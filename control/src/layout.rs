@@ -212,6 +212,22 @@ pub fn split(queues: u32, workers: usize) -> Vec<Range<u32>> {
         .collect()
 }
 
+/// So many workers, in words.
+pub fn count(workers: usize) -> String {
+    match workers {
+        1 => "1 worker".to_owned(),
+        count => format!("{count} workers"),
+    }
+}
+
+/// Cores, in words.
+pub fn names(cores: &[usize]) -> String {
+    match cores {
+        [core] => format!("core {core}"),
+        several => format!("cores {}", ranges(several.iter().copied())),
+    }
+}
+
 /// Numbers as `0-3, 8`.
 pub fn ranges(numbers: impl IntoIterator<Item = usize>) -> String {
     let mut spans: Vec<(usize, usize)> = Vec::new();

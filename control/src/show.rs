@@ -3,7 +3,7 @@
 use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
 use crate::api::{ErrorBody, WorkstationStatus};
 use crate::check::Finding;
-use crate::layout::ranges;
+use crate::layout::{self, ranges};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
@@ -79,19 +79,10 @@ impl Painter {
 /// A Gateway's status.
 pub fn status(status: &Status, colours: bool) -> String {
     let painter = Painter { on: colours };
-    let mut workers = match status.workers {
-        1 => "1 worker".to_owned(),
-        count => format!("{count} workers"),
-    };
+    let mut workers = layout::count(status.workers);
     let cores: Vec<usize> = status.worker_cores.iter().flatten().copied().collect();
-    match cores.as_slice() {
-        [] => {}
-        [core] => {
-            let _ = write!(workers, " on core {core}");
-        }
-        several => {
-            let _ = write!(workers, " on cores {}", ranges(several.iter().copied()));
-        }
+    if !cores.is_empty() {
+        let _ = write!(workers, " on {}", layout::names(&cores));
     }
     let mut text = format!(
         "portcullisd {}, up {}, engine {}, {workers}, host interface {}\n",

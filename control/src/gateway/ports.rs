@@ -138,7 +138,10 @@ impl Daemon {
     }
 
     pub(super) fn port_failed(&mut self, id: PortId, error: &PortError) {
-        if let Some(port) = self.ports.get_mut(usize::from(id)) {
+        // Each of its workers may say so, and the first has closed them all.
+        if let Some(port) = self.ports.get_mut(usize::from(id))
+            && port.up.is_some()
+        {
             port.lose(&self.pool, &error.to_string());
         }
     }
