@@ -17,6 +17,7 @@ use dataplane::wall::PortTables;
 use dataplane::worker::crew::{Crew, Seat, Sizes};
 use dataplane::worker::run::orders;
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup, Worker, WorkerConfig};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use wire::Role;
@@ -159,7 +160,9 @@ pub fn mpps(workers: usize, way: Way, size: usize, time: Duration) -> Vec<f64> {
     let barrier = Barrier::new(workers);
     let start = Instant::now();
     let barrier = &barrier;
-    let stop = &std::sync::atomic::AtomicBool::new(false);
+    let stop = &AtomicBool::new(false);
+    // When the first of them began, in nanoseconds since `start`.
+    let began = &AtomicU64::new(u64::MAX);
     let mut rates: Vec<f64> = std::thread::scope(|scope| {
         let threads: Vec<_> = members
             .into_iter()
@@ -172,16 +175,19 @@ pub fn mpps(workers: usize, way: Way, size: usize, time: Duration) -> Vec<f64> {
                         now += SECOND / 1000;
                         member.fill(now);
                         barrier.wait();
-                        let before = Instant::now();
+                        began.fetch_min(start.elapsed().as_nanos() as u64, Relaxed);
                         member.work(round * ROUND as u64, now);
                         barrier.wait();
-                        let took = before.elapsed().as_secs_f64();
-                        rates.push((workers * ROUND) as f64 / took / 1e6);
+                        let ended = start.elapsed().as_nanos() as u64;
+                        if at == 0 {
+                            let took = ended - began.swap(u64::MAX, Relaxed);
+                            rates.push((workers * ROUND) as f64 * 1e3 / took as f64);
+                        }
                         if at == 0 && rates.len() >= 20 && start.elapsed() > time {
-                            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                            stop.store(true, Relaxed);
                         }
                         barrier.wait();
-                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        if stop.load(Relaxed) {
                             break;
                         }
                     }
