@@ -237,11 +237,11 @@ impl Agent {
             workstation: GATEWAY,
             ..KnockEntry::default()
         };
-        let (expected, credit) = (self.expected, u64::from(self.port.plan.rings.size));
+        let expected = self.expected;
         self.port
-            .raise(&self.links, &self.pool, patience, |tables| {
+            .raise(&self.links, &self.pool, patience, |tables, ring_frames| {
                 tables.set_expected_nonce(expected);
-                tables.set_limit(GATEWAY, credit);
+                tables.set_limit(GATEWAY, ring_frames);
                 tables.install_knock(key_id, &knock)
             })?;
         if let Some(up) = &self.port.up {

@@ -87,7 +87,7 @@ impl Port {
     }
 
     /// Raises it and gives its rings to its workers. `prepare` fills its tables before any frame can
-    /// reach a socket.
+    /// reach a socket; it is told how many frames a ring holds.
     ///
     /// # Errors
     /// As [`Plan::raise`].
@@ -96,7 +96,7 @@ impl Port {
         links: &Links,
         pool: &Pool,
         patience: Duration,
-        prepare: impl FnOnce(&PortTables) -> io::Result<()>,
+        prepare: impl FnOnce(&PortTables, u64) -> io::Result<()>,
     ) -> Result<(), Problem> {
         let Raised {
             link,

@@ -7,7 +7,7 @@ use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
 use dataplane::port::ethtool;
-use dataplane::port::xsk::{BusyPoll, Mode, XskConfig, XskPort};
+use dataplane::port::xsk::{self, BusyPoll, Mode, XskConfig, XskPort};
 use dataplane::wall::{
     self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
 };
@@ -64,6 +64,11 @@ impl Plan {
         format!("raising the port {}", self.interface)
     }
 
+    /// How many frames of this MTU a ring of the port holds.
+    pub fn ring_frames(&self, mtu: u32) -> u64 {
+        xsk::ring_frames(self.rings.size, mtu).into()
+    }
+
     /// Whether the interface can be a port, without touching it.
     ///
     /// # Errors
@@ -90,9 +95,9 @@ impl Plan {
         Ok(link)
     }
 
-    /// Raises the port. `knocks` fills the tables before any frame can reach a socket. `patience`
-    /// is how long to wait for queues that another socket has only just left; the queues are divided
-    /// among `workers`.
+    /// Raises the port. `knocks` fills the tables before any frame can reach a socket; it is told how
+    /// many frames of the port's MTU a ring holds. `patience` is how long to wait for queues that
+    /// another socket has only just left; the queues are divided among `workers`.
     ///
     /// # Errors
     /// The step that failed; the wall stands from the step on in which it was raised.
@@ -101,7 +106,7 @@ impl Plan {
         links: &Links,
         workers: usize,
         patience: Duration,
-        knocks: impl FnOnce(&PortTables) -> std::io::Result<()>,
+        knocks: impl FnOnce(&PortTables, u64) -> std::io::Result<()>,
     ) -> Result<Raised, Problem> {
         let link = self.check(links)?;
         let mac = link.mac.unwrap_or_default();
@@ -132,7 +137,7 @@ impl Plan {
             workstation_slots: self.workstation_slots,
         })
         .map_err(|error| refused(self.tried(), error))?;
-        knocks(&wall.tables()).map_err(|error| {
+        knocks(&wall.tables(), self.ring_frames(link.mtu)).map_err(|error| {
             Problem::io(
                 format!(
                     "telling XDP on {} which Workstations there are",
