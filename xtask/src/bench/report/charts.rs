@@ -271,7 +271,7 @@ fn restart(figures: &[&Figure]) -> Vec<Plot> {
     plot.into_iter().collect()
 }
 
-/// `pipeline.WAY.SIZE.mpps|gbps`, `pipeline.WAY[.MIX].sessions.COUNT.ns` and any other as a bar.
+/// `pipeline.WAY.SIZE[.sessionsCOUNT].mpps|gbps`, and any other as a bar.
 fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
     let mut plots = Vec::new();
     for (suffix, title, unit) in [
@@ -287,6 +287,9 @@ fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
             let Some(what) = between(&figure.metric, "pipeline.", suffix) else {
                 continue;
             };
+            if what.contains(".sessions") {
+                continue;
+            }
             match what
                 .rsplit_once('.')
                 .map(|(way, size)| (way, size.parse::<f64>()))
@@ -321,26 +324,26 @@ fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
     }
     let mut series = Vec::new();
     for figure in figures {
-        let Some(what) = between(&figure.metric, "pipeline.", ".ns") else {
+        // The frame rate with one session is the first point of the row with several.
+        let Some(what) = between(&figure.metric, "pipeline.", ".mpps") else {
             continue;
         };
-        let Some((way, count)) = what.split_once(".sessions.") else {
-            continue;
+        let (way, count) = match what.split_once(".sessions") {
+            Some((way, count)) => (way, count.parse()),
+            None if what.ends_with(".64") => (what, Ok(1.0)),
+            None => continue,
         };
-        let Ok(count) = count.parse() else { continue };
-        add(
-            &mut series,
-            &way.replace('.', " "),
-            point(count, figure),
-            false,
-        );
+        let Ok(count) = count else { continue };
+        let cost = Point {
+            x: count,
+            value: 1e3 / figure.value,
+            min: 1e3 / figure.max,
+            max: 1e3 / figure.min,
+        };
+        add(&mut series, &way.replace('.', " "), cost, false);
         if let Some(bound) = figure.bound {
-            add(
-                &mut series,
-                &format!("{way}, AEAD alone"),
-                flat(count, bound),
-                true,
-            );
+            let name = format!("{way}, AEAD alone");
+            add(&mut series, &name, flat(count, 1e3 / bound), true);
         }
     }
     let title = "Cost of a frame against the number of sessions".to_owned();

@@ -116,12 +116,12 @@ fn figures() -> Vec<Figure> {
             "p",
         );
     }
-    for sessions in [1, 64, 1024] {
+    for sessions in [10, 10_000] {
         add(
-            &format!("pipeline.open.64.sessions.{sessions}.ns"),
-            "ns",
-            150.0,
-            Some(70.0),
+            &format!("pipeline.open.64.sessions{sessions}.mpps"),
+            "Mpps",
+            5.0,
+            Some(9.0),
             "p",
         );
     }
