@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub mod ethtool;
 mod linear;
 pub mod memory;
+pub mod ntuple;
 mod pool;
 pub mod ring;
 pub mod xsk;

@@ -63,8 +63,23 @@ impl Daemon {
             };
             self.machine.set_port(now(), config);
         }
+        self.end_homeless(id);
+        self.guide_all(id);
         self.fit_host_mtu();
         Ok(())
+    }
+
+    /// Ends sessions on a port whose worker has no queue of it any more, because the interface has
+    /// fewer than before. Their Workstations come back at once.
+    fn end_homeless(&mut self, port: PortId) {
+        let serving: Vec<usize> = self.ports[usize::from(port)].serving().collect();
+        let homeless = self
+            .sessions
+            .iter()
+            .filter(|(_, live)| live.port == port && !serving.contains(&live.worker));
+        for (index, live) in homeless {
+            self.machine.seal_limit(now(), live.workstation, *index);
+        }
     }
 
     /// The host interface's MTU is the least of the ports' inner MTUs, so that the kernel cuts
@@ -123,7 +138,10 @@ impl Daemon {
     }
 
     pub(super) fn port_failed(&mut self, id: PortId, error: &PortError) {
-        if let Some(port) = self.ports.get_mut(usize::from(id)) {
+        // Each of its workers may say so, and the first has closed them all.
+        if let Some(port) = self.ports.get_mut(usize::from(id))
+            && port.up.is_some()
+        {
             port.lose(&self.pool, &error.to_string());
         }
     }

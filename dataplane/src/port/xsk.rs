@@ -53,6 +53,17 @@ pub enum Transmit {
     Rotate,
 }
 
+/// The kernel polls a queue when its worker asks, instead of when the NIC interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// Microseconds of one poll (SO_BUSY_POLL).
+    pub microseconds: u32,
+    /// Frames of one poll (SO_BUSY_POLL_BUDGET).
+    pub budget: u32,
+    /// Whether interrupts are held back while it is polled (SO_PREFER_BUSY_POLL).
+    pub prefer: bool,
+}
+
 /// How to open an [`XskPort`].
 #[derive(Debug, Clone)]
 pub struct XskConfig {
@@ -71,6 +82,8 @@ pub struct XskConfig {
     /// Frames the kernel sends per system call in copy mode, where it lets that be set (otherwise
     /// 32).
     pub tx_budget: u32,
+    /// Busy polling, which needs CAP_NET_ADMIN; the port works without where the kernel refuses it.
+    pub busy_poll: Option<BusyPoll>,
     /// The queues to bind; `None` for all the interface has.
     pub queues: Option<Range<u32>>,
     /// The queue new frames leave by.
@@ -89,6 +102,7 @@ impl XskConfig {
             mode: Mode::Auto,
             huge_pages: false,
             tx_budget: 64,
+            busy_poll: None,
             queues: None,
             transmit: Transmit::First,
             patience: Duration::from_secs(2),
@@ -282,6 +296,11 @@ impl XskPort {
     /// Whether every UMEM lies in huge pages.
     pub fn is_in_huge_pages(&self) -> bool {
         self.queues.iter().all(|queue| queue.huge_pages)
+    }
+
+    /// Whether the kernel has taken busy polling for every queue.
+    pub fn is_busy_polled(&self) -> bool {
+        self.queues.iter().all(|queue| queue.busy_poll)
     }
 
     /// Frames the kernel sends per system call in copy mode.

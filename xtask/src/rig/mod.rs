@@ -34,7 +34,9 @@ pub use packet::{PacketKind, PacketSocket};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};
-pub use topology::{Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, single, tapped};
+pub use topology::{
+    Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
+};
 pub use traffic::{
     Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
 };

@@ -19,7 +19,7 @@ use xsk_rs::{FrameDesc, Socket, Umem};
 use super::super::linear::Linears;
 use super::ethtool;
 use super::queue::{LARGEST, Parts, Queue};
-use super::{Mode, OpenError, XskConfig};
+use super::{BusyPoll, Mode, OpenError, XskConfig};
 
 /// Bytes at the start of every frame that belong to the XDP program (XDP_PACKET_HEADROOM).
 pub(super) const HEADROOM: u32 = 256;
@@ -177,7 +177,62 @@ pub(super) fn open(
     if set_tx_budget(queue.fd(), config.tx_budget).is_ok() {
         queue.tx_budget = config.tx_budget;
     }
+    if let Some(polling) = &config.busy_poll {
+        match set_busy_poll(queue.fd(), polling) {
+            Ok(()) => queue.busy_poll = true,
+            Err(error) => tracing::warn!(
+                interface = config.interface,
+                queue = number,
+                %error,
+                "no busy polling"
+            ),
+        }
+    }
     Ok(queue)
+}
+
+/// Sets the three options, and reads them back: a kernel without busy polling takes some in silence.
+fn set_busy_poll(fd: BorrowedFd<'_>, polling: &BusyPoll) -> io::Result<()> {
+    let wanted = [
+        (libc::SO_PREFER_BUSY_POLL, u32::from(polling.prefer)),
+        (libc::SO_BUSY_POLL, polling.microseconds),
+        (libc::SO_BUSY_POLL_BUDGET, polling.budget),
+    ];
+    for (option, value) in wanted {
+        let mut length = size_of::<u32>() as libc::socklen_t;
+        // SAFETY: the options are one int each, and that is what is passed.
+        let answer = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const value).cast(),
+                length,
+            )
+        };
+        if answer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The budget cannot be read back.
+        if option == libc::SO_BUSY_POLL_BUDGET {
+            continue;
+        }
+        let mut set = 0u32;
+        // SAFETY: as above; the answer is written to an int.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw mut set).cast(),
+                &raw mut length,
+            )
+        };
+        if answer < 0 || set != value {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+    }
+    Ok(())
 }
 
 /// One attempt; an error with the call it is from.

@@ -48,6 +48,8 @@ pub(super) struct Queue {
     pub(super) zero_copy: bool,
     pub(super) huge_pages: bool,
     pub(super) tx_budget: u32,
+    /// The kernel polls the driver when it is asked how the socket is.
+    pub(super) busy_poll: bool,
     interface: Arc<str>,
     umem: Umem,
     tx: TxQueue,
@@ -91,6 +93,7 @@ impl Queue {
             zero_copy: false,
             huge_pages: parts.huge_pages,
             tx_budget: LEAST_BATCH as u32,
+            busy_poll: false,
             interface: parts.interface,
             umem: parts.umem,
             tx,
@@ -138,6 +141,10 @@ impl Queue {
     /// Hands up to `max` received frames to `take`.
     #[inline]
     pub(super) fn receive(&mut self, max: usize, mut take: impl FnMut(Held)) -> usize {
+        if self.busy_poll && self.starved {
+            // What is wrong with the socket is found at the next flush.
+            let _ = self.check();
+        }
         let (mut count, mut chunks) = (0, 0);
         while count < max {
             // Were all of them frames of their own, there would not be too many.
