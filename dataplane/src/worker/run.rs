@@ -84,11 +84,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// # Errors
     /// epoll could not be set up.
     pub fn run(mut self, bell: &Bell, spin: Duration) -> io::Result<()> {
-        let spin = std::env::var("SPIN")
-            .ok()
-            .and_then(|v| v.parse::<u64>().ok())
-            .map(|v| v * 1000)
-            .unwrap_or(spin.as_nanos() as u64);
+        let spin = spin.as_nanos() as u64;
         let mut last_work = boottime();
         let mut served = self.generation;
         let mut epoll = self.watch(bell)?;
