@@ -48,6 +48,7 @@ pub struct Up {
     pub carrier: bool,
     zero_copy: bool,
     busy_poll: Option<bool>,
+    threaded_napi: bool,
     /// Which worker serves which queues.
     pub parts: Vec<Part>,
 }
@@ -106,6 +107,7 @@ impl Port {
             mode,
             zero_copy,
             busy_poll,
+            threaded_napi,
         } = self
             .plan
             .raise(links, self.workers.len(), patience, prepare)?;
@@ -123,7 +125,7 @@ impl Port {
             parts.push(Part { worker, queues });
         }
         let queues: u32 = parts.iter().map(|part| part.queues.len() as u32).sum();
-        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, workers = parts.len(), "port is up");
+        tracing::info!(port = link.name, xdp = ?mode, zero_copy, threaded_napi, queues, workers = parts.len(), "port is up");
         if busy_poll == Some(false) {
             tracing::warn!(
                 port = link.name,
@@ -141,6 +143,7 @@ impl Port {
             carrier: link.carrier,
             zero_copy,
             busy_poll,
+            threaded_napi,
             parts,
         });
         Ok(())
@@ -261,6 +264,7 @@ impl Port {
         status.zero_copy = Some(up.zero_copy);
         status.queues = up.parts.iter().map(|part| part.queues.len() as u32).sum();
         status.busy_poll = up.busy_poll;
+        status.threaded_napi = up.threaded_napi;
         status.served_by = up
             .parts
             .iter()

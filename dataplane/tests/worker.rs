@@ -451,7 +451,11 @@ fn a_flood_of_small_frames_gets_no_larger_share_than_full_ones() {
     let counters = bench.counters.clone();
     let served = |id: usize| counters[id].opened.get();
     assert_eq!(served(0), served(1));
-    assert!((1..128).contains(&served(0)), "one turn each: {}", served(0));
+    assert!(
+        (1..128).contains(&served(0)),
+        "one turn each: {}",
+        served(0)
+    );
     bench.settle();
     assert_eq!((served(0), served(1)), (128, 128));
 }
