@@ -51,7 +51,7 @@ pub enum ZeroCopy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThreadedNapi {
-    /// Where frames are copied.
+    /// Where frames are copied and one Workstation at most comes in.
     #[default]
     Auto,
     /// Always.

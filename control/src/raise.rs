@@ -1,11 +1,11 @@
 //! Raising a port: the wall first, with the link down, then the rings.
 
-use crate::choices::{ThreadedNapi, Xdp, ZeroCopy};
+use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
 use crate::layout;
 use crate::monitor;
 use crate::problem::{Kind, Problem};
-use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness, set_threaded_napi};
+use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
 use dataplane::port::ethtool;
 use dataplane::port::xsk::{self, BusyPoll, Mode, XskConfig, XskPort};
 use dataplane::wall::{
@@ -57,8 +57,6 @@ pub struct Raised {
     pub zero_copy: bool,
     /// Whether the kernel takes busy polling, where it is asked for.
     pub busy_poll: Option<bool>,
-    /// Whether the interface was given NAPI threads.
-    pub threaded_napi: bool,
 }
 
 impl Plan {
@@ -176,7 +174,6 @@ impl Plan {
                 "the driver has no native XDP: the wall stands in generic mode, which is several times slower"
             );
         }
-        let link_index = link.index;
         let zero_copy = rings.iter().all(|(_, rings)| rings.is_zero_copy());
         let busy_poll = self
             .rings
@@ -190,30 +187,7 @@ impl Plan {
             mode,
             zero_copy,
             busy_poll,
-            threaded_napi: self.thread_napi(link_index, zero_copy),
         })
-    }
-
-    /// Gives the interface NAPI threads where the configuration wants them. Without them the port
-    /// works as well, only slower.
-    fn thread_napi(&self, index: u32, zero_copy: bool) -> bool {
-        let wanted = match self.rings.threaded_napi {
-            ThreadedNapi::Auto => !zero_copy,
-            ThreadedNapi::On => true,
-            ThreadedNapi::Off => false,
-        };
-        if !wanted {
-            return false;
-        }
-        let outcome = set_threaded_napi(&self.interface, index, true);
-        match &outcome {
-            Ok(()) => {}
-            Err(error) if self.rings.threaded_napi == ThreadedNapi::On => {
-                tracing::warn!(port = self.interface, %error, "no NAPI threads; the port works without them, with less throughput");
-            }
-            Err(error) => tracing::debug!(port = self.interface, %error, "no NAPI threads"),
-        }
-        outcome.is_ok()
     }
 
     /// How many of the interface's queues are used.
