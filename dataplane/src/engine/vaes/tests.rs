@@ -1,0 +1,1 @@
+//! The two forms against each other and the libraries.

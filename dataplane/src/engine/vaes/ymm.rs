@@ -1,0 +1,160 @@
+//! Two AES blocks in one 256-bit register: what [`zmm`](super::zmm) is for four.
+//!
+//! A function here is one or two instructions; lane 0 is the first block in memory. Which features
+//! the CPU must have is said by [`FEATURES`](crate::engine::vaes) where the forms are made.
+
+use super::schedule::Block;
+use std::arch::x86_64::*;
+use zeroize::Zeroize;
+
+/// Blocks in a vector.
+pub const LANES: usize = 2;
+/// Bytes in a vector.
+pub const BYTES: usize = 16 * LANES;
+/// A vector of blocks.
+pub type V = __m256i;
+
+/// From where it is read decides how many bytes of a vector are kept.
+static KEEP: [u8; 2 * BYTES] = {
+    let mut mask = [0; 2 * BYTES];
+    let mut at = 0;
+    while at < BYTES {
+        mask[at] = 0xff;
+        at += 1;
+    }
+    mask
+};
+
+macro_rules! lane_operations {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block)*) => {$(
+        $(#[$meta])*
+        #[inline]
+        #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+        pub fn $name($($arg: $type),*) -> $result $body
+    )*};
+}
+
+lane_operations! {
+    fn load(from: &[u8; BYTES]) -> V {
+        // SAFETY: the reference is to 32 readable bytes; the load needs no alignment.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    fn store(to: &mut [u8; BYTES], v: V) -> () {
+        // SAFETY: the reference is to 32 writable bytes; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
+    }
+
+    /// The bytes of `from`, at most [`BYTES`], and zeros after them.
+    fn load_partial(from: &[u8]) -> V {
+        let mut buffer = [0; BYTES];
+        buffer[..from.len()].copy_from_slice(from);
+        let v = load(&buffer);
+        buffer.zeroize();
+        v
+    }
+
+    /// The first `to.len()` bytes of `v`, at most [`BYTES`].
+    fn store_partial(to: &mut [u8], v: V) -> () {
+        let mut buffer = [0; BYTES];
+        store(&mut buffer, v);
+        to.copy_from_slice(&buffer[..to.len()]);
+        buffer.zeroize();
+    }
+
+    /// `v` with zeros after the first `len` bytes, `len` at most [`BYTES`].
+    fn keep(v: V, len: usize) -> V {
+        match KEEP[BYTES - len..].first_chunk() {
+            Some(mask) => _mm256_and_si256(v, load(mask)),
+            None => v,
+        }
+    }
+
+    /// `block` in every lane.
+    fn broadcast(block: &Block) -> V {
+        _mm256_broadcastsi128_si256(super::schedule::load(block))
+    }
+
+    /// `block` in lane 0, zeros in the others.
+    fn in_lane_0(block: __m128i) -> V {
+        _mm256_zextsi128_si256(block)
+    }
+
+    /// The sum of the lanes.
+    fn sum_lanes(v: V) -> __m128i {
+        _mm_xor_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
+    }
+
+    fn zero() -> V {
+        _mm256_setzero_si256()
+    }
+
+    fn xor(a: V, b: V) -> V {
+        _mm256_xor_si256(a, b)
+    }
+
+    /// Adds to every 32-bit word.
+    fn add(a: V, b: V) -> V {
+        _mm256_add_epi32(a, b)
+    }
+
+    /// What to [`add`] to a block in every lane so that the last words count on by lane from `from`.
+    fn count_from(from: i32) -> V {
+        _mm256_setr_epi32(0, 0, 0, from, 0, 0, 0, from + 1)
+    }
+
+    /// What to [`add`] to go on to the next [`LANES`] blocks.
+    fn step() -> V {
+        _mm256_setr_epi32(0, 0, 0, LANES as i32, 0, 0, 0, LANES as i32)
+    }
+
+    /// Permutes the bytes of every lane.
+    fn shuffle(v: V, order: &Block) -> V {
+        _mm256_shuffle_epi8(v, broadcast(order))
+    }
+
+    /// One AES round in every lane.
+    fn aes_round(v: V, key: V) -> V {
+        _mm256_aesenc_epi128(v, key)
+    }
+
+    /// The last AES round in every lane.
+    fn aes_last_round(v: V, key: V) -> V {
+        _mm256_aesenclast_epi128(v, key)
+    }
+
+    /// Carry-less product, in every lane, of the low halves.
+    fn multiply_low(a: V, b: V) -> V {
+        _mm256_clmulepi64_epi128::<0x00>(a, b)
+    }
+
+    /// Carry-less product, in every lane, of the high halves.
+    fn multiply_high(a: V, b: V) -> V {
+        _mm256_clmulepi64_epi128::<0x11>(a, b)
+    }
+
+    /// Carry-less product, in every lane, of `a`'s low and `b`'s high half.
+    fn multiply_low_high(a: V, b: V) -> V {
+        _mm256_clmulepi64_epi128::<0x10>(a, b)
+    }
+
+    /// Carry-less product, in every lane, of `a`'s high and `b`'s low half.
+    fn multiply_high_low(a: V, b: V) -> V {
+        _mm256_clmulepi64_epi128::<0x01>(a, b)
+    }
+
+    /// Every lane shifted up by 64 bits.
+    fn half_up(v: V) -> V {
+        _mm256_bslli_epi128::<8>(v)
+    }
+
+    /// Every lane shifted down by 64 bits.
+    fn half_down(v: V) -> V {
+        _mm256_bsrli_epi128::<8>(v)
+    }
+
+    /// Every lane with its halves exchanged.
+    fn swap_halves(v: V) -> V {
+        _mm256_shuffle_epi32::<0x4e>(v)
+    }
+}
