@@ -4,13 +4,14 @@
 //! An id is `aead.seal/64/vaes`: the group, the payload's bytes, the engine; `auto` is what runs
 //! where nothing is configured. Each engine that this CPU has is there, `vaes` in both forms.
 //!
-//! Opening destroys what it opens, so a batch of sealed frames is copied outside of the measured
-//! time and each is opened once. Sealing seals its own output again, which costs the same.
+//! Both are done to a batch of frames in turn, small enough for the first cache. Opening destroys
+//! what it opens: the sealed frames are copied back, outside of the measured time, after each batch.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dataplane::engine::{Aead, Engine, vaes::Form};
 use dataplane::keys::{Cipher, Protection};
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 use wire::limits::{HEADER_LEN, TAG_LEN};
 
 const SIZES: [usize; 7] = [64, 128, 256, 512, 1024, 1400, 9000];
@@ -45,54 +46,66 @@ fn seal_frame(aead: &dyn Aead, nonce: &[u8; 12], protection: Protection, frame: 
     }
 }
 
-fn seal(c: &mut Criterion, name: &str, protection: Protection) {
-    let mut group = c.benchmark_group(name);
-    for size in SIZES {
-        for (engine, aead) in engines() {
-            let mut frame = vec![1; HEADER_LEN + size + TAG_LEN];
-            let mut nonce = [0u8; 12];
-            group.throughput(Throughput::Bytes(size as u64));
-            group.bench_function(BenchmarkId::new(size.to_string(), engine), |b| {
-                b.iter(|| {
-                    nonce[4] = nonce[4].wrapping_add(1);
-                    seal_frame(&*aead, &nonce, protection, black_box(&mut frame))
-                })
-            });
-        }
-    }
-    group.finish();
+/// Frames in a batch.
+fn batch(frame_len: usize) -> usize {
+    (32 * 1024 / frame_len).min(64)
 }
 
-/// Frames opened between two looks at the clock: few enough that they stay in the cache.
-const BATCH: usize = 64;
+fn seal(c: &mut Criterion, name: &str, protection: Protection) {
+    measure(c, name, |aead, len, b| {
+        let mut frames = vec![1; batch(len) * len];
+        let mut nonce = [0u8; 12];
+        let (mut frame, mut count) = (0, 0u64);
+        b.iter(|| {
+            count += 1;
+            nonce[4..].copy_from_slice(&count.to_le_bytes());
+            frame = if frame + len == frames.len() {
+                0
+            } else {
+                frame + len
+            };
+            seal_frame(
+                aead,
+                &nonce,
+                protection,
+                black_box(&mut frames[frame..frame + len]),
+            )
+        })
+    });
+}
 
 fn open(c: &mut Criterion, name: &str, protection: Protection) {
+    measure(c, name, |aead, len, b| {
+        let nonce = [3; 12];
+        let mut sealed = vec![1; len];
+        seal_frame(aead, &nonce, protection, &mut sealed);
+        let sealed = sealed.repeat(batch(len));
+        let mut frames = sealed.clone();
+        b.iter_custom(|iterations| {
+            let (mut spent, mut left) = (Duration::ZERO, iterations as usize);
+            while left > 0 {
+                frames.copy_from_slice(&sealed);
+                let start = Instant::now();
+                for frame in frames.chunks_exact_mut(len).take(left) {
+                    let (associated, rest) = split(protection, frame);
+                    aead.open(&nonce, associated, black_box(rest)).unwrap();
+                }
+                spent += start.elapsed();
+                left = left.saturating_sub(batch(len));
+            }
+            spent
+        })
+    });
+}
+
+/// Every engine at every size, of which `one` measures one, given the length of its frame.
+fn measure(c: &mut Criterion, name: &str, one: impl Fn(&dyn Aead, usize, &mut Bencher)) {
     let mut group = c.benchmark_group(name);
     for size in SIZES {
         for (engine, aead) in engines() {
-            let nonce = [3; 12];
-            let mut sealed = vec![1; HEADER_LEN + size + TAG_LEN];
-            seal_frame(&*aead, &nonce, protection, &mut sealed);
-            let sealed = sealed.repeat(BATCH.min(128 * 1024 / sealed.len()));
-            let len = HEADER_LEN + size + TAG_LEN;
-            let mut frames = sealed.clone();
             group.throughput(Throughput::Bytes(size as u64));
             group.bench_function(BenchmarkId::new(size.to_string(), engine), |b| {
-                b.iter_custom(|iterations| {
-                    let mut spent = std::time::Duration::ZERO;
-                    let mut left = iterations as usize;
-                    while left > 0 {
-                        frames.copy_from_slice(&sealed);
-                        let start = std::time::Instant::now();
-                        for frame in frames.chunks_exact_mut(len).take(left) {
-                            let (associated, rest) = split(protection, frame);
-                            aead.open(&nonce, associated, black_box(rest)).unwrap();
-                        }
-                        spent += start.elapsed();
-                        left = left.saturating_sub(frames.len() / len);
-                    }
-                    spent
-                })
+                one(&*aead, HEADER_LEN + size + TAG_LEN, b)
             });
         }
     }

@@ -5,9 +5,7 @@
 //! wrong there and what to write instead. Unknown names are refused: a misspelt setting that is
 //! silently ignored is a hole in the wall.
 
-use crate::choices::{
-    EngineByName, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
-};
+use crate::choices::{NamedEngine, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name};
 use crate::files;
 use crate::problem::{self, Kind, Problem};
 use dataplane::engine::Engine;
@@ -53,7 +51,7 @@ pub struct Gateway {
     pub workers: Option<usize>,
     /// How many Workstations there is room for.
     pub max_workstations: u32,
-    /// The AEAD library.
+    /// The AEAD engine, which this CPU has.
     pub engine: Engine,
     /// The host interface's name.
     pub host_interface: String,
@@ -118,7 +116,7 @@ pub struct Agent {
     pub minimum_cipher: Cipher,
     /// Whether this machine may be rolled back to a snapshot.
     pub virtualised: Virtualised,
-    /// The AEAD library.
+    /// The AEAD engine, which this CPU has.
     pub engine: Engine,
     /// The port's XDP mode and rings.
     pub rings: Rings,
@@ -132,8 +130,7 @@ struct RawGateway {
     pin_directory: Option<Spanned<PathBuf>>,
     workers: Option<Spanned<i64>>,
     max_workstations: Option<Spanned<i64>>,
-    #[serde(default, with = "EngineByName")]
-    engine: Engine,
+    engine: Option<Spanned<NamedEngine>>,
     host: RawHost,
     #[serde(default)]
     port: Vec<RawPort>,
@@ -173,8 +170,7 @@ struct RawAgent {
     minimum_cipher: Cipher,
     #[serde(default)]
     virtualised: Virtualised,
-    #[serde(default, with = "EngineByName")]
-    engine: Engine,
+    engine: Option<Spanned<NamedEngine>>,
     #[serde(default)]
     xdp: Xdp,
     ring_size: Option<Spanned<i64>>,
@@ -239,7 +235,7 @@ impl Gateway {
                 }
                 None => 64,
             },
-            engine: raw.engine,
+            engine: check.engine(raw.engine.as_ref(), Engine::available)?,
             host_addresses: check.host_addresses(&raw.host.addresses)?,
             host_interface,
             ports,
@@ -346,7 +342,7 @@ impl Agent {
             minimum_protection: raw.minimum_protection,
             minimum_cipher: raw.minimum_cipher,
             virtualised: raw.virtualised,
-            engine: raw.engine,
+            engine: check.engine(raw.engine.as_ref(), Engine::available)?,
             rings: check.rings(raw.xdp, raw.ring_size.as_ref(), raw.zero_copy)?,
         })
     }
@@ -380,6 +376,28 @@ impl Check<'_> {
             value.span().start,
             format!("{name} is {number}"),
             format!("give a number from {low} to {high}"),
+        ))
+    }
+
+    fn engine(
+        &self,
+        engine: Option<&Spanned<NamedEngine>>,
+        available: impl Fn(Engine) -> bool,
+    ) -> Result<Engine, Problem> {
+        let Some(engine) = engine else {
+            return Ok(Engine::Auto);
+        };
+        let NamedEngine(chosen) = *engine.get_ref();
+        if available(chosen) {
+            return Ok(chosen);
+        }
+        Err(self.problem(
+            engine.span().start,
+            format!(
+                "this CPU lacks what the engine {} is made of: AVX2 or AVX-512 with VAES and VPCLMULQDQ",
+                chosen.name()
+            ),
+            "use \"auto\", which takes the fastest that this CPU has, or \"aws-lc-rs\"",
         ))
     }
 

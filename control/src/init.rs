@@ -181,7 +181,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
          {}{}{}\
          # workers = 1          # default: one for each port, but a core is left to everything else\n\
          # max_workstations = 64\n\
-         # engine = \"auto\"      # auto | aws-lc-rs | aes-gcm\n\n\
+         # engine = \"auto\"      # auto | vaes | aws-lc-rs | aes-gcm\n\n\
          # Where the Workstations' packets come out. Services listen on these addresses.\n\
          [host]\n\
          # interface = \"{}\"\n\

@@ -66,12 +66,7 @@ pub trait Aead: Send {
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Engine; 4] = [
-        Engine::Auto,
-        Engine::Vaes,
-        Engine::AwsLcRs,
-        Engine::AesGcm,
-    ];
+    pub const ALL: [Engine; 4] = [Engine::Auto, Engine::Vaes, Engine::AwsLcRs, Engine::AesGcm];
 
     /// Whether this CPU has what the engine needs.
     pub fn available(self) -> bool {

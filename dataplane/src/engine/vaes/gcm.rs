@@ -108,10 +108,8 @@ macro_rules! gcm {
             #[inline]
             #[target_feature($(enable = $feature),*)]
             fn new(round_keys: &'k [Block; KEYS], nonce: &[u8; NONCE_LEN]) -> Self {
-                let mut block = [0; 16];
-                block[..NONCE_LEN].copy_from_slice(nonce);
                 // J0, which masks the tag, has the counter 1.
-                let next = add(broadcast(&block), count_from(2));
+                let next = add(broadcast_block(schedule::before_counter(nonce)), count_from(2));
                 Self { round_keys, next }
             }
 
@@ -119,18 +117,30 @@ macro_rules! gcm {
             #[inline]
             #[target_feature($(enable = $feature),*)]
             fn take<const N: usize>(&mut self) -> [V; N] {
+                let mut blocks = self.counters();
+                for key in &self.round_keys[1..KEYS - 1] {
+                    round(&mut blocks, key);
+                }
+                self.finish(blocks)
+            }
+
+            /// The next counters after the key addition that comes before the first round.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn counters<const N: usize>(&mut self) -> [V; N] {
                 let first = broadcast(&self.round_keys[0]);
                 let mut blocks = [first; N];
                 for block in &mut blocks {
                     *block = xor(shuffle(self.next, &COUNTER_BIG_ENDIAN), first);
                     self.next = add(self.next, step());
                 }
-                for key in &self.round_keys[1..KEYS - 1] {
-                    let key = broadcast(key);
-                    for block in &mut blocks {
-                        *block = aes_round(*block, key);
-                    }
-                }
+                blocks
+            }
+
+            /// The last round.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn finish<const N: usize>(&self, mut blocks: [V; N]) -> [V; N] {
                 let last = broadcast(&self.round_keys[KEYS - 1]);
                 for block in &mut blocks {
                     *block = aes_last_round(*block, last);
@@ -142,12 +152,41 @@ macro_rules! gcm {
             #[inline]
             #[target_feature($(enable = $feature),*)]
             fn apply_group(&mut self, group: &mut [u8; GROUP_BYTES]) -> [V; GROUP] {
-                let mut texts = self.take();
-                for (text, bytes) in texts.iter_mut().zip(group.as_chunks_mut().0) {
-                    *text = xor(*text, load(bytes));
-                    store(bytes, *text);
+                let stream = self.take();
+                xor_group(group, stream)
+            }
+
+            /// The same, while `hashed` is hashed: the units that multiply work between AES rounds.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn apply_group_and_hash(
+                &mut self,
+                group: &mut [u8; GROUP_BYTES],
+                hash: &mut Hash,
+                hashed: [V; GROUP],
+            ) -> [V; GROUP] {
+                let keys = self.round_keys;
+                let mut blocks = self.counters();
+                // Written out, not a loop: what is not unrolled does not stay in registers.
+                let ([a, b, c, d], [h_a, h_b, h_c, h_d]) = (hashed, hash.group_powers());
+                round(&mut blocks, &keys[1]);
+                round(&mut blocks, &keys[2]);
+                hash.add_product(xor(shuffle(a, &REVERSED), hash.carry), h_a);
+                round(&mut blocks, &keys[3]);
+                round(&mut blocks, &keys[4]);
+                hash.add_product(shuffle(b, &REVERSED), h_b);
+                round(&mut blocks, &keys[5]);
+                round(&mut blocks, &keys[6]);
+                hash.add_product(shuffle(c, &REVERSED), h_c);
+                round(&mut blocks, &keys[7]);
+                round(&mut blocks, &keys[8]);
+                hash.add_product(shuffle(d, &REVERSED), h_d);
+                hash.carry = in_lane_0(hash.reduce());
+                for key in &keys[9..KEYS - 1] {
+                    round(&mut blocks, key);
                 }
-                texts
+                let stream = self.finish(blocks);
+                xor_group(group, stream)
             }
 
             /// Encrypts or decrypts a vector; what it then is.
@@ -169,6 +208,40 @@ macro_rules! gcm {
                 store_partial(bytes, text);
                 text
             }
+
+            /// Encrypts or decrypts what makes no group.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn apply_bytes(&mut self, bytes: &mut [u8]) {
+                let (vectors, rest) = bytes.as_chunks_mut();
+                for vector in vectors {
+                    self.apply(vector);
+                }
+                if !rest.is_empty() {
+                    self.apply_partial(rest);
+                }
+            }
+        }
+
+        /// One AES round.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn round<const N: usize>(blocks: &mut [V; N], key: &Block) {
+            let key = broadcast(key);
+            for block in blocks {
+                *block = aes_round(*block, key);
+            }
+        }
+
+        /// XORs the stream into a group; what it then is.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn xor_group(group: &mut [u8; GROUP_BYTES], mut stream: [V; GROUP]) -> [V; GROUP] {
+            for (v, bytes) in stream.iter_mut().zip(group.as_chunks_mut().0) {
+                *v = xor(*v, load(bytes));
+                store(bytes, *v);
+            }
+            stream
         }
 
         /// J0 encrypted: the mask of the tag.
@@ -178,10 +251,9 @@ macro_rules! gcm {
             round_keys: &[Block; KEYS],
             nonce: &[u8; NONCE_LEN],
         ) -> __m128i {
-            let mut block = [0; 16];
-            block[..NONCE_LEN].copy_from_slice(nonce);
-            block[15] = 1;
-            schedule::encrypt(round_keys, schedule::load(&block))
+            let one = _mm_set_epi32(1 << 24, 0, 0, 0);
+            let block = _mm_or_si128(schedule::before_counter(nonce), one);
+            schedule::encrypt(round_keys, block)
         }
 
         /// GHASH over a message that comes in vectors. Blocks of one *run*, at most [`POWERS`],
@@ -222,13 +294,24 @@ macro_rules! gcm {
                     Some(powers) => load(powers),
                     None => load_partial(powers.as_flattened()),
                 };
-                let v = xor(v, self.carry);
+                self.add_product(xor(v, self.carry), powers);
                 self.carry = zero();
+                self.left -= blocks;
+            }
+
+            /// Adds a product for each lane, unreduced.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn add_product(&mut self, v: V, powers: V) {
                 self.low = xor(self.low, multiply_low(v, powers));
                 self.high = xor(self.high, multiply_high(v, powers));
-                let middle = xor(multiply_low_high(v, powers), multiply_high_low(v, powers));
-                self.middle = xor(self.middle, middle);
-                self.left -= blocks;
+                // Karatsuba: with the sums of the halves, one multiplication gives both cross
+                // products, and low and high besides, which reduce() takes off again.
+                let sums = multiply_low(
+                    xor(v, swap_halves(v)),
+                    xor(powers, swap_halves(powers)),
+                );
+                self.middle = xor(self.middle, sums);
             }
 
             /// Adds the next `blocks` of the run. What `v` holds beyond them is zero.
@@ -256,22 +339,37 @@ macro_rules! gcm {
             #[target_feature($(enable = $feature),*)]
             fn reduce(&mut self) -> __m128i {
                 let polynomial = broadcast(&FOLD);
-                let low = xor(self.low, half_up(self.middle));
-                let high = xor(self.high, half_down(self.middle));
+                let middle = xor(self.middle, xor(self.low, self.high));
+                let low = xor(self.low, half_up(middle));
+                let high = xor(self.high, half_down(middle));
                 let once = xor(swap_halves(low), multiply_low_high(low, polynomial));
                 let twice = xor(swap_halves(once), multiply_low_high(once, polynomial));
                 (self.low, self.middle, self.high) = (zero(), zero(), zero());
                 sum_lanes(xor(high, twice))
             }
 
+            /// The powers for a run of one group.
+            #[inline]
+            #[target_feature($(enable = $feature),*)]
+            fn group_powers(&self) -> [V; GROUP] {
+                let mut powers = [zero(); GROUP];
+                let used = self.powers[POWERS - GROUP * LANES..].as_flattened();
+                for (v, bytes) in powers.iter_mut().zip(used.as_chunks().0) {
+                    *v = load(bytes);
+                }
+                powers
+            }
+
             /// A run of one group.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn add_group(&mut self, group: [V; GROUP]) {
-                self.left = GROUP * LANES;
-                for v in group {
-                    self.add(v, LANES);
-                }
+            fn add_group(&mut self, [a, b, c, d]: [V; GROUP]) {
+                let [h_a, h_b, h_c, h_d] = self.group_powers();
+                self.add_product(shuffle(b, &REVERSED), h_b);
+                self.add_product(shuffle(c, &REVERSED), h_c);
+                self.add_product(shuffle(d, &REVERSED), h_d);
+                // Last, because the carry comes late.
+                self.add_product(xor(shuffle(a, &REVERSED), self.carry), h_a);
                 self.carry = in_lane_0(self.reduce());
             }
 
@@ -286,7 +384,7 @@ macro_rules! gcm {
                 rest
             }
 
-            /// A run of less than a group of associated data.
+            /// A run of its own for associated data that makes no group.
             #[inline]
             #[target_feature($(enable = $feature),*)]
             fn add_run(&mut self, bytes: &[u8]) {
@@ -298,9 +396,9 @@ macro_rules! gcm {
             /// Adds the lengths, which end the message, and gives the tag.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn tag(mut self, associated: usize, payload: usize, mask: __m128i) -> __m128i {
+            fn tag(mut self, lengths: (usize, usize), mask: __m128i) -> __m128i {
                 let bits = |bytes: usize| (bytes as i64) << 3;
-                let lengths = _mm_set_epi64x(bits(associated), bits(payload));
+                let lengths = _mm_set_epi64x(bits(lengths.0), bits(lengths.1));
                 self.add_reversed(in_lane_0(lengths), 1);
                 let hash = self.reduce();
                 _mm_xor_si128(_mm_shuffle_epi8(hash, schedule::load(&REVERSED)), mask)
@@ -330,21 +428,53 @@ macro_rules! gcm {
             payload: &mut [u8],
             tag: &mut [u8; TAG_LEN],
         ) {
+            if !short(associated, payload) {
+                return seal_long(key, nonce, associated, payload, tag);
+            }
             let lengths = (associated.len(), payload.len());
             let mask = tag_mask(&key.round_keys, nonce);
             let mut stream = Stream::new(&key.round_keys, nonce);
             let mut hash = Hash::new(&key.powers);
-            let mut associated = hash.add_groups(associated);
-            let mut payload = payload;
-            if !short(associated, payload) {
-                hash.add_run(associated);
-                associated = &[];
-                let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
+            seal_last(&mut stream, &mut hash, associated, payload);
+            schedule::store(tag, hash.tag(lengths, mask));
+        }
+
+        #[inline(never)]
+        #[target_feature($(enable = $feature),*)]
+        fn seal_long<const KEYS: usize>(
+            key: &Key<KEYS>,
+            nonce: &[u8; NONCE_LEN],
+            associated: &[u8],
+            payload: &mut [u8],
+            tag: &mut [u8; TAG_LEN],
+        ) {
+            let lengths = (associated.len(), payload.len());
+            let mask = tag_mask(&key.round_keys, nonce);
+            let mut stream = Stream::new(&key.round_keys, nonce);
+            let mut hash = Hash::new(&key.powers);
+            let rest = hash.add_groups(associated);
+            hash.add_run(rest);
+            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
+            if let Some((first, groups)) = groups.split_first_mut() {
+                let mut texts = stream.apply_group(first);
                 for group in groups {
-                    hash.add_group(stream.apply_group(group));
+                    texts = stream.apply_group_and_hash(group, &mut hash, texts);
                 }
-                payload = rest;
+                hash.add_group(texts);
             }
+            seal_last(&mut stream, &mut hash, &[], rest);
+            schedule::store(tag, hash.tag(lengths, mask));
+        }
+
+        /// The last run, up to the lengths.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn seal_last<const KEYS: usize>(
+            stream: &mut Stream<KEYS>,
+            hash: &mut Hash,
+            associated: &[u8],
+            payload: &mut [u8],
+        ) {
             hash.left = associated.len().div_ceil(16) + payload.len().div_ceil(16) + 1;
             hash.add_bytes(associated);
             let (vectors, rest) = payload.as_chunks_mut();
@@ -354,10 +484,9 @@ macro_rules! gcm {
             if !rest.is_empty() {
                 hash.add(stream.apply_partial(rest), rest.len().div_ceil(16));
             }
-            schedule::store(tag, hash.tag(lengths.0, lengths.1, mask));
         }
 
-        /// Whether the tag verifies; only then `payload` is changed.
+        /// Whether the tag verifies. If not, `payload` is as it was or wiped, but never plaintext.
         #[target_feature($(enable = $feature),*)]
         fn open<const KEYS: usize>(
             key: &Key<KEYS>,
@@ -366,36 +495,57 @@ macro_rules! gcm {
             payload: &mut [u8],
             tag: &[u8; TAG_LEN],
         ) -> bool {
+            if !short(associated, payload) {
+                return open_long(key, nonce, associated, payload, tag);
+            }
             let lengths = (associated.len(), payload.len());
             let mask = tag_mask(&key.round_keys, nonce);
+            let mut stream = Stream::new(&key.round_keys, nonce);
             let mut hash = Hash::new(&key.powers);
-            let mut associated = hash.add_groups(associated);
-            let mut sealed = &*payload;
-            if !short(associated, sealed) {
-                hash.add_run(associated);
-                associated = &[];
-                sealed = hash.add_groups(sealed);
+            hash_last(&mut hash, associated, payload);
+            if !schedule::equal(hash.tag(lengths, mask), schedule::load(tag)) {
+                return false;
             }
+            stream.apply_bytes(payload);
+            true
+        }
+
+        #[inline(never)]
+        #[target_feature($(enable = $feature),*)]
+        fn open_long<const KEYS: usize>(
+            key: &Key<KEYS>,
+            nonce: &[u8; NONCE_LEN],
+            associated: &[u8],
+            payload: &mut [u8],
+            tag: &[u8; TAG_LEN],
+        ) -> bool {
+            let lengths = (associated.len(), payload.len());
+            let mask = tag_mask(&key.round_keys, nonce);
+            let mut stream = Stream::new(&key.round_keys, nonce);
+            let mut hash = Hash::new(&key.powers);
+            let rest = hash.add_groups(associated);
+            hash.add_run(rest);
+            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
+            for group in &mut *groups {
+                let sealed = load_group(group);
+                stream.apply_group_and_hash(group, &mut hash, sealed);
+            }
+            hash_last(&mut hash, &[], rest);
+            if !schedule::equal(hash.tag(lengths, mask), schedule::load(tag)) {
+                groups.as_flattened_mut().fill(0);
+                return false;
+            }
+            stream.apply_bytes(rest);
+            true
+        }
+
+        /// The last run, up to the lengths.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn hash_last(hash: &mut Hash, associated: &[u8], sealed: &[u8]) {
             hash.left = associated.len().div_ceil(16) + sealed.len().div_ceil(16) + 1;
             hash.add_bytes(associated);
             hash.add_bytes(sealed);
-            let expected = hash.tag(lengths.0, lengths.1, mask);
-            if !schedule::equal(expected, schedule::load(tag)) {
-                return false;
-            }
-            let mut stream = Stream::new(&key.round_keys, nonce);
-            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
-            for group in groups {
-                stream.apply_group(group);
-            }
-            let (vectors, rest) = rest.as_chunks_mut();
-            for vector in vectors {
-                stream.apply(vector);
-            }
-            if !rest.is_empty() {
-                stream.apply_partial(rest);
-            }
-            true
         }
     };
 }

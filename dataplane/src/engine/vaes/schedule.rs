@@ -1,5 +1,6 @@
 //! What is computed once per key: the AES round keys and the powers of the GHASH key.
 
+use crate::engine::NONCE_LEN;
 use std::arch::x86_64::*;
 use zeroize::Zeroize;
 
@@ -40,6 +41,14 @@ block_operations! {
     fn equal(a: __m128i, b: __m128i) -> bool {
         let difference = _mm_xor_si128(a, b);
         _mm_testz_si128(difference, difference) == 1
+    }
+
+    /// A counter block whose counter is zero.
+    fn before_counter(nonce: &[u8; NONCE_LEN]) -> __m128i {
+        // By words: put together byte by byte in memory, it could not be loaded until it is written.
+        let (words, _) = nonce.as_chunks();
+        let word = |at: usize| i32::from_le_bytes(words[at]);
+        _mm_setr_epi32(word(0), word(1), word(2), 0)
     }
 
     /// Encrypts one block.

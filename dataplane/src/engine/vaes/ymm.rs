@@ -5,7 +5,6 @@
 
 use super::schedule::Block;
 use std::arch::x86_64::*;
-use zeroize::Zeroize;
 
 /// Blocks in a vector.
 pub const LANES: usize = 2;
@@ -45,21 +44,38 @@ lane_operations! {
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
     }
 
-    /// The bytes of `from`, at most [`BYTES`], and zeros after them.
+    /// The bytes of `from`, fewer than [`BYTES`], and zeros after them.
     fn load_partial(from: &[u8]) -> V {
-        let mut buffer = [0; BYTES];
-        buffer[..from.len()].copy_from_slice(from);
-        let v = load(&buffer);
-        buffer.zeroize();
-        v
+        let (words, rest) = from.as_chunks::<4>();
+        // SAFETY: the mask lets the load touch only the first `words`, which are `from`'s.
+        let whole = unsafe { _mm256_maskload_epi32(from.as_ptr().cast(), first_words(words.len())) };
+        let mut last = 0;
+        for byte in rest.iter().rev() {
+            last = last << 8 | i32::from(*byte);
+        }
+        let place = _mm256_cmpeq_epi32(numbers(), _mm256_set1_epi32(words.len() as i32));
+        _mm256_or_si256(whole, _mm256_and_si256(place, _mm256_set1_epi32(last)))
     }
 
-    /// The first `to.len()` bytes of `v`, at most [`BYTES`].
+    /// The first `to.len()` bytes of `v`, fewer than [`BYTES`].
     fn store_partial(to: &mut [u8], v: V) -> () {
-        let mut buffer = [0; BYTES];
-        store(&mut buffer, v);
-        to.copy_from_slice(&buffer[..to.len()]);
-        buffer.zeroize();
+        let (words, rest) = to.as_chunks_mut::<4>();
+        let (count, start) = (words.len(), words.as_mut_ptr());
+        // SAFETY: the mask lets the store touch only the first `count` words, which are `words`.
+        unsafe { _mm256_maskstore_epi32(start.cast(), first_words(count), v) };
+        let place = _mm256_set1_epi32(count as i32);
+        let last = _mm256_cvtsi256_si32(_mm256_permutevar8x32_epi32(v, place));
+        rest.copy_from_slice(&last.to_le_bytes()[..rest.len()]);
+    }
+
+    /// The mask of the first `count` 32-bit words.
+    fn first_words(count: usize) -> V {
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), numbers())
+    }
+
+    /// Every 32-bit word its number.
+    fn numbers() -> V {
+        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
     }
 
     /// `v` with zeros after the first `len` bytes, `len` at most [`BYTES`].
@@ -72,7 +88,12 @@ lane_operations! {
 
     /// `block` in every lane.
     fn broadcast(block: &Block) -> V {
-        _mm256_broadcastsi128_si256(super::schedule::load(block))
+        broadcast_block(super::schedule::load(block))
+    }
+
+    /// `block` in every lane.
+    fn broadcast_block(block: __m128i) -> V {
+        _mm256_broadcastsi128_si256(block)
     }
 
     /// `block` in lane 0, zeros in the others.
@@ -136,11 +157,6 @@ lane_operations! {
     /// Carry-less product, in every lane, of `a`'s low and `b`'s high half.
     fn multiply_low_high(a: V, b: V) -> V {
         _mm256_clmulepi64_epi128::<0x10>(a, b)
-    }
-
-    /// Carry-less product, in every lane, of `a`'s high and `b`'s low half.
-    fn multiply_high_low(a: V, b: V) -> V {
-        _mm256_clmulepi64_epi128::<0x01>(a, b)
     }
 
     /// Every lane shifted up by 64 bits.

@@ -57,7 +57,12 @@ lane_operations! {
 
     /// `block` in every lane.
     fn broadcast(block: &Block) -> V {
-        _mm512_broadcast_i32x4(super::schedule::load(block))
+        broadcast_block(super::schedule::load(block))
+    }
+
+    /// `block` in every lane.
+    fn broadcast_block(block: __m128i) -> V {
+        _mm512_broadcast_i32x4(block)
     }
 
     /// `block` in lane 0, zeros in the others.
@@ -124,11 +129,6 @@ lane_operations! {
     /// Carry-less product, in every lane, of `a`'s low and `b`'s high half.
     fn multiply_low_high(a: V, b: V) -> V {
         _mm512_clmulepi64_epi128::<0x10>(a, b)
-    }
-
-    /// Carry-less product, in every lane, of `a`'s high and `b`'s low half.
-    fn multiply_high_low(a: V, b: V) -> V {
-        _mm512_clmulepi64_epi128::<0x01>(a, b)
     }
 
     /// Every lane shifted up by 64 bits.
