@@ -19,7 +19,7 @@
 //!
 //! **Constant time**: no branch and no address depends on a key, a text or a tag, only on
 //! lengths; AES and the field are done by instructions whose time does not depend on data. The tag
-//! is compared as one 128-bit value. The `constant_time` program of the benches measures it.
+//! is compared as one 128-bit value.
 //!
 //! **Opening** verifies first and decrypts then, where the whole frame fits one reduction, and the
 //! end of every frame. A forged short frame is left as it was and costs the hash alone. Longer ones

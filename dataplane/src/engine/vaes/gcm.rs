@@ -148,47 +148,6 @@ macro_rules! gcm {
                 blocks
             }
 
-            /// Encrypts or decrypts a group; what it then is.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn apply_group(&mut self, group: &mut [u8; GROUP_BYTES]) -> [V; GROUP] {
-                let stream = self.take();
-                xor_group(group, stream)
-            }
-
-            /// The same, while `hashed` is hashed: the units that multiply work between AES rounds.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn apply_group_and_hash(
-                &mut self,
-                group: &mut [u8; GROUP_BYTES],
-                hash: &mut Hash,
-                hashed: [V; GROUP],
-            ) -> [V; GROUP] {
-                let keys = self.round_keys;
-                let mut blocks = self.counters();
-                // Written out, not a loop: what is not unrolled does not stay in registers.
-                let ([a, b, c, d], [h_a, h_b, h_c, h_d]) = (hashed, hash.group_powers());
-                round(&mut blocks, &keys[1]);
-                round(&mut blocks, &keys[2]);
-                hash.add_product(xor(shuffle(a, &REVERSED), hash.carry), h_a);
-                round(&mut blocks, &keys[3]);
-                round(&mut blocks, &keys[4]);
-                hash.add_product(shuffle(b, &REVERSED), h_b);
-                round(&mut blocks, &keys[5]);
-                round(&mut blocks, &keys[6]);
-                hash.add_product(shuffle(c, &REVERSED), h_c);
-                round(&mut blocks, &keys[7]);
-                round(&mut blocks, &keys[8]);
-                hash.add_product(shuffle(d, &REVERSED), h_d);
-                hash.carry = in_lane_0(hash.reduce());
-                for key in &keys[9..KEYS - 1] {
-                    round(&mut blocks, key);
-                }
-                let stream = self.finish(blocks);
-                xor_group(group, stream)
-            }
-
             /// Encrypts or decrypts a vector; what it then is.
             #[inline]
             #[target_feature($(enable = $feature),*)]
@@ -405,6 +364,58 @@ macro_rules! gcm {
             }
         }
 
+        /// Encrypts or decrypts whole groups and hashes their ciphertext, a run for each, in one
+        /// pass: the units that multiply work between AES rounds. What is sealed is hashed a group
+        /// later, when it is there. Stream and hash come and go by value, to stay in registers.
+        #[target_feature($(enable = $feature),*)]
+        fn apply_groups<'k, const SEAL: bool, const KEYS: usize>(
+            mut stream: Stream<'k, KEYS>,
+            mut hash: Hash<'k>,
+            mut groups: &mut [[u8; GROUP_BYTES]],
+        ) -> (Stream<'k, KEYS>, Hash<'k>) {
+            let keys = stream.round_keys;
+            let mut sealed = [zero(); GROUP];
+            if SEAL {
+                let Some((first, others)) = groups.split_first_mut() else {
+                    return (stream, hash);
+                };
+                sealed = xor_group(first, stream.take());
+                groups = others;
+            }
+            for group in groups {
+                if !SEAL {
+                    sealed = load_group(group);
+                }
+                let ([a, b, c, d], [h_a, h_b, h_c, h_d]) = (sealed, hash.group_powers());
+                let mut blocks = stream.counters();
+                // Written out: in a loop that is not unrolled nothing of this is in registers.
+                round(&mut blocks, &keys[1]);
+                round(&mut blocks, &keys[2]);
+                hash.add_product(xor(shuffle(a, &REVERSED), hash.carry), h_a);
+                round(&mut blocks, &keys[3]);
+                round(&mut blocks, &keys[4]);
+                hash.add_product(shuffle(b, &REVERSED), h_b);
+                round(&mut blocks, &keys[5]);
+                round(&mut blocks, &keys[6]);
+                hash.add_product(shuffle(c, &REVERSED), h_c);
+                round(&mut blocks, &keys[7]);
+                round(&mut blocks, &keys[8]);
+                hash.add_product(shuffle(d, &REVERSED), h_d);
+                for key in &keys[9..KEYS - 1] {
+                    round(&mut blocks, key);
+                }
+                hash.carry = in_lane_0(hash.reduce());
+                let texts = xor_group(group, stream.finish(blocks));
+                if SEAL {
+                    sealed = texts;
+                }
+            }
+            if SEAL {
+                hash.add_group(sealed);
+            }
+            (stream, hash)
+        }
+
         #[inline]
         #[target_feature($(enable = $feature),*)]
         fn load_group(group: &[u8; GROUP_BYTES]) -> [V; GROUP] {
@@ -450,18 +461,12 @@ macro_rules! gcm {
         ) {
             let lengths = (associated.len(), payload.len());
             let mask = tag_mask(&key.round_keys, nonce);
-            let mut stream = Stream::new(&key.round_keys, nonce);
+            let stream = Stream::new(&key.round_keys, nonce);
             let mut hash = Hash::new(&key.powers);
             let rest = hash.add_groups(associated);
             hash.add_run(rest);
             let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
-            if let Some((first, groups)) = groups.split_first_mut() {
-                let mut texts = stream.apply_group(first);
-                for group in groups {
-                    texts = stream.apply_group_and_hash(group, &mut hash, texts);
-                }
-                hash.add_group(texts);
-            }
+            let (mut stream, mut hash) = apply_groups::<true, KEYS>(stream, hash, groups);
             seal_last(&mut stream, &mut hash, &[], rest);
             schedule::store(tag, hash.tag(lengths, mask));
         }
@@ -521,15 +526,12 @@ macro_rules! gcm {
         ) -> bool {
             let lengths = (associated.len(), payload.len());
             let mask = tag_mask(&key.round_keys, nonce);
-            let mut stream = Stream::new(&key.round_keys, nonce);
+            let stream = Stream::new(&key.round_keys, nonce);
             let mut hash = Hash::new(&key.powers);
             let rest = hash.add_groups(associated);
             hash.add_run(rest);
             let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
-            for group in &mut *groups {
-                let sealed = load_group(group);
-                stream.apply_group_and_hash(group, &mut hash, sealed);
-            }
+            let (mut stream, mut hash) = apply_groups::<false, KEYS>(stream, hash, groups);
             hash_last(&mut hash, &[], rest);
             if !schedule::equal(hash.tag(lengths, mask), schedule::load(tag)) {
                 groups.as_flattened_mut().fill(0);

@@ -45,10 +45,13 @@ block_operations! {
 
     /// A counter block whose counter is zero.
     fn before_counter(nonce: &[u8; NONCE_LEN]) -> __m128i {
-        // By words: put together byte by byte in memory, it could not be loaded until it is written.
-        let (words, _) = nonce.as_chunks();
-        let word = |at: usize| i32::from_le_bytes(words[at]);
-        _mm_setr_epi32(word(0), word(1), word(2), 0)
+        // Read as callers write it, 4 bytes of the IV alone and 8 with the counter mixed in: a load
+        // across two fresh stores waits for both.
+        let (fixed, counted) = nonce.split_at(4);
+        let fixed = u32::from_le_bytes(fixed.try_into().unwrap_or_default());
+        let counted = u64::from_le_bytes(counted.try_into().unwrap_or_default());
+        let block = _mm_slli_si128::<4>(_mm_cvtsi64_si128(counted as i64));
+        _mm_insert_epi32::<0>(block, fixed as i32)
     }
 
     /// Encrypts one block.
