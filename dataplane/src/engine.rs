@@ -60,7 +60,7 @@ pub trait Aead: Send {
         sealed: &mut [u8],
     ) -> Result<(), Forged>;
 
-    /// Brings the key into the cache, for a frame that is sealed or opened soon.
+    /// Asks the CPU for the key, which will be used soon.
     fn prefetch(&self) {}
 }
 

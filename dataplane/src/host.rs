@@ -6,6 +6,7 @@
 //! finished) straight into the frames it is sealed in. [`memory`] stands in for the kernel in tests
 //! and benchmarks.
 
+use self::vnet::VnetHeader;
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
@@ -17,18 +18,24 @@ pub mod segment;
 pub mod tun;
 pub mod vnet;
 
-/// The smallest buffer to read into: a `virtio_net_hdr` and the largest IP packet.
-pub const READ_BUFFER: usize = vnet::LEN + 65_575;
+/// The largest packet, and so what both buffers of a read must hold together.
+pub const LARGEST_PACKET: usize = 65_575;
 
-/// The host interface as the worker uses it. Buffers start with the 10-byte `virtio_net_hdr`, then
-/// the packet from its IP header on (TUN without packet information).
+/// The host interface as the worker uses it: a `virtio_net_hdr`, then the packet from its IP header
+/// on (TUN without packet information).
 pub trait Host {
-    /// Reads one packet, or one super-packet to be segmented, into `buffer` (at least
-    /// [`READ_BUFFER`] bytes). `Ok(None)` when there is none.
+    /// Reads one packet, or one super-packet to be segmented: its start into `first`, what does not
+    /// fit there into `rest`, so that a packet that fits lies where it will be sealed. Both together
+    /// must hold [`LARGEST_PACKET`] bytes. Gives the header and the packet's length, or `Ok(None)`
+    /// when there is none.
     ///
     /// # Errors
     /// What the kernel answered.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    fn read(
+        &mut self,
+        first: &mut [u8],
+        rest: &mut [u8],
+    ) -> io::Result<Option<(VnetHeader, usize)>>;
 
     /// Writes one packet or super-packet, gathered from `parts`, header first.
     ///

@@ -7,6 +7,7 @@
 //! [`wall`] attaches the XDP program that stands before all of it.
 #![deny(missing_docs)]
 
+pub mod backlog;
 pub mod counters;
 pub mod credit;
 pub mod engine;
@@ -16,6 +17,7 @@ pub mod keys;
 pub mod link;
 pub mod peer;
 pub mod port;
+pub mod prefetch;
 pub mod route;
 pub mod schedule;
 pub mod session;

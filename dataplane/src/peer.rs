@@ -5,10 +5,12 @@
 //! first frame that opens under it makes it current, and what was current is previous, for
 //! receiving only.
 
+use crate::backlog::Queue;
 use crate::counters::PeerCounters;
 use crate::credit::Ledger;
 use crate::{PortId, WorkstationId};
-use std::collections::VecDeque;
+use smallvec::SmallVec;
+use std::net::IpAddr;
 use std::sync::Arc;
 use wire::Role;
 use wire::limits::SECOND;
@@ -65,33 +67,37 @@ impl Standing {
 }
 
 /// A Workstation (at the Workstation: its Gateway) within a worker.
-pub struct Peer<F> {
+#[repr(align(64))]
+pub struct Peer {
     /// Its slot.
     pub id: WorkstationId,
     /// Its sessions.
     pub standing: Standing,
     /// Frames received and not yet opened, in order of arrival.
-    pub queue: VecDeque<F>,
+    pub queue: Queue,
     /// Bytes it may still be served in this round of the scheduler.
     pub deficit: usize,
-    /// Its credit on each open port where it has had a session.
-    pub ledgers: Vec<(PortId, Ledger)>,
     /// Its counters.
     pub counters: Arc<PeerCounters>,
+    /// Its credit on each open port where it has had a session.
+    pub ledgers: SmallVec<[(PortId, Ledger); 1]>,
+    /// The last pair of addresses found to be permitted, and the version of the routes then.
+    pub permitted: Option<(u64, IpAddr, IpAddr)>,
     pongs: Bucket,
     rekeys: Bucket,
 }
 
-impl<F> Peer<F> {
+impl Peer {
     /// A Workstation without sessions.
     pub fn new(id: WorkstationId, counters: Arc<PeerCounters>) -> Self {
         Self {
             id,
             standing: Standing::default(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             deficit: 0,
-            ledgers: Vec::new(),
             counters,
+            ledgers: SmallVec::new(),
+            permitted: None,
             pongs: Bucket::default(),
             rekeys: Bucket::default(),
         }

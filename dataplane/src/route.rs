@@ -3,37 +3,53 @@
 use crate::WorkstationId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 
 /// The inner prefixes of all Workstations, whichever worker serves them.
 #[derive(Default)]
 pub struct Routes {
     /// Prefixes of one address, which is what a Workstation usually has. No prefix is longer, and a
-    /// walk down the trie costs as much as opening a frame.
-    hosts: HashMap<IpAddr, WorkstationId>,
+    /// walk down the trie costs as much as opening a frame. (The keys are configured, so no sender
+    /// can make the hash collide.)
+    hosts_v4: FxHashMap<u32, WorkstationId>,
+    hosts_v6: FxHashMap<u128, WorkstationId>,
     v4: PrefixMap<Ipv4Net, WorkstationId>,
     v6: PrefixMap<Ipv6Net, WorkstationId>,
+    version: u64,
 }
 
 impl Routes {
     /// The owner of the longest prefix that holds `address`.
     #[inline]
     pub fn owner(&self, address: IpAddr) -> Option<WorkstationId> {
-        if let Some(owner) = self.hosts.get(&address) {
-            return Some(*owner);
-        }
         match address {
-            IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, owner)| *owner),
-            IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, owner)| *owner),
+            IpAddr::V4(address) => match self.hosts_v4.get(&address.to_bits()) {
+                Some(owner) => Some(*owner),
+                None => self.v4.get_lpm(&address.into()).map(|(_, owner)| *owner),
+            },
+            IpAddr::V6(address) => match self.hosts_v6.get(&address.to_bits()) {
+                Some(owner) => Some(*owner),
+                None => self.v6.get_lpm(&address.into()).map(|(_, owner)| *owner),
+            },
         }
+    }
+
+    /// Changes with every change: what was looked up under another version may be wrong.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Gives a prefix to a Workstation, taking it from whoever had that very prefix.
     pub fn insert(&mut self, prefix: IpNet, owner: WorkstationId) {
+        self.version += 1;
         match prefix {
-            host if host.prefix_len() == host.max_prefix_len() => {
-                self.hosts.insert(host.addr(), owner)
+            IpNet::V4(host) if host.prefix_len() == 32 => {
+                self.hosts_v4.insert(host.addr().to_bits(), owner)
+            }
+            IpNet::V6(host) if host.prefix_len() == 128 => {
+                self.hosts_v6.insert(host.addr().to_bits(), owner)
             }
             IpNet::V4(prefix) => self.v4.insert(prefix.trunc(), owner),
             IpNet::V6(prefix) => self.v6.insert(prefix.trunc(), owner),
@@ -50,7 +66,9 @@ impl Routes {
 
     /// Takes every prefix of a Workstation away.
     pub fn remove(&mut self, owner: WorkstationId) {
-        self.hosts.retain(|_, has| *has != owner);
+        self.version += 1;
+        self.hosts_v4.retain(|_, has| *has != owner);
+        self.hosts_v6.retain(|_, has| *has != owner);
         self.v4.retain(|_, has| *has != owner);
         self.v6.retain(|_, has| *has != owner);
     }

@@ -8,8 +8,13 @@
 
 mod inbound;
 mod outbound;
+mod ports;
 pub mod run;
+mod sessions;
 
+use self::ports::{Ports, WorkerPort};
+use self::sessions::Sessions;
+use crate::backlog::{Backlog, Waiting};
 use crate::counters::{PeerCounters, WorkerCounters};
 use crate::credit::Ledger;
 use crate::engine::Engine;
@@ -24,7 +29,7 @@ use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
 use crossbeam::channel::{Receiver, Sender, TrySendError};
 use ipnet::IpNet;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use wire::header::slot_of;
 use wire::limits::*;
@@ -35,6 +40,8 @@ pub use crate::session::Install;
 
 /// Frames moved at a time.
 pub const BATCH: usize = 64;
+/// Frames taken off one port's rings in one round.
+const BURST: usize = 4 * BATCH;
 /// How often quiet ports and credit are looked at, in nanoseconds.
 const LOOK: u64 = 1_000_000;
 /// Commands carried out between two rounds, so that a flood of them cannot hold up frames.
@@ -164,35 +171,15 @@ pub struct WorkerConfig {
     pub engine: Engine,
 }
 
-/// A port within a worker.
-struct WorkerPort<P> {
-    io: P,
-    tables: Arc<PortTables>,
-    mac: [u8; 6],
-    ethertype: u16,
-    /// Something was received, sent or released since the last flush.
-    touched: bool,
-    /// The kernel has not taken all frames yet, or the link is down: flush again later.
-    lagging: bool,
-    /// The rings were empty when last asked.
-    drained: bool,
-}
-
-impl<P: Port> WorkerPort<P> {
-    /// The largest inner packet of a session that leaves by this port. What was agreed on with the
-    /// other side is no promise about the memory here.
-    #[inline]
-    fn mtu(&self, session: &Session) -> usize {
-        let room = self.io.capacity().saturating_sub(ETH_LEN + OVERHEAD);
-        usize::from(session.mtu).min(room)
-    }
-}
-
-/// A frame that waits for its Workstation's turn.
-pub struct Queued<F> {
+/// A packet in the frame it will be sealed in.
+struct Outgoing<F> {
     port: PortId,
-    header: Header,
     frame: F,
+    /// Bytes of the packet.
+    len: usize,
+    /// The Workstation it goes to, and the session that will seal it.
+    peer: WorkstationId,
+    index: u32,
 }
 
 /// A worker. `P` is the kind of port, `H` the kind of host interface.
@@ -200,12 +187,12 @@ pub struct Worker<P: Port, H: Host> {
     role: Role,
     engine: Engine,
     host: H,
-    ports: HashMap<PortId, WorkerPort<P>>,
+    ports: Ports<P>,
     order: Vec<PortId>,
     /// Changes whenever a port comes or goes: what was waited on must be put together anew.
     generation: u64,
     sessions: Sessions,
-    peers: Vec<Option<Peer<Queued<P::Frame>>>>,
+    peers: Vec<Option<Peer>>,
     routes: Routes,
     schedule: Schedule,
     coalescer: Coalescer,
@@ -214,46 +201,14 @@ pub struct Worker<P: Port, H: Host> {
     /// Events that must not be lost and found the channel full.
     outbox: VecDeque<Event>,
     received: Vec<P::Frame>,
-    batch: Vec<Queued<P::Frame>>,
-    packet: Vec<u8>,
+    backlog: Backlog<P::Frame>,
+    /// Places in the backlog of the frames that are opened together.
+    batch: Vec<u32>,
+    outgoing: Vec<Outgoing<P::Frame>>,
+    packet: Box<[u8]>,
     counters: Arc<WorkerCounters>,
     looked: u64,
     stopped: bool,
-}
-
-/// Sessions by slot.
-#[derive(Default)]
-struct Sessions(Vec<Option<Box<Session>>>);
-
-impl Sessions {
-    /// The session with this very index.
-    #[inline]
-    fn get(&mut self, index: u32) -> Option<&mut Session> {
-        let session = self
-            .0
-            .get_mut(usize::from(slot_of(index)))?
-            .as_deref_mut()?;
-        (session.index == index).then_some(session)
-    }
-
-    fn put(&mut self, session: Session) {
-        let slot = usize::from(slot_of(session.index));
-        if slot >= self.0.len() {
-            self.0.resize_with(slot + 1, || None);
-        }
-        self.0[slot] = Some(Box::new(session));
-    }
-
-    /// Those that live on a port.
-    fn on(&self, port: PortId) -> impl Iterator<Item = &Session> {
-        let sessions = self.0.iter().flatten().map(Box::as_ref);
-        sessions.filter(move |session| session.port == port)
-    }
-
-    fn take(&mut self, index: u32) -> Option<Box<Session>> {
-        self.get(index)?;
-        self.0[usize::from(slot_of(index))].take()
-    }
 }
 
 impl<P: Port, H: Host> Worker<P, H> {
@@ -269,7 +224,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             role: config.role,
             engine: config.engine.resolve(),
             host,
-            ports: HashMap::new(),
+            ports: Ports::default(),
             order: Vec::new(),
             generation: 0,
             sessions: Sessions::default(),
@@ -280,9 +235,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             commands,
             events,
             outbox: VecDeque::new(),
-            received: Vec::with_capacity(BATCH),
+            received: Vec::with_capacity(BURST),
+            backlog: Backlog::default(),
             batch: Vec::with_capacity(BATCH),
-            packet: vec![0; 10 + 65_535 + 64],
+            outgoing: Vec::with_capacity(BATCH),
+            packet: vec![0; outbound::BUFFER].into(),
             counters,
             looked: 0,
             stopped: false,
@@ -325,7 +282,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// A port's rings.
     pub fn port(&mut self, id: PortId) -> Option<&mut P> {
-        self.ports.get_mut(&id).map(|port| &mut port.io)
+        self.ports.get_mut(id).map(|port| &mut port.io)
     }
 
     /// Carries out waiting commands.
@@ -366,11 +323,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             Command::Statistics(answer) => {
                 let ports = self.ports.iter();
                 // Whoever asked may have given up.
-                let _ = answer.try_send(
-                    ports
-                        .map(|(id, port)| (*id, port.io.statistics()))
-                        .collect(),
-                );
+                let _ =
+                    answer.try_send(ports.map(|(id, port)| (id, port.io.statistics())).collect());
             }
             Command::Stop => self.stopped = true,
         }
@@ -403,7 +357,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// on it any more, and no credit is kept of it.
     fn close_port(&mut self, id: PortId) {
         self.order.retain(|has| *has != id);
-        let Some(mut port) = self.ports.remove(&id) else {
+        let Some(mut port) = self.ports.remove(id) else {
             return;
         };
         self.generation += 1;
@@ -412,13 +366,11 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         for peer in self.peers.iter_mut().flatten() {
             peer.ledgers.retain(|(on, _)| *on != id);
-            for _ in 0..peer.queue.len() {
-                match peer.queue.pop_front() {
-                    Some(queued) if queued.port == id => port.io.release(queued.frame),
-                    Some(queued) => peer.queue.push_back(queued),
-                    None => break,
-                }
-            }
+            self.backlog.withdraw(
+                &mut peer.queue,
+                |waiting| waiting.port == id,
+                |waiting| port.io.release(waiting.frame),
+            );
         }
     }
 
@@ -435,9 +387,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     fn remove_peer(&mut self, id: WorkstationId) {
         let indexes: Vec<u32> = self
             .sessions
-            .0
-            .iter()
-            .flatten()
+            .all()
             .filter(|session| session.workstation == id)
             .map(|session| session.index)
             .collect();
@@ -445,14 +395,19 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.erase(index);
         }
         self.routes.remove(id);
-        let Some(peer) = self.peers.get_mut(id as usize).and_then(Option::take) else {
+        let Some(mut peer) = self.peers.get_mut(id as usize).and_then(Option::take) else {
             return;
         };
-        for queued in peer.queue {
-            if let Some(port) = self.ports.get_mut(&queued.port) {
-                port.io.release(queued.frame);
-            }
-        }
+        let ports = &mut self.ports;
+        self.backlog.withdraw(
+            &mut peer.queue,
+            |_| true,
+            |waiting| {
+                if let Some(port) = ports.get_mut(waiting.port) {
+                    port.io.release(waiting.frame);
+                }
+            },
+        );
     }
 
     fn install(&mut self, install: &Install, now: u64) {
@@ -460,7 +415,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             .peers
             .get_mut(install.workstation as usize)
             .and_then(Option::as_mut);
-        let (Some(peer), Some(port)) = (peer, self.ports.get_mut(&install.port)) else {
+        let (Some(peer), Some(port)) = (peer, self.ports.get_mut(install.port)) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
         let Ok(session) = Session::new(install, self.engine, now) else {
@@ -480,7 +435,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     fn erase(&mut self, index: u32) {
         if let Some(session) = self.sessions.take(index) {
-            if let Some(port) = self.ports.get(&session.port) {
+            if let Some(port) = self.ports.get(session.port) {
                 port.tables.remove_session(slot_of(index));
             }
             if let Some(peer) = self
@@ -498,7 +453,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// only so a port is found to be gone, or its driver asleep on an empty fill ring.
     fn flush(&mut self, look: bool) {
         let mut failed = Vec::new();
-        for (id, port) in &mut self.ports {
+        for (id, port) in self.ports.iter_mut() {
             let busy = port.touched || port.lagging;
             if !busy && !look {
                 continue;
@@ -509,7 +464,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Ok(waiting) => port.lagging = waiting > 0,
                 // Nothing moves until the link is up; the next look is soon enough.
                 Err(PortError::Down { .. }) => port.lagging = false,
-                Err(error) if error.needs_reopening() => failed.push((*id, error)),
+                Err(error) if error.needs_reopening() => failed.push((id, error)),
                 Err(error) => {
                     if !port.lagging {
                         tracing::warn!(%error, "sending failed; it is tried again until it works");
@@ -531,7 +486,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 if !ledger.due(now) {
                     continue;
                 }
-                if let Some(port) = self.ports.get(port) {
+                if let Some(port) = self.ports.get(*port) {
                     let admitted = port.tables.admitted(peer.id);
                     let lost = ledger.reconcile(admitted, port.drained, now);
                     peer.counters.ring_lost.add(lost);
@@ -543,7 +498,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 }
 
 /// Keeps a Workstation's credit on a port, from nothing where it was not kept.
-fn open_account<P, F>(peer: &mut Peer<F>, id: PortId, port: &WorkerPort<P>) {
+fn open_account<P>(peer: &mut Peer, id: PortId, port: &WorkerPort<P>) {
     if peer.ledger(id).is_none() {
         port.tables.reset_credit(peer.id);
         peer.ledgers.push((id, Ledger::default()));

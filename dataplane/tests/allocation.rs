@@ -52,13 +52,13 @@ fn a_batch_allocates_nothing_once_warm() {
     packet[36..38].copy_from_slice(&(6 + len - 20).to_be_bytes());
     let mut host = MemoryHost::new();
     let mut coalescer = Coalescer::new();
-    let mut buffer = vec![0; portcullis_dataplane::host::READ_BUFFER];
+    let mut buffer = vec![0; portcullis_dataplane::host::LARGEST_PACKET];
     let mut frames = vec![[0; 2048]; 20];
     for round in 0..10 {
         let before = ALLOCATIONS.get();
         host.push(header, &packet);
-        let len = host.read(&mut buffer).unwrap().unwrap();
-        let mut segmenter = Segmenter::new(&buffer[..len]).unwrap();
+        let (header, len) = host.read(&mut [], &mut buffer).unwrap().unwrap();
+        let mut segmenter = Segmenter::new(header, &buffer[..len]).unwrap();
         let mut packets: [&[u8]; 20] = [&[]; 20];
         for (frame, packet) in frames.iter_mut().zip(&mut packets) {
             let len = segmenter.next(frame).unwrap();

@@ -7,7 +7,7 @@ use netns::{Netns, in_namespace, run};
 use portcullis_dataplane::host::coalesce::{Coalescer, WriteReport};
 use portcullis_dataplane::host::segment::Segmenter;
 use portcullis_dataplane::host::tun::{Tun, TunError, TunQueue};
-use portcullis_dataplane::host::{Host, READ_BUFFER};
+use portcullis_dataplane::host::{Host, LARGEST_PACKET};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -37,17 +37,17 @@ struct Pump {
 impl Pump {
     fn new() -> Self {
         Self {
-            buffer: vec![0; READ_BUFFER],
+            buffer: vec![0; LARGEST_PACKET],
             frames: vec![vec![0; 2048]; 64],
             coalescer: Coalescer::new(),
         }
     }
 
     fn pass(&mut self, from: &mut TunQueue, to: &mut TunQueue, passed: &mut Passed) -> bool {
-        let Some(len) = from.read(&mut self.buffer).unwrap() else {
+        let Some((header, len)) = from.read(&mut [], &mut self.buffer).unwrap() else {
             return false;
         };
-        let mut segmenter = Segmenter::new(&self.buffer[..len]).unwrap();
+        let mut segmenter = Segmenter::new(header, &self.buffer[..len]).unwrap();
         passed.reads += 1;
         passed.super_reads += usize::from(segmenter.remaining() > 1);
         assert!(segmenter.max_segment_len() <= MTU);

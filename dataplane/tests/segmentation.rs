@@ -5,7 +5,7 @@ use etherparse::{
 };
 use portcullis_dataplane::host::coalesce::{Coalescer, WriteReport};
 use portcullis_dataplane::host::memory::MemoryHost;
-use portcullis_dataplane::host::segment::{SegmentError, Segmenter};
+use portcullis_dataplane::host::segment::{SegmentError, Segmenter, finish};
 use portcullis_dataplane::host::vnet::{self, VnetHeader};
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -195,7 +195,16 @@ fn fields() -> impl Strategy<Value = Fields> {
 }
 
 fn segment_all(read: &[u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
-    let mut segmenter = Segmenter::new(read)?;
+    let (header, packet) = VnetHeader::split(read).ok_or(SegmentError::Short(read.len()))?;
+    let mut in_place = packet.to_vec();
+    let finished = finish(header, &mut in_place);
+    let mut segmenter = match Segmenter::new(header, packet) {
+        Ok(segmenter) => segmenter,
+        Err(error) => {
+            assert_eq!(finished, Err(error));
+            return Err(error);
+        }
+    };
     let (most, count) = (segmenter.max_segment_len(), segmenter.remaining());
     let mut out = vec![0xee; 70_000];
     let mut packets = Vec::new();
@@ -210,6 +219,11 @@ fn segment_all(read: &[u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
     }
     assert_eq!(packets.len(), count);
     assert_eq!(segmenter.next_len(), 0);
+    // What is no super-packet comes out the same when it is finished where it lies.
+    match header.gso_type {
+        vnet::GSO_NONE => assert_eq!(in_place[..finished?], packets[0]),
+        _ => assert!(finished.is_err()),
+    }
     Ok(packets)
 }
 
@@ -593,7 +607,8 @@ fn ip_options_and_extension_headers_are_copied_to_each_segment() {
 #[test]
 fn a_frame_too_small_consumes_nothing() {
     let read = TCP4.super_packet(Fields::default(), &[1; 3000], 1000);
-    let mut segmenter = Segmenter::new(&read).unwrap();
+    let (header, packet) = VnetHeader::split(&read).unwrap();
+    let mut segmenter = Segmenter::new(header, packet).unwrap();
     assert_eq!(segmenter.destination().to_string(), "10.9.1.1");
     assert_eq!(segmenter.source().to_string(), "10.9.0.1");
     let len = segmenter.next_len();

@@ -4,6 +4,7 @@ use crossbeam::channel::{bounded, unbounded};
 use portcullis_dataplane::counters::WorkerCounters;
 use portcullis_dataplane::engine::Engine;
 use portcullis_dataplane::host::Host;
+use portcullis_dataplane::host::vnet::VnetHeader;
 use portcullis_dataplane::port::memory::MemoryPort;
 use portcullis_dataplane::worker::run::orders;
 use portcullis_dataplane::worker::{Event, Worker, WorkerConfig};
@@ -18,7 +19,7 @@ use wire::Role;
 struct Failing(VecDeque<i32>);
 
 impl Host for Failing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<Option<usize>> {
+    fn read(&mut self, _: &mut [u8], _: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
         match self.0.pop_front() {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(None),

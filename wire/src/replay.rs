@@ -59,6 +59,12 @@ impl ReplayWindow {
         true
     }
 
+    /// Where `counter` is marked, so that a caller can ask the CPU for it in time.
+    #[inline]
+    pub fn mark(&self, counter: u64) -> &u64 {
+        &self.bits[slot(counter)]
+    }
+
     /// The lowest counter that is not out of the window: highest - 8191, or 0.
     #[inline]
     pub fn floor(&self) -> u64 {

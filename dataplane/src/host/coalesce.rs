@@ -52,6 +52,8 @@ pub struct WriteReport {
     pub super_packets: usize,
     /// The last refusal, as errno (0 for one that has none).
     pub last_error: Option<i32>,
+    /// Which packets the host refused, a bit for each of the first 64, from the lowest.
+    pub refused: u64,
 }
 
 impl WriteReport {
@@ -63,6 +65,7 @@ impl WriteReport {
         self.dropped += other.dropped;
         self.super_packets += other.super_packets;
         self.last_error = other.last_error.or(self.last_error);
+        self.refused |= other.refused;
     }
 }
 
@@ -142,7 +145,7 @@ impl Coalescer {
     pub fn write(&mut self, packets: &[&[u8]], host: &mut (impl Host + ?Sized)) -> WriteReport {
         let mut report = WriteReport::default();
         let udp = host.accepts_udp_segments();
-        for batch in packets.chunks(BATCH) {
+        for (piece, batch) in packets.chunks(BATCH).enumerate() {
             self.len = 0;
             self.open_len = 0;
             for index in 0..batch.len() {
@@ -163,6 +166,11 @@ impl Coalescer {
                     }
                     Err(error) => {
                         report.dropped += usize::from(run.count);
+                        let mut index = usize::from(run.first);
+                        for _ in 0..run.count {
+                            report.refused |= u64::from(piece == 0) << index;
+                            index = usize::from(self.next[index]);
+                        }
                         report.last_error = Some(error.raw_os_error().unwrap_or(0));
                     }
                 }

@@ -1,7 +1,8 @@
 //! A host interface in memory: tests and benchmarks put in what the worker is to read and look at
 //! what it wrote. Buffers are kept and used again, so nothing is allocated once it has warmed up.
 
-use super::{Host, vnet};
+use super::Host;
+use super::vnet::VnetHeader;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
@@ -44,7 +45,7 @@ impl MemoryHost {
     }
 
     /// Puts in what a read will give: header and packet.
-    pub fn push(&mut self, header: vnet::VnetHeader, packet: &[u8]) {
+    pub fn push(&mut self, header: VnetHeader, packet: &[u8]) {
         let mut buffer = self.buffer();
         buffer.extend_from_slice(&header.to_bytes());
         buffer.extend_from_slice(packet);
@@ -79,17 +80,24 @@ impl MemoryHost {
 }
 
 impl Host for MemoryHost {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let Some(packet) = self.incoming.pop_front() else {
+    fn read(
+        &mut self,
+        first: &mut [u8],
+        rest: &mut [u8],
+    ) -> io::Result<Option<(VnetHeader, usize)>> {
+        let Some(buffer) = self.incoming.pop_front() else {
             return Ok(None);
         };
-        let into = buffer
-            .get_mut(..packet.len())
+        let (header, packet) = VnetHeader::split(&buffer).ok_or(io::ErrorKind::InvalidData)?;
+        let (start, end) = packet.split_at(packet.len().min(first.len()));
+        let rest = rest
+            .get_mut(..end.len())
             .ok_or(io::ErrorKind::InvalidInput)?;
-        into.copy_from_slice(&packet);
+        first[..start.len()].copy_from_slice(start);
+        rest.copy_from_slice(end);
         let len = packet.len();
-        self.spare.push(packet);
-        Ok(Some(len))
+        self.spare.push(buffer);
+        Ok(Some((header, len)))
     }
 
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {

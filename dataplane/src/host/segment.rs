@@ -71,6 +71,51 @@ enum Shape {
     Udp,
 }
 
+/// Finishes a packet that is no super-packet where it lies. Gives its length, which is less than
+/// `packet`'s when bytes follow it.
+///
+/// # Errors
+/// As [`Segmenter::new`], and for a super-packet.
+#[inline]
+pub fn finish(header: VnetHeader, packet: &mut [u8]) -> Result<usize, SegmentError> {
+    let Segmenter { shape, size, .. } = Segmenter::new(header, packet)?;
+    match shape {
+        Shape::Whole => Ok(size),
+        Shape::Checksum { start, at } => {
+            let sum = Sum::new().bytes(&packet[start..size]);
+            put16(packet, at, finished(sum, start, at));
+            Ok(size)
+        }
+        Shape::Tcp | Shape::Udp => Err(SegmentError::Type {
+            gso_type: header.gso_type,
+        }),
+    }
+}
+
+/// The checksum to put at `at`. Only UDP has no checksum 0; its field is the one at 6.
+fn finished(sum: Sum, start: usize, at: usize) -> u16 {
+    match at - start {
+        6 => sum.udp_checksum(),
+        _ => sum.checksum(),
+    }
+}
+
+/// Where a packet goes, by its IP header; `None` for what is no IP packet.
+#[inline]
+pub fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => packet
+            .get(16..20)?
+            .first_chunk::<4>()
+            .map(|address| Ipv4Addr::from(*address).into()),
+        6 => packet
+            .get(24..40)?
+            .first_chunk::<16>()
+            .map(|address| Ipv6Addr::from(*address).into()),
+        _ => None,
+    }
+}
+
 /// Cuts one read into packets.
 pub struct Segmenter<'a> {
     packet: &'a [u8],
@@ -147,13 +192,12 @@ fn transport(packet: &[u8], ip_header: usize) -> Option<(u8, usize)> {
 }
 
 impl<'a> Segmenter<'a> {
-    /// Looks at what a read gave: the `virtio_net_hdr`, then the packet from its IP header on.
+    /// Looks at what a read gave: its header, and the packet from the IP header on.
     ///
     /// # Errors
     /// When the headers contradict each other or the packet.
-    pub fn new(buffer: &'a [u8]) -> Result<Self, SegmentError> {
-        let (header, packet) =
-            VnetHeader::split(buffer).ok_or(SegmentError::Short(buffer.len()))?;
+    #[inline]
+    pub fn new(header: VnetHeader, packet: &'a [u8]) -> Result<Self, SegmentError> {
         let (ip_header, said) = ip_lengths(packet)?;
         let bare = header.gso_type == vnet::GSO_NONE && !header.needs_checksum();
         // Bytes after the end of a packet with nothing to do are cut, as any receiver would.
@@ -323,12 +367,7 @@ impl<'a> Segmenter<'a> {
             Shape::Checksum { start, at } => {
                 out[..start].copy_from_slice(&self.packet[..start]);
                 let sum = Sum::new().copy(&self.packet[start..], &mut out[start..]);
-                // Only UDP has no checksum 0; its field is the one at 6.
-                let checksum = match at - start {
-                    6 => sum.udp_checksum(),
-                    _ => sum.checksum(),
-                };
-                put16(out, at, checksum);
+                put16(out, at, finished(sum, start, at));
                 self.at = len;
             }
             Shape::Tcp | Shape::Udp => self.segment(out),

@@ -3,11 +3,12 @@
 //! Persistent, so that the addresses, routes and firewall rules that others hang on it outlive the
 //! process; with `virtio_net_hdr`, so that TCP crosses it in super-packets of up to 64 KiB.
 
-use super::{Host, READ_BUFFER, vnet};
+use super::vnet::{self, VnetHeader};
+use super::{Host, LARGEST_PACKET};
 use crate::link::Links;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use thiserror::Error;
@@ -212,14 +213,27 @@ impl AsFd for TunQueue {
 }
 
 impl Host for TunQueue {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        if buffer.len() < READ_BUFFER {
+    fn read(
+        &mut self,
+        first: &mut [u8],
+        rest: &mut [u8],
+    ) -> io::Result<Option<(VnetHeader, usize)>> {
+        if first.len() + rest.len() < LARGEST_PACKET {
             // The kernel would cut the packet without a word.
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let mut header = [0; vnet::LEN];
+        let mut parts = [
+            IoSliceMut::new(&mut header),
+            IoSliceMut::new(first),
+            IoSliceMut::new(rest),
+        ];
         loop {
-            match self.file.read(buffer) {
-                Ok(len) => return Ok(Some(len)),
+            match self.file.read_vectored(&mut parts) {
+                Ok(len) => {
+                    let header = VnetHeader::from_bytes(&header);
+                    return Ok(Some((header, len.saturating_sub(vnet::LEN))));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),

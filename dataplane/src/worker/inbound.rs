@@ -1,23 +1,29 @@
 //! From the rings to the host interface.
 
 use super::*;
-use crate::inner::{self, Inner, control};
-use crate::peer::Peer;
+use crate::inner::{self, Inner, Packet, control};
+use crate::prefetch::prefetch;
 use crate::schedule::QUANTUM;
 use crate::session::OpenError;
 use wire::kind;
 
-/// Frames taken off one port's rings in one round.
-const BURST: usize = 4 * BATCH;
+/// How many frames ahead of the one whose header is read the CPU is asked for.
+const AHEAD: usize = 8;
 
-/// Where an opened packet lies: the frame's place in the batch, and the bytes within it.
-type Lies = (usize, usize, usize);
+/// An opened packet: its frame's place in the batch, and the bytes within the frame.
+#[derive(Clone, Copy, Default)]
+struct Opened {
+    at: usize,
+    start: usize,
+    len: usize,
+}
 
 impl<P: Port, H: Host> Worker<P, H> {
     /// Takes what the ports have received and sorts it by Workstation.
     pub(super) fn receive(&mut self) -> bool {
         let mut worked = false;
-        for id in &self.order {
+        for at in 0..self.order.len() {
+            let id = self.order[at];
             let Some(port) = self.ports.get_mut(id) else {
                 continue;
             };
@@ -26,45 +32,80 @@ impl<P: Port, H: Host> Worker<P, H> {
             port.touched |= taken > 0;
             worked |= taken > 0;
             self.counters.received.add(taken as u64);
-            for frame in self.received.drain(..) {
-                let bytes = port.io.data(&frame).get(ETH_LEN..).unwrap_or_default();
-                let Ok(header) = Header::decode(bytes) else {
-                    self.counters.unattributed.add(1);
-                    port.io.release(frame);
-                    continue;
-                };
-                if header.kind != kind::DATA {
-                    hand_over(port, *id, &header, &frame, &self.events, &self.counters);
-                    port.io.release(frame);
-                    continue;
-                }
-                let owner = self
-                    .sessions
-                    .get(header.index)
-                    .map(|session| (session.workstation, session.port));
-                let peer = owner
-                    .filter(|(_, port)| port == id)
-                    .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
-                let Some(peer) = peer else {
-                    self.counters.unattributed.add(1);
-                    port.io.release(frame);
-                    continue;
-                };
-                if let Some(ledger) = peer.ledger(*id) {
-                    ledger.take();
-                }
-                peer.queue.push_back(Queued {
-                    port: *id,
-                    header,
-                    frame,
-                });
-                self.schedule.activate(peer.id);
+            let mut received = std::mem::take(&mut self.received);
+            let mut frames = received.drain(..);
+            while frames.len() > 0 {
+                self.sort(id, &mut frames);
             }
+            drop(frames);
+            self.received = received;
         }
         worked
     }
 
-    /// Serves every Workstation that waits one turn.
+    /// Puts the next batch of received frames into the queues of their Workstations. The headers
+    /// are read first, so that the sessions and Workstations they name are on their way when they
+    /// are needed.
+    fn sort(&mut self, id: PortId, frames: &mut std::vec::Drain<'_, P::Frame>) {
+        let Some(port) = self.ports.get_mut(id) else {
+            return;
+        };
+        let mut headers = [None; BATCH];
+        let batch = frames.as_slice();
+        let count = batch.len().min(BATCH);
+        for (at, frame) in batch[..count].iter().enumerate() {
+            if let Some(ahead) = batch.get(at + AHEAD) {
+                prefetch(port.io.data(ahead), 2);
+            }
+            let bytes = port.io.data(frame).get(ETH_LEN..).unwrap_or_default();
+            headers[at] = Header::decode(bytes).ok().map(|header| {
+                let owner = match header.kind {
+                    kind::DATA => self.sessions.owner(header.index),
+                    _ => None,
+                };
+                if let Some((owner, _)) = owner
+                    && let Some(peer) = self.peers.get(owner as usize)
+                {
+                    prefetch(peer, 2);
+                }
+                (header, owner)
+            });
+        }
+        for (header, frame) in headers.into_iter().zip(frames.take(count)) {
+            let Some((header, owner)) = header else {
+                self.counters.unattributed.add(1);
+                port.io.release(frame);
+                continue;
+            };
+            if header.kind != kind::DATA {
+                hand_over(port, id, &header, &frame, &self.events, &self.counters);
+                port.io.release(frame);
+                continue;
+            }
+            let peer = owner
+                .filter(|(_, port)| *port == id)
+                .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
+            let Some(peer) = peer else {
+                self.counters.unattributed.add(1);
+                port.io.release(frame);
+                continue;
+            };
+            if let Some(ledger) = peer.ledger(id) {
+                ledger.take();
+            }
+            let waiting = Waiting {
+                workstation: peer.id,
+                port: id,
+                header,
+                frame,
+            };
+            self.backlog.push(&mut peer.queue, waiting);
+            self.schedule.activate(peer.id);
+        }
+    }
+
+    /// Serves every Workstation that waits one turn. A batch is made of the turns of as many as it
+    /// takes to fill it.
     pub(super) fn serve(&mut self, now: u64) -> bool {
         let turns = self.schedule.len();
         for _ in 0..turns {
@@ -75,7 +116,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 peer.deficit += QUANTUM;
             }
             while self.fill_batch(id) {
-                self.open_batch(id, now);
+                self.open_batch(now);
             }
             let Some(peer) = self.peers.get_mut(id as usize).and_then(Option::as_mut) else {
                 continue;
@@ -85,97 +126,144 @@ impl<P: Port, H: Host> Worker<P, H> {
             } else {
                 self.schedule.activate(id);
             }
-            for (port, ledger) in &peer.ledgers {
-                if let Some(port) = self.ports.get(port) {
-                    port.tables.set_consumed(id, ledger.consumed());
-                }
-            }
-            let standing = peer.standing;
-            for index in [standing.pending, standing.current, standing.previous] {
-                if let Some(session) = self.sessions.get(index)
-                    && let Some(port) = self.ports.get(&session.port)
-                {
-                    port.tables.set_floor(slot_of(index), session.floor());
-                }
-            }
+        }
+        if !self.batch.is_empty() {
+            self.open_batch(now);
         }
         turns > 0
     }
 
-    /// Moves what the Workstation may be served, at most a batch, into `self.batch`.
+    /// Moves what the Workstation may be served into the batch. True when that is full.
     fn fill_batch(&mut self, id: WorkstationId) -> bool {
         let Some(peer) = self.peers.get_mut(id as usize).and_then(Option::as_mut) else {
             return false;
         };
         while self.batch.len() < BATCH {
-            let Some(next) = peer.queue.front() else {
-                break;
+            let Some(next) = self.backlog.front(&peer.queue) else {
+                return false;
             };
             let cost = next.header.frame_len();
             if cost > peer.deficit {
-                break;
+                return false;
             }
             peer.deficit -= cost;
-            self.batch.extend(peer.queue.pop_front());
+            if let Some(session) = self.sessions.get(next.header.index) {
+                session.prefetch_open(next.header.counter);
+                prefetch(peer.counters.as_ref(), 1);
+            }
+            self.batch.extend(self.backlog.detach(&mut peer.queue));
         }
-        !self.batch.is_empty()
+        true
     }
 
     /// Opens the batch in place, checks the packets and writes them to the host interface.
-    fn open_batch(&mut self, id: WorkstationId, now: u64) {
-        let mut packets: [Lies; BATCH] = [(0, 0, 0); BATCH];
+    fn open_batch(&mut self, now: u64) {
+        let mut packets = [Opened::default(); BATCH];
         let mut count = 0;
         for at in 0..self.batch.len() {
-            if let Some((start, len)) = self.open_one(id, at, now) {
-                packets[count] = (at, start, len);
+            if let Some((start, len)) = self.open_one(self.batch[at], now) {
+                packets[count] = Opened { at, start, len };
                 count += 1;
             }
         }
-        let counters = match self.peers.get(id as usize).and_then(Option::as_ref) {
-            Some(peer) => Arc::clone(&peer.counters),
-            None => Arc::default(),
-        };
-        if count > 0 {
-            let mut slices: [&[u8]; BATCH] = [&[]; BATCH];
-            for (slice, (at, start, len)) in slices.iter_mut().zip(&packets[..count]) {
-                let queued = &self.batch[*at];
-                if let Some(port) = self.ports.get(&queued.port) {
-                    *slice = &port.io.data(&queued.frame)[*start..*start + *len];
+        let packets = &packets[..count];
+        let refused = self.write(packets);
+        self.finish_batch(packets, refused);
+    }
+
+    /// Writes opened packets to the host interface. Which it refused, a bit for each.
+    fn write(&mut self, packets: &[Opened]) -> u64 {
+        if packets.is_empty() {
+            return 0;
+        }
+        let mut slices: [&[u8]; BATCH] = [&[]; BATCH];
+        for (slice, packet) in slices.iter_mut().zip(packets) {
+            if let Some(waiting) = self.backlog.get(self.batch[packet.at])
+                && let Some(port) = self.ports.get(waiting.port)
+            {
+                let data = port.io.data(&waiting.frame);
+                *slice = &data[packet.start..packet.start + packet.len];
+            }
+        }
+        let report = self
+            .coalescer
+            .write(&slices[..packets.len()], &mut self.host);
+        let counters = &self.counters;
+        counters.host_writes.add(report.writes as u64);
+        counters
+            .super_packets_written
+            .add(report.super_packets as u64);
+        report.refused
+    }
+
+    /// Gives the frames of the batch back, and credit and replay floors to XDP: once for a run of
+    /// frames of one Workstation and session.
+    fn finish_batch(&mut self, packets: &[Opened], refused: u64) {
+        let mut packets = packets.iter().enumerate().peekable();
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut last = None;
+        for (at, place) in batch.drain(..).enumerate() {
+            let Some(waiting) = self.backlog.take(place) else {
+                continue;
+            };
+            let of = (waiting.workstation, waiting.port, waiting.header.index);
+            if last.is_some_and(|last| last != of) {
+                self.publish(last);
+            }
+            last = Some(of);
+            let packet = packets.next_if(|(_, packet)| packet.at == at);
+            if let Some(Some(peer)) = self.peers.get_mut(waiting.workstation as usize) {
+                if let Some(ledger) = peer.ledger(waiting.port) {
+                    ledger.finish();
+                }
+                match packet {
+                    Some((number, _)) if refused >> number & 1 != 0 => {
+                        peer.counters.host_refused.add(1);
+                    }
+                    Some((_, packet)) => {
+                        peer.counters.rx_packets.add(1);
+                        peer.counters.rx_bytes.add(packet.len as u64);
+                    }
+                    None => {}
                 }
             }
-            let report = self.coalescer.write(&slices[..count], &mut self.host);
-            counters.rx_packets.add(report.packets as u64);
-            counters.rx_bytes.add(report.bytes as u64);
-            counters.host_refused.add(report.dropped as u64);
-            self.counters.host_writes.add(report.writes as u64);
-            self.counters
-                .super_packets_written
-                .add(report.super_packets as u64);
-        }
-        let mut peer = self.peers.get_mut(id as usize).and_then(Option::as_mut);
-        for queued in self.batch.drain(..) {
-            if let Some(ledger) = peer.as_mut().and_then(|peer| peer.ledger(queued.port)) {
-                ledger.finish();
-            }
-            if let Some(port) = self.ports.get_mut(&queued.port) {
-                port.io.release(queued.frame);
+            if let Some(port) = self.ports.get_mut(waiting.port) {
+                port.io.release(waiting.frame);
                 port.touched = true;
             }
+        }
+        self.publish(last);
+        self.batch = batch;
+    }
+
+    fn publish(&mut self, of: Option<(WorkstationId, PortId, u32)>) {
+        let Some((owner, id, index)) = of else { return };
+        let Some(port) = self.ports.get(id) else {
+            return;
+        };
+        if let Some(Some(peer)) = self.peers.get_mut(owner as usize)
+            && let Some(ledger) = peer.ledger(id)
+        {
+            port.tables.set_consumed(owner, ledger.consumed());
+        }
+        if let Some(session) = self.sessions.get(index) {
+            port.tables.set_floor(slot_of(index), session.floor());
         }
     }
 
     /// Opens one frame of the batch. What is to be written to the host interface is returned as
     /// start and length within the frame.
-    fn open_one(&mut self, id: WorkstationId, at: usize, now: u64) -> Option<(usize, usize)> {
-        let queued = &mut self.batch[at];
-        let header = queued.header;
-        let port = self.ports.get_mut(&queued.port)?;
+    fn open_one(&mut self, place: u32, now: u64) -> Option<(usize, usize)> {
+        let waiting = self.backlog.get_mut(place)?;
+        let header = waiting.header;
+        let port = self.ports.get_mut(waiting.port)?;
+        let id = waiting.workstation;
         let peer = self.peers.get_mut(id as usize)?.as_mut()?;
         let Some(session) = self.sessions.get(header.index) else {
             peer.counters.expired.add(1);
             return None;
         };
-        let frame = port.io.data_mut(&mut queued.frame).get_mut(ETH_LEN..)?;
+        let frame = port.io.data_mut(&mut waiting.frame).get_mut(ETH_LEN..)?;
         let payload = match session.open(&header, frame, now) {
             Ok(payload) => payload,
             Err(error) => {
@@ -220,22 +308,32 @@ impl<P: Port, H: Host> Worker<P, H> {
                 None
             }
             Ok(Inner::Packet(packet)) => {
-                // At the Gateway the source must be the Workstation's own, and nothing goes from
-                // one Workstation to another.
-                if self.role == Role::Gateway {
-                    if self.routes.owner(packet.source) != Some(id) {
-                        peer.counters.inner_source.add(1);
-                        return None;
-                    }
-                    if self.routes.owner(packet.destination).is_some() {
-                        peer.counters.inner_destination.add(1);
-                        return None;
-                    }
-                }
-                Some((ETH_LEN + HEADER_LEN, packet.len))
+                let permitted =
+                    self.role == Role::Workstation || permit(&self.routes, peer, &packet);
+                permitted.then_some((ETH_LEN + HEADER_LEN, packet.len))
             }
         }
     }
+}
+
+/// At the Gateway the source must be the Workstation's own, and nothing goes from one Workstation
+/// to another. A refusal is counted.
+#[inline]
+fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet) -> bool {
+    let pair = Some((routes.version(), packet.source, packet.destination));
+    if peer.permitted == pair {
+        return true;
+    }
+    if routes.owner(packet.source) != Some(peer.id) {
+        peer.counters.inner_source.add(1);
+        return false;
+    }
+    if routes.owner(packet.destination).is_some() {
+        peer.counters.inner_destination.add(1);
+        return false;
+    }
+    peer.permitted = pair;
+    true
 }
 
 /// What to do with a control message.
@@ -246,13 +344,7 @@ enum Handling {
     Report(Vec<u8>),
 }
 
-fn control_message<F>(
-    role: Role,
-    kind: u8,
-    payload: &[u8],
-    peer: &mut Peer<F>,
-    now: u64,
-) -> Handling {
+fn control_message(role: Role, kind: u8, payload: &[u8], peer: &mut Peer, now: u64) -> Handling {
     const REKEY_LEN: usize = 16 + NOISE_MESSAGE_LEN;
     let len = match (role, kind) {
         (_, control::DUMMY) => return Handling::Ignore,

@@ -1,26 +1,47 @@
 //! From the host interface to the rings.
 
 use super::*;
-use crate::host::segment::Segmenter;
+use crate::host::LARGEST_PACKET;
+use crate::host::segment::{self, Segmenter};
+use crate::host::vnet::{self, VnetHeader};
 use crate::session::SealError;
+use std::net::IpAddr;
+use std::ops::Range;
 
-/// Reads of the host interface in one round: a few super-packets, then the rings are looked at
-/// again.
-const READS: usize = 16;
-/// Frames put on a send ring before its doorbell is rung.
-const DOORBELL: usize = BATCH;
+/// Packets sealed in one round; then the rings are looked at again.
+const ROUND: usize = BURST;
+/// Room before a super-packet for what of it was read into a frame.
+const FRONT: usize = 16 * 1024;
+/// The buffer of a super-packet, with that room.
+pub(super) const BUFFER: usize = FRONT + LARGEST_PACKET;
+
+/// What a read of the host interface brought.
+enum Read {
+    /// A packet, which waits in its frame to be sealed.
+    Packet,
+    /// A super-packet of so many packets, which are on their way.
+    Packets(usize),
+    Nothing,
+}
 
 impl<P: Port, H: Host> Worker<P, H> {
-    /// Reads packets, segments and seals them into frames of the port they leave by.
+    /// Reads packets into frames and seals them there, a batch at a time; cuts super-packets into
+    /// frames and seals those.
     pub(super) fn transmit(&mut self, now: u64) -> bool {
-        let mut packet = std::mem::take(&mut self.packet);
-        let mut reads = 0;
-        while reads < READS {
-            match self.host.read(&mut packet) {
-                Ok(Some(len)) => self.transmit_packet(&packet[..len], now),
-                Ok(None) => break,
+        let mut count = 0;
+        while count < ROUND {
+            match self.read(now) {
+                Ok(Read::Nothing) => break,
+                Ok(Read::Packets(packets)) => count += packets.max(1),
+                Ok(Read::Packet) => {
+                    count += 1;
+                    if self.outgoing.len() == BATCH {
+                        self.seal_batch(now);
+                    }
+                }
                 // A packet that a `virtio_net_hdr` cannot describe: the kernel has dropped it.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    count += 1;
                     self.counters.host_malformed.add(1);
                 }
                 Err(error) => {
@@ -29,34 +50,185 @@ impl<P: Port, H: Host> Worker<P, H> {
                     break;
                 }
             }
-            reads += 1;
         }
-        self.packet = packet;
-        reads > 0
+        self.seal_batch(now);
+        count > 0
     }
 
-    fn transmit_packet(&mut self, packet: &[u8], now: u64) {
-        let Ok(mut segments) = Segmenter::new(packet) else {
-            return self.counters.host_malformed.add(1);
+    /// Reads once: into a frame of the first port, where a single packet stays, and what is more
+    /// into the buffer.
+    fn read(&mut self, now: u64) -> std::io::Result<Read> {
+        let id = self.order.first().copied().unwrap_or_default();
+        let reserved = self.ports.get_mut(id).and_then(|port| {
+            let mut frame = port.reserve()?;
+            let capacity = port.io.capacity();
+            port.io.set_len(&mut frame, capacity);
+            Some((port, frame))
+        });
+        let Some((port, mut frame)) = reserved else {
+            // Without a frame the packet can only be counted where it is lost.
+            let read = self.host.read(&mut [], &mut self.packet[FRONT..])?;
+            return Ok(match read {
+                Some((header, len)) => self.segment(header, FRONT..FRONT + len, now),
+                None => Read::Nothing,
+            });
         };
+        let data = port.io.data_mut(&mut frame);
+        let first = data.get_mut(PAYLOAD..).unwrap_or_default();
+        let room = first.len().saturating_sub(TAG_LEN).min(FRONT);
+        let first = &mut first[..room];
+        let (header, len) = match self.host.read(first, &mut self.packet[FRONT..]) {
+            Ok(Some(read)) => read,
+            Ok(None) => {
+                port.io.release(frame);
+                return Ok(Read::Nothing);
+            }
+            Err(error) => {
+                port.io.release(frame);
+                return Err(error);
+            }
+        };
+        if header.gso_type == vnet::GSO_NONE && len <= first.len() {
+            match segment::finish(header, &mut first[..len]) {
+                Ok(len) => self.outgoing.push(Outgoing {
+                    port: id,
+                    frame,
+                    len,
+                    peer: 0,
+                    index: 0,
+                }),
+                Err(_) => {
+                    port.io.release(frame);
+                    self.counters.host_malformed.add(1);
+                }
+            }
+            return Ok(Read::Packet);
+        }
+        let front = len.min(room);
+        self.packet[FRONT - front..FRONT].copy_from_slice(&first[..front]);
+        port.io.release(frame);
+        // Packets read before it leave before it.
+        self.seal_batch(now);
+        Ok(self.segment(header, FRONT - front..FRONT - front + len, now))
+    }
+
+    /// Where a packet for `destination` goes: the Workstation and the session that seals it. A
+    /// packet that goes nowhere is counted.
+    #[inline]
+    fn route(&self, destination: Option<IpAddr>) -> Option<(WorkstationId, u32)> {
         // The tunnel is point to point: what the kernel says to a neighbourhood (MLD, router
         // solicitations) stays here.
-        let owner = match self.role {
-            _ if segments.destination().is_multicast() => None,
-            Role::Gateway => self.routes.owner(segments.destination()),
-            Role::Workstation => Some(0),
+        let owner = destination
+            .filter(|address| !address.is_multicast())
+            .and_then(|address| match self.role {
+                Role::Gateway => self.routes.owner(address),
+                Role::Workstation => Some(0),
+            });
+        let Some(peer) = owner.and_then(|owner| self.peers.get(owner as usize)?.as_ref()) else {
+            self.counters.no_route.add(1);
+            return None;
         };
-        let peer = owner.and_then(|owner| self.peers.get(owner as usize)?.as_ref());
-        let Some(peer) = peer else {
-            return self.counters.no_route.add(1);
+        Some((peer.id, peer.standing.sending(self.role)))
+    }
+
+    /// Seals the packets that wait in their frames and sends them. All are looked up before the
+    /// first is sealed, so that their sessions and keys are on their way.
+    fn seal_batch(&mut self, now: u64) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for packet in &mut outgoing {
+            let Some(port) = self.ports.get(packet.port) else {
+                continue;
+            };
+            let data = port.io.data(&packet.frame);
+            let destination = data.get(PAYLOAD..).and_then(segment::destination);
+            match self.route(destination) {
+                Some((peer, index)) => {
+                    (packet.peer, packet.index) = (peer, index);
+                    self.sessions.owner(index);
+                }
+                None => packet.len = 0,
+            }
+        }
+        for packet in &outgoing {
+            if let Some(session) = self.sessions.get(packet.index) {
+                session.prefetch_seal();
+            }
+        }
+        for packet in outgoing.drain(..) {
+            self.seal_one(packet, now);
+        }
+        self.outgoing = outgoing;
+    }
+
+    fn seal_one(&mut self, packet: Outgoing<P::Frame>, now: u64) {
+        let Outgoing {
+            port: from,
+            mut frame,
+            len,
+            peer,
+            index,
+        } = packet;
+        let peer = self.peers.get(peer as usize).and_then(Option::as_ref);
+        let (Some(peer), 1..) = (peer, len) else {
+            return self.release(from, frame);
         };
-        let index = peer.standing.sending(self.role);
+        let Some(session) = self.sessions.get(index) else {
+            peer.counters.no_session.add(1);
+            return self.release(from, frame);
+        };
+        if session.port != from {
+            // It was read into another port's memory.
+            let Some(moved) = self.ports.carry(from, frame, PAYLOAD + len, session.port) else {
+                return peer.counters.tx_full.add(1);
+            };
+            frame = moved;
+        }
+        let Some(port) = self.ports.get_mut(session.port) else {
+            return;
+        };
+        let mtu = port.mtu(session);
+        if len > mtu {
+            peer.counters.too_big.add(1);
+            return port.io.release(frame);
+        }
+        let sealed = seal(session, port, &mut frame, len, mtu, now);
+        let worn = session.wears_out().then_some(Event::Worn {
+            workstation: peer.id,
+            index,
+        });
+        self.outbox.extend(worn);
+        if send(peer, port, frame, sealed) {
+            peer.counters.tx_packets.add(1);
+            peer.counters.tx_bytes.add(len as u64);
+        }
+    }
+
+    fn release(&mut self, port: PortId, frame: P::Frame) {
+        if let Some(port) = self.ports.get_mut(port) {
+            port.io.release(frame);
+        }
+    }
+
+    /// Cuts a super-packet, which lies in the buffer, into frames of the port it leaves by.
+    fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
+        let Ok(mut segments) = Segmenter::new(header, &self.packet[lies]) else {
+            self.counters.host_malformed.add(1);
+            return Read::Packets(1);
+        };
+        let Some((id, index)) = self.route(Some(segments.destination())) else {
+            return Read::Packets(1);
+        };
+        let Some(Some(peer)) = self.peers.get(id as usize) else {
+            return Read::Packets(1);
+        };
         let Some((session, port)) = self.sessions.get(index).and_then(|session| {
-            let port = self.ports.get_mut(&session.port)?;
+            let port = self.ports.get_mut(session.port)?;
             Some((session, port))
         }) else {
-            return peer.counters.no_session.add(1);
+            peer.counters.no_session.add(1);
+            return Read::Packets(1);
         };
+        session.prefetch_seal();
         let mtu = port.mtu(session);
         let (mut frames, mut bytes) = (0, 0);
         while let len @ 1.. = segments.next_len() {
@@ -64,56 +236,38 @@ impl<P: Port, H: Host> Worker<P, H> {
                 peer.counters.too_big.add(1);
                 break;
             }
-            let Some(mut frame) = reserve(port) else {
+            let Some(mut frame) = port.reserve() else {
                 peer.counters.tx_full.add(1);
                 break;
             };
-            let padded = session.padding.apply(len, mtu);
-            port.io.set_len(&mut frame, ETH_LEN + OVERHEAD + padded);
+            port.io.set_len(&mut frame, PAYLOAD + len);
             let data = port.io.data_mut(&mut frame);
-            write_ethernet(data, session.peer_mac, port.mac, port.ethertype);
-            let payload = &mut data[ETH_LEN + HEADER_LEN..];
-            if segments.next(&mut payload[..len]) != Some(len) {
+            if segments.next(&mut data[PAYLOAD..]) != Some(len) {
                 port.io.release(frame);
                 self.counters.host_malformed.add(1);
                 break;
             }
-            payload[len..padded].fill(0);
-            if let Err(error) = session.seal(&mut data[ETH_LEN..], padded, now) {
-                port.io.release(frame);
-                peer.counters.seal_refused.add(1);
-                if error == SealError::Exhausted {
-                    tracing::warn!(
-                        workstation = peer.id,
-                        "a session may seal no more; waiting for its rekey"
-                    );
-                }
-                break;
-            }
+            let sealed = seal(session, port, &mut frame, len, mtu, now);
             if session.wears_out() {
                 self.outbox.push_back(Event::Worn {
-                    workstation: peer.id,
+                    workstation: id,
                     index,
                 });
             }
-            port.touched = true;
-            if let Err(frame) = port.io.send(frame) {
-                port.io.release(frame);
-                peer.counters.tx_full.add(1);
+            if !send(peer, port, frame, sealed) {
                 break;
             }
             frames += 1;
             bytes += len;
-            if frames % DOORBELL == 0 {
+            if frames % BATCH == 0 {
                 // What fails here fails again at the end of the round, where it is handled.
                 let _ = port.io.flush();
             }
         }
         peer.counters.tx_packets.add(frames as u64);
         peer.counters.tx_bytes.add(bytes as u64);
-        if frames > 1 {
-            self.counters.super_packets_read.add(1);
-        }
+        self.counters.super_packets_read.add(u64::from(frames > 1));
+        Read::Packets(frames.max(1))
     }
 
     /// Seals a control message under a session and sends it.
@@ -121,43 +275,26 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(session) = self.sessions.get(index) else {
             return;
         };
-        let peer = self
-            .peers
-            .get(session.workstation as usize)
-            .and_then(Option::as_ref);
-        let (Some(peer), Some(port)) = (peer, self.ports.get_mut(&session.port)) else {
+        let peer = self.peers.get(session.workstation as usize);
+        let (Some(Some(peer)), Some(port)) = (peer, self.ports.get_mut(session.port)) else {
             return;
         };
-        let padded = session.padding.apply(message.len(), port.mtu(session));
-        let Some(mut frame) = reserve(port) else {
+        let Some(mut frame) = port.reserve() else {
             return peer.counters.tx_full.add(1);
         };
-        port.io.set_len(&mut frame, ETH_LEN + OVERHEAD + padded);
-        let data = port.io.data_mut(&mut frame);
-        write_ethernet(data, session.peer_mac, port.mac, port.ethertype);
-        let payload = &mut data[ETH_LEN + HEADER_LEN..];
-        payload[..message.len()].copy_from_slice(message);
-        payload[message.len()..padded].fill(0);
-        let sealed = session.seal(&mut data[ETH_LEN..], padded, now);
-        let unsent = match sealed {
-            Ok(()) => port.io.send(frame).err(),
-            Err(_) => {
-                peer.counters.seal_refused.add(1);
-                Some(frame)
-            }
-        };
-        if let Some(frame) = unsent {
-            port.io.release(frame);
-        }
-        port.touched = true;
+        port.io.set_len(&mut frame, PAYLOAD + message.len());
+        port.io.data_mut(&mut frame)[PAYLOAD..].copy_from_slice(message);
+        let mtu = port.mtu(session);
+        let sealed = seal(session, port, &mut frame, message.len(), mtu, now);
+        send(peer, port, frame, sealed);
     }
 
     /// Sends a handshake frame.
     pub(super) fn send_clear(&mut self, port: PortId, destination: [u8; 6], body: &[u8]) {
-        let Some(port) = self.ports.get_mut(&port) else {
+        let Some(port) = self.ports.get_mut(port) else {
             return;
         };
-        let Some(mut frame) = reserve(port) else {
+        let Some(mut frame) = port.reserve() else {
             return;
         };
         port.io.set_len(&mut frame, ETH_LEN + body.len());
@@ -171,13 +308,53 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 }
 
-/// A free frame, after one try to get frames back from the kernel.
-fn reserve<P: Port>(port: &mut WorkerPort<P>) -> Option<P::Frame> {
-    if let Some(frame) = port.io.reserve() {
-        return Some(frame);
+/// Where a frame's payload starts.
+const PAYLOAD: usize = ETH_LEN + HEADER_LEN;
+
+/// Makes a frame of a packet that lies at its payload's place: padding, headers, seal.
+#[inline]
+fn seal<P: Port>(
+    session: &mut Session,
+    port: &mut WorkerPort<P>,
+    frame: &mut P::Frame,
+    len: usize,
+    mtu: usize,
+    now: u64,
+) -> Result<(), SealError> {
+    let padded = session.padding.apply(len, mtu);
+    port.io.set_len(frame, PAYLOAD + padded + TAG_LEN);
+    let data = port.io.data_mut(frame);
+    write_ethernet(data, session.peer_mac, port.mac, port.ethertype);
+    data[PAYLOAD + len..PAYLOAD + padded].fill(0);
+    session.seal(&mut data[ETH_LEN..], padded, now)
+}
+
+/// Sends a frame if it was sealed and there is room; otherwise counts why not and gives it back.
+#[inline]
+fn send<P: Port>(
+    peer: &Peer,
+    port: &mut WorkerPort<P>,
+    frame: P::Frame,
+    sealed: Result<(), SealError>,
+) -> bool {
+    port.touched = true;
+    if let Err(error) = sealed {
+        peer.counters.seal_refused.add(1);
+        if error == SealError::Exhausted {
+            tracing::warn!(
+                workstation = peer.id,
+                "a session may seal no more; waiting for its rekey"
+            );
+        }
+        port.io.release(frame);
+        return false;
     }
-    let _ = port.io.flush();
-    port.io.reserve()
+    if let Err(frame) = port.io.send(frame) {
+        peer.counters.tx_full.add(1);
+        port.io.release(frame);
+        return false;
+    }
+    true
 }
 
 fn write_ethernet(data: &mut [u8], destination: [u8; 6], source: [u8; 6], ethertype: u16) {

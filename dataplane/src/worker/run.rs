@@ -113,7 +113,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         if let Some(fd) = self.host.poll_fd() {
             epoll.add(fd, readable())?;
         }
-        for port in self.ports.values() {
+        for (_, port) in self.ports.iter() {
             if let Some(fd) = port.io.poll_fd() {
                 epoll.add(fd, readable())?;
             }
@@ -122,7 +122,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn sleep(&self, epoll: &Epoll, bell: &Bell) -> io::Result<()> {
-        let nap = if self.ports.values().any(|port| port.lagging) {
+        let nap = if self.ports.iter().any(|(_, port)| port.lagging) {
             1
         } else {
             NAP
