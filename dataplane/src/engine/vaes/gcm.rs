@@ -9,14 +9,19 @@ macro_rules! gcm {
         use super::schedule::{self, Block, COUNTER_BIG_ENDIAN, FOLD, POWERS, REVERSED};
         use super::$lanes::*;
         use crate::engine::{Aead, Forged, NONCE_LEN};
+        use crate::prefetch::prefetch;
         use std::arch::x86_64::*;
         use wire::limits::TAG_LEN;
         use zeroize::Zeroize;
 
         /// Vectors that are worked on together in a long frame.
-        const GROUP: usize = 4;
-        /// Bytes of such a group.
+        const GROUP: usize = 8;
+        /// Bytes of such a group. A run over one and the lengths has [`POWERS`] blocks.
         const GROUP_BYTES: usize = GROUP * BYTES;
+        /// Vectors that are encrypted together elsewhere.
+        const BATCH: usize = 4;
+        /// Bytes of such a batch.
+        const BATCH_BYTES: usize = BATCH * BYTES;
 
         /// A key with all that is computed from it once. `KEYS` is the number of round keys: 11 for
         /// AES-128, 15 for AES-256. One can only be made on a CPU that has the features.
@@ -87,99 +92,35 @@ macro_rules! gcm {
                 }
             }
 
+            /// Asks for what a 64-byte payload with its header needs: the round keys and the last
+            /// eight powers. Longer frames go through the other powers in order.
             fn prefetch(&self) {
-                let start = std::ptr::from_ref(self).cast::<i8>();
-                for line in (0..size_of::<Self>()).step_by(64) {
-                    // SAFETY: a prefetch reads nothing; the address is within the key.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(line)) };
-                }
+                prefetch(&self.round_keys, usize::MAX);
+                prefetch(&self.powers[POWERS - 8..], usize::MAX);
             }
         }
 
-        /// The counter blocks that follow J0, a vector at a time, and the round keys they are
-        /// encrypted with. The words of a block are nonce, nonce, nonce, counter; the counter is
+        /// The vector of counters that comes first: J0, which masks the tag, has the counter 1.
+        ///
+        /// The words of a counter block are nonce, nonce, nonce, counter; the counter is
         /// little-endian here, to be added to, and turned round on its way into AES.
-        struct Stream<'k, const KEYS: usize> {
-            round_keys: &'k [Block; KEYS],
-            next: V,
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn first_counters(nonce: &[u8; NONCE_LEN]) -> V {
+            add(broadcast_block(schedule::before_counter(nonce)), count_from(2))
         }
 
-        impl<'k, const KEYS: usize> Stream<'k, KEYS> {
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn new(round_keys: &'k [Block; KEYS], nonce: &[u8; NONCE_LEN]) -> Self {
-                // J0, which masks the tag, has the counter 1.
-                let next = add(broadcast_block(schedule::before_counter(nonce)), count_from(2));
-                Self { round_keys, next }
+        /// The next counters after the key addition that comes before the first AES round.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn take<const N: usize>(counters: &mut V, key: &Block) -> [V; N] {
+            let key = broadcast(key);
+            let mut blocks = [key; N];
+            for block in &mut blocks {
+                *block = xor(shuffle(*counters, &COUNTER_BIG_ENDIAN), key);
+                *counters = add(*counters, step());
             }
-
-            /// `N` vectors of key stream.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn take<const N: usize>(&mut self) -> [V; N] {
-                let mut blocks = self.counters();
-                for key in &self.round_keys[1..KEYS - 1] {
-                    round(&mut blocks, key);
-                }
-                self.finish(blocks)
-            }
-
-            /// The next counters after the key addition that comes before the first round.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn counters<const N: usize>(&mut self) -> [V; N] {
-                let first = broadcast(&self.round_keys[0]);
-                let mut blocks = [first; N];
-                for block in &mut blocks {
-                    *block = xor(shuffle(self.next, &COUNTER_BIG_ENDIAN), first);
-                    self.next = add(self.next, step());
-                }
-                blocks
-            }
-
-            /// The last round.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn finish<const N: usize>(&self, mut blocks: [V; N]) -> [V; N] {
-                let last = broadcast(&self.round_keys[KEYS - 1]);
-                for block in &mut blocks {
-                    *block = aes_last_round(*block, last);
-                }
-                blocks
-            }
-
-            /// Encrypts or decrypts a vector; what it then is.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn apply(&mut self, vector: &mut [u8; BYTES]) -> V {
-                let [stream] = self.take();
-                let text = xor(stream, load(vector));
-                store(vector, text);
-                text
-            }
-
-            /// Encrypts or decrypts less than a vector; what it then is, with zeros after it.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn apply_partial(&mut self, bytes: &mut [u8]) -> V {
-                let [stream] = self.take();
-                let text = keep(xor(stream, load_partial(bytes)), bytes.len());
-                store_partial(bytes, text);
-                text
-            }
-
-            /// Encrypts or decrypts what makes no group.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn apply_bytes(&mut self, bytes: &mut [u8]) {
-                let (vectors, rest) = bytes.as_chunks_mut();
-                for vector in vectors {
-                    self.apply(vector);
-                }
-                if !rest.is_empty() {
-                    self.apply_partial(rest);
-                }
-            }
+            blocks
         }
 
         /// One AES round.
@@ -192,238 +133,289 @@ macro_rules! gcm {
             }
         }
 
-        /// XORs the stream into a group; what it then is.
-        #[inline]
-        #[target_feature($(enable = $feature),*)]
-        fn xor_group(group: &mut [u8; GROUP_BYTES], mut stream: [V; GROUP]) -> [V; GROUP] {
-            for (v, bytes) in stream.iter_mut().zip(group.as_chunks_mut().0) {
-                *v = xor(*v, load(bytes));
-                store(bytes, *v);
-            }
-            stream
-        }
-
         /// J0 encrypted: the mask of the tag.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn tag_mask<const KEYS: usize>(
-            round_keys: &[Block; KEYS],
-            nonce: &[u8; NONCE_LEN],
-        ) -> __m128i {
+        fn tag_mask<const KEYS: usize>(key: &Key<KEYS>, nonce: &[u8; NONCE_LEN]) -> __m128i {
             let one = _mm_set_epi32(1 << 24, 0, 0, 0);
             let block = _mm_or_si128(schedule::before_counter(nonce), one);
-            schedule::encrypt(round_keys, block)
+            schedule::encrypt(schedule::again(&key.round_keys), block)
         }
 
-        /// GHASH over a message that comes in vectors. Blocks of one *run*, at most [`POWERS`],
-        /// are multiplied each by its own power, H^n for the first of n, and the products are
-        /// summed unreduced; the end of a run reduces them once.
-        struct Hash<'k> {
-            powers: &'k [Block; POWERS],
+        /// Sums of products that are not reduced yet, in each lane. Of a *run* of blocks, at most
+        /// [`POWERS`], each is multiplied by its own power, H^n for the first of n.
+        #[derive(Clone, Copy)]
+        struct Sums {
             low: V,
             middle: V,
             high: V,
-            /// The hash of all runs before this one, to be added to the next block.
-            carry: V,
-            /// Blocks of this run that are still to come.
-            left: usize,
         }
 
-        impl<'k> Hash<'k> {
+        impl Sums {
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn new(powers: &'k [Block; POWERS]) -> Self {
-                Self {
-                    powers,
-                    low: zero(),
-                    middle: zero(),
-                    high: zero(),
-                    carry: zero(),
-                    left: 0,
-                }
+            fn new() -> Self {
+                Self { low: zero(), middle: zero(), high: zero() }
             }
 
-            /// Adds the next `blocks` of the run, the bytes of each already reversed.
+            /// Adds a product. `halves` is [`halves`] of the powers.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn add_reversed(&mut self, v: V, blocks: usize) {
-                let powers = &self.powers[POWERS - self.left..];
-                // Lanes beyond the last power are beyond the last block too: zero.
-                let powers = match powers.as_flattened().first_chunk() {
-                    Some(powers) => load(powers),
-                    None => load_partial(powers.as_flattened()),
-                };
-                self.add_product(xor(v, self.carry), powers);
-                self.carry = zero();
-                self.left -= blocks;
-            }
-
-            /// Adds a product for each lane, unreduced.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn add_product(&mut self, v: V, powers: V) {
+            fn add_with(&mut self, v: V, powers: V, halves_of_powers: V) {
                 self.low = xor(self.low, multiply_low(v, powers));
                 self.high = xor(self.high, multiply_high(v, powers));
                 // Karatsuba: with the sums of the halves, one multiplication gives both cross
                 // products, and low and high besides, which reduce() takes off again.
-                let sums = multiply_low(
-                    xor(v, swap_halves(v)),
-                    xor(powers, swap_halves(powers)),
-                );
-                self.middle = xor(self.middle, sums);
+                self.middle = xor(self.middle, multiply_low(halves(v), halves_of_powers));
             }
 
-            /// Adds the next `blocks` of the run. What `v` holds beyond them is zero.
+            /// Adds a product.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn add(&mut self, v: V, blocks: usize) {
-                self.add_reversed(shuffle(v, &REVERSED), blocks);
+            fn add(&mut self, v: V, powers: V) {
+                self.add_with(v, powers, halves(powers));
             }
 
-            /// Adds `bytes`, filled up with zeros to whole blocks.
+            /// Adds the products of `bytes`, filled up with zeros to whole blocks, when the run has
+            /// `left` blocks from there on.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn add_bytes(&mut self, bytes: &[u8]) {
+            fn add_bytes(&mut self, powers: &[Block; POWERS], bytes: &[u8], left: usize) {
+                let powers = powers[POWERS - left..].as_flattened();
                 let (vectors, rest) = bytes.as_chunks();
-                for vector in vectors {
-                    self.add(load(vector), LANES);
+                for (v, powers) in vectors.iter().zip(powers.as_chunks().0) {
+                    self.add(shuffle(load(v), &REVERSED), load(powers));
                 }
                 if !rest.is_empty() {
-                    self.add(load_partial(rest), rest.len().div_ceil(16));
+                    let powers = powers_of_part(&powers[bytes.len() - rest.len()..], rest.len());
+                    self.add(shuffle(load_partial(rest), &REVERSED), powers);
                 }
             }
 
-            /// Ends a run: the hash of everything so far.
+            /// The sum of the lanes, reduced.
             #[inline]
             #[target_feature($(enable = $feature),*)]
-            fn reduce(&mut self) -> __m128i {
+            fn reduce(self) -> __m128i {
                 let polynomial = broadcast(&FOLD);
                 let middle = xor(self.middle, xor(self.low, self.high));
                 let low = xor(self.low, half_up(middle));
                 let high = xor(self.high, half_down(middle));
                 let once = xor(swap_halves(low), multiply_low_high(low, polynomial));
                 let twice = xor(swap_halves(once), multiply_low_high(once, polynomial));
-                (self.low, self.middle, self.high) = (zero(), zero(), zero());
                 sum_lanes(xor(high, twice))
             }
+        }
 
-            /// The powers for a run of one group.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn group_powers(&self) -> [V; GROUP] {
-                let mut powers = [zero(); GROUP];
-                let used = self.powers[POWERS - GROUP * LANES..].as_flattened();
-                for (v, bytes) in powers.iter_mut().zip(used.as_chunks().0) {
-                    *v = load(bytes);
-                }
-                powers
-            }
+        /// The sum of the halves of each lane, in its low half.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn halves(v: V) -> V {
+            xor(v, swap_halves(v))
+        }
 
-            /// A run of one group.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn add_group(&mut self, [a, b, c, d]: [V; GROUP]) {
-                let [h_a, h_b, h_c, h_d] = self.group_powers();
-                self.add_product(shuffle(b, &REVERSED), h_b);
-                self.add_product(shuffle(c, &REVERSED), h_c);
-                self.add_product(shuffle(d, &REVERSED), h_d);
-                // Last, because the carry comes late.
-                self.add_product(xor(shuffle(a, &REVERSED), self.carry), h_a);
-                self.carry = in_lane_0(self.reduce());
-            }
+        /// The powers for the blocks of `len` bytes, at most [`BYTES`], and zeros after them.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn powers_of_part(powers: &[u8], len: usize) -> V {
+            load_partial(&powers[..len.next_multiple_of(16)])
+        }
 
-            /// A run for each whole group of `bytes`; what is left of them.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn add_groups<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-                let (groups, rest) = bytes.as_chunks::<GROUP_BYTES>();
-                for group in groups {
-                    self.add_group(load_group(group));
-                }
-                rest
+        /// The powers for a run of one group.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn group_powers(powers: &[Block; POWERS]) -> [V; GROUP] {
+            let mut loaded = [zero(); GROUP];
+            let used = powers[POWERS - GROUP * LANES..].as_flattened();
+            for (v, bytes) in loaded.iter_mut().zip(used.as_chunks().0) {
+                *v = load(bytes);
             }
+            loaded
+        }
 
-            /// A run of its own for associated data that makes no group.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn add_run(&mut self, bytes: &[u8]) {
-                self.left = bytes.len().div_ceil(16);
-                self.add_bytes(bytes);
-                self.carry = xor(self.carry, in_lane_0(self.reduce()));
+        /// The hash of associated data that is not in the last run.
+        #[inline(never)]
+        #[target_feature($(enable = $feature),*)]
+        fn hash(powers: &[Block; POWERS], bytes: &[u8]) -> __m128i {
+            let mut carry = _mm_setzero_si128();
+            let (groups, rest) = bytes.as_chunks::<GROUP_BYTES>();
+            for group in groups {
+                carry = hash_group(powers, group, carry);
             }
+            let blocks = rest.len().div_ceil(16);
+            if blocks == 0 {
+                return carry;
+            }
+            let mut sums = Sums::new();
+            sums.add_bytes(powers, rest, blocks);
+            sums.add(in_lane_0(carry), in_lane_0(schedule::load(&powers[POWERS - blocks])));
+            sums.reduce()
+        }
 
-            /// Adds the lengths, which end the message, and gives the tag.
-            #[inline]
-            #[target_feature($(enable = $feature),*)]
-            fn tag(mut self, lengths: (usize, usize), mask: __m128i) -> __m128i {
-                let bits = |bytes: usize| (bytes as i64) << 3;
-                let lengths = _mm_set_epi64x(bits(lengths.0), bits(lengths.1));
-                self.add_reversed(in_lane_0(lengths), 1);
-                let hash = self.reduce();
-                _mm_xor_si128(_mm_shuffle_epi8(hash, schedule::load(&REVERSED)), mask)
+        /// The hash after one more group.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn hash_group(
+            powers: &[Block; POWERS],
+            group: &[u8; GROUP_BYTES],
+            carry: __m128i,
+        ) -> __m128i {
+            let mut sums = Sums::new();
+            let mut carry = in_lane_0(carry);
+            for (v, powers) in group.as_chunks().0.iter().zip(group_powers(powers)) {
+                sums.add(xor(shuffle(load(v), &REVERSED), carry), powers);
+                carry = zero();
             }
+            sums.reduce()
         }
 
         /// Encrypts or decrypts whole groups and hashes their ciphertext, a run for each, in one
         /// pass: the units that multiply work between AES rounds. What is sealed is hashed a group
-        /// later, when it is there. Stream and hash come and go by value, to stay in registers.
+        /// later, when it is there. The hash after them.
+        #[inline(never)]
         #[target_feature($(enable = $feature),*)]
-        fn apply_groups<'k, const SEAL: bool, const KEYS: usize>(
-            mut stream: Stream<'k, KEYS>,
-            mut hash: Hash<'k>,
-            mut groups: &mut [[u8; GROUP_BYTES]],
-        ) -> (Stream<'k, KEYS>, Hash<'k>) {
-            let keys = stream.round_keys;
-            let mut sealed = [zero(); GROUP];
-            if SEAL {
-                let Some((first, others)) = groups.split_first_mut() else {
-                    return (stream, hash);
-                };
-                sealed = xor_group(first, stream.take());
-                groups = others;
+        fn apply_groups<const SEAL: bool, const KEYS: usize>(
+            key: &Key<KEYS>,
+            next: &mut V,
+            mut carry: __m128i,
+            groups: &mut [[u8; GROUP_BYTES]],
+        ) -> __m128i {
+            let keys = &key.round_keys;
+            let powers = group_powers(&key.powers);
+            let halves_of_powers = powers.map(|v| xor(v, swap_halves(v)));
+            let mut counters = *next;
+            let mut groups = groups.iter_mut();
+            let mut sealed = None;
+            if SEAL && let Some(first) = groups.next() {
+                let mut blocks = take::<GROUP>(&mut counters, &keys[0]);
+                for key in &keys[1..KEYS - 1] {
+                    round(&mut blocks, key);
+                }
+                finish_group(first, blocks, &keys[KEYS - 1]);
+                sealed = Some(&*first);
             }
             for group in groups {
-                if !SEAL {
-                    sealed = load_group(group);
-                }
-                let ([a, b, c, d], [h_a, h_b, h_c, h_d]) = (sealed, hash.group_powers());
-                let mut blocks = stream.counters();
-                // Written out: in a loop that is not unrolled nothing of this is in registers.
-                round(&mut blocks, &keys[1]);
-                round(&mut blocks, &keys[2]);
-                hash.add_product(xor(shuffle(a, &REVERSED), hash.carry), h_a);
-                round(&mut blocks, &keys[3]);
-                round(&mut blocks, &keys[4]);
-                hash.add_product(shuffle(b, &REVERSED), h_b);
-                round(&mut blocks, &keys[5]);
-                round(&mut blocks, &keys[6]);
-                hash.add_product(shuffle(c, &REVERSED), h_c);
-                round(&mut blocks, &keys[7]);
-                round(&mut blocks, &keys[8]);
-                hash.add_product(shuffle(d, &REVERSED), h_d);
+                let text = match sealed {
+                    Some(sealed) if SEAL => sealed.as_chunks::<BYTES>().0,
+                    _ => group.as_chunks::<BYTES>().0,
+                };
+                let mut sums = Sums::new();
+                let mut blocks = take(&mut counters, &keys[0]);
+                let mut step = |round_key: &Block, at: usize, carry: V| {
+                    round(&mut blocks, round_key);
+                    let v = xor(shuffle(load(&text[at]), &REVERSED), carry);
+                    sums.add_with(v, powers[at], halves_of_powers[at]);
+                    in_order(&mut blocks, [&mut sums.low, &mut sums.middle, &mut sums.high]);
+                };
+                step(&keys[1], 1, zero());
+                step(&keys[2], 2, zero());
+                step(&keys[3], 3, zero());
+                step(&keys[4], 4, zero());
+                step(&keys[5], 5, zero());
+                step(&keys[6], 6, zero());
+                step(&keys[7], 7, zero());
+                // Last, because the carry comes late.
+                step(&keys[8], 0, in_lane_0(carry));
                 for key in &keys[9..KEYS - 1] {
                     round(&mut blocks, key);
                 }
-                hash.carry = in_lane_0(hash.reduce());
-                let texts = xor_group(group, stream.finish(blocks));
-                if SEAL {
-                    sealed = texts;
-                }
+                carry = sums.reduce();
+                finish_group(group, blocks, &keys[KEYS - 1]);
+                sealed = Some(&*group);
             }
-            if SEAL {
-                hash.add_group(sealed);
+            if SEAL && let Some(sealed) = sealed {
+                carry = hash_group(&key.powers, sealed, carry);
             }
-            (stream, hash)
+            *next = counters;
+            carry
         }
 
+        /// The last round, whose key addition can as well add the text.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn load_group(group: &[u8; GROUP_BYTES]) -> [V; GROUP] {
-            let mut loaded = [zero(); GROUP];
-            for (v, bytes) in loaded.iter_mut().zip(group.as_chunks().0) {
-                *v = load(bytes);
+        fn finish_group(group: &mut [u8; GROUP_BYTES], blocks: [V; GROUP], key: &Block) {
+            let key = broadcast(key);
+            for (block, bytes) in blocks.into_iter().zip(group.as_chunks_mut().0) {
+                store(bytes, aes_last_round(block, xor(key, load(bytes))));
             }
-            loaded
+        }
+
+        /// Encrypts or decrypts `N` vectors, of which the last need not be full. What is sealed is
+        /// added to the sums, with the powers from `powers` on. Counters and sums come and go by
+        /// value, to be in registers where this is inlined.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn apply_batch<const SEAL: bool, const N: usize, const KEYS: usize>(
+            key: &Key<KEYS>,
+            mut next: V,
+            mut sums: Sums,
+            powers: &[u8],
+            bytes: &mut [u8],
+        ) -> (V, Sums) {
+            let keys = schedule::again(&key.round_keys);
+            let mut blocks = take::<N>(&mut next, &keys[0]);
+            for key in &keys[1..KEYS - 1] {
+                round(&mut blocks, key);
+            }
+            let key = broadcast(&keys[KEYS - 1]);
+            let (vectors, rest) = bytes.as_chunks_mut();
+            for ((vector, block), at) in vectors.iter_mut().zip(blocks).zip(0..N) {
+                let text = aes_last_round(block, xor(key, load(vector)));
+                store(vector, text);
+                if SEAL && let Some(powers) = powers.as_chunks().0.get(at) {
+                    sums.add(shuffle(text, &REVERSED), load(powers));
+                }
+            }
+            if !rest.is_empty() {
+                let text = aes_last_round(blocks[N - 1], xor(key, load_partial(rest)));
+                store_partial(rest, text);
+                if SEAL {
+                    let powers = powers_of_part(&powers[(N - 1) * BYTES..], rest.len());
+                    sums.add(shuffle(keep(text, rest.len()), &REVERSED), powers);
+                }
+            }
+            (next, sums)
+        }
+
+        /// Encrypts or decrypts what makes no group. What is sealed is added to the sums, as the end
+        /// of a run before the lengths.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn apply_rest<const SEAL: bool, const KEYS: usize>(
+            key: &Key<KEYS>,
+            mut next: V,
+            mut sums: Sums,
+            bytes: &mut [u8],
+        ) -> Sums {
+            let left = bytes.len().div_ceil(16) + 1;
+            let mut powers = key.powers[POWERS - left..].as_flattened();
+            let (batches, rest) = bytes.as_chunks_mut::<BATCH_BYTES>();
+            for batch in batches {
+                (next, sums) = apply_batch::<SEAL, BATCH, KEYS>(key, next, sums, powers, batch);
+                powers = &powers[BATCH_BYTES..];
+            }
+            match rest.len().div_ceil(BYTES) {
+                0 => sums,
+                1 => apply_batch::<SEAL, 1, KEYS>(key, next, sums, powers, rest).1,
+                2 => apply_batch::<SEAL, 2, KEYS>(key, next, sums, powers, rest).1,
+                3 => apply_batch::<SEAL, 3, KEYS>(key, next, sums, powers, rest).1,
+                _ => apply_batch::<SEAL, 4, KEYS>(key, next, sums, powers, rest).1,
+            }
+        }
+
+        /// The tag: the last run with the lengths at its end, reduced and masked.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn tag_of(
+            mut sums: Sums,
+            powers: &[Block; POWERS],
+            lengths: (usize, usize),
+            mask: __m128i,
+        ) -> __m128i {
+            let bits = |bytes: usize| (bytes as i64) << 3;
+            let lengths = _mm_set_epi64x(bits(lengths.0), bits(lengths.1));
+            let first_power = schedule::load(&powers[POWERS - 1]);
+            sums.add(in_lane_0(lengths), in_lane_0(first_power));
+            _mm_xor_si128(_mm_shuffle_epi8(sums.reduce(), schedule::load(&REVERSED)), mask)
         }
 
         /// Whether associated data, payload and lengths fit one run.
@@ -439,56 +431,15 @@ macro_rules! gcm {
             payload: &mut [u8],
             tag: &mut [u8; TAG_LEN],
         ) {
-            if !short(associated, payload) {
-                return seal_long(key, nonce, associated, payload, tag);
-            }
             let lengths = (associated.len(), payload.len());
-            let mask = tag_mask(&key.round_keys, nonce);
-            let mut stream = Stream::new(&key.round_keys, nonce);
-            let mut hash = Hash::new(&key.powers);
-            seal_last(&mut stream, &mut hash, associated, payload);
-            schedule::store(tag, hash.tag(lengths, mask));
-        }
-
-        #[inline(never)]
-        #[target_feature($(enable = $feature),*)]
-        fn seal_long<const KEYS: usize>(
-            key: &Key<KEYS>,
-            nonce: &[u8; NONCE_LEN],
-            associated: &[u8],
-            payload: &mut [u8],
-            tag: &mut [u8; TAG_LEN],
-        ) {
-            let lengths = (associated.len(), payload.len());
-            let mask = tag_mask(&key.round_keys, nonce);
-            let stream = Stream::new(&key.round_keys, nonce);
-            let mut hash = Hash::new(&key.powers);
-            let rest = hash.add_groups(associated);
-            hash.add_run(rest);
-            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
-            let (mut stream, mut hash) = apply_groups::<true, KEYS>(stream, hash, groups);
-            seal_last(&mut stream, &mut hash, &[], rest);
-            schedule::store(tag, hash.tag(lengths, mask));
-        }
-
-        /// The last run, up to the lengths.
-        #[inline]
-        #[target_feature($(enable = $feature),*)]
-        fn seal_last<const KEYS: usize>(
-            stream: &mut Stream<KEYS>,
-            hash: &mut Hash,
-            associated: &[u8],
-            payload: &mut [u8],
-        ) {
-            hash.left = associated.len().div_ceil(16) + payload.len().div_ceil(16) + 1;
-            hash.add_bytes(associated);
-            let (vectors, rest) = payload.as_chunks_mut();
-            for vector in vectors {
-                hash.add(stream.apply(vector), LANES);
-            }
-            if !rest.is_empty() {
-                hash.add(stream.apply_partial(rest), rest.len().div_ceil(16));
-            }
+            let mask = tag_mask(key, nonce);
+            let mut next = first_counters(nonce);
+            let (sums, rest) = match short(associated, payload) {
+                true => (begin_short(key, associated, payload), payload),
+                false => begin_long::<true, KEYS>(key, &mut next, associated, payload),
+            };
+            let sums = apply_rest::<true, KEYS>(key, next, sums, rest);
+            schedule::store(tag, tag_of(sums, &key.powers, lengths, mask));
         }
 
         /// Whether the tag verifies. If not, `payload` is as it was or wiped, but never plaintext.
@@ -500,54 +451,58 @@ macro_rules! gcm {
             payload: &mut [u8],
             tag: &[u8; TAG_LEN],
         ) -> bool {
-            if !short(associated, payload) {
-                return open_long(key, nonce, associated, payload, tag);
-            }
             let lengths = (associated.len(), payload.len());
-            let mask = tag_mask(&key.round_keys, nonce);
-            let mut stream = Stream::new(&key.round_keys, nonce);
-            let mut hash = Hash::new(&key.powers);
-            hash_last(&mut hash, associated, payload);
-            if !schedule::equal(hash.tag(lengths, mask), schedule::load(tag)) {
+            let mask = tag_mask(key, nonce);
+            let mut next = first_counters(nonce);
+            let short = short(associated, payload);
+            let (mut sums, rest) = match short {
+                true => (begin_short(key, associated, payload), &mut *payload),
+                false => begin_long::<false, KEYS>(key, &mut next, associated, payload),
+            };
+            sums.add_bytes(&key.powers, rest, rest.len().div_ceil(16) + 1);
+            let computed = tag_of(sums, &key.powers, lengths, mask);
+            if !schedule::equal(computed, schedule::load(tag)) {
+                if !short {
+                    payload.as_chunks_mut::<GROUP_BYTES>().0.as_flattened_mut().fill(0);
+                }
                 return false;
             }
-            stream.apply_bytes(payload);
+            apply_rest::<false, KEYS>(key, next, sums, rest);
             true
         }
 
-        #[inline(never)]
-        #[target_feature($(enable = $feature),*)]
-        fn open_long<const KEYS: usize>(
-            key: &Key<KEYS>,
-            nonce: &[u8; NONCE_LEN],
-            associated: &[u8],
-            payload: &mut [u8],
-            tag: &[u8; TAG_LEN],
-        ) -> bool {
-            let lengths = (associated.len(), payload.len());
-            let mask = tag_mask(&key.round_keys, nonce);
-            let stream = Stream::new(&key.round_keys, nonce);
-            let mut hash = Hash::new(&key.powers);
-            let rest = hash.add_groups(associated);
-            hash.add_run(rest);
-            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
-            let (mut stream, mut hash) = apply_groups::<false, KEYS>(stream, hash, groups);
-            hash_last(&mut hash, &[], rest);
-            if !schedule::equal(hash.tag(lengths, mask), schedule::load(tag)) {
-                groups.as_flattened_mut().fill(0);
-                return false;
-            }
-            stream.apply_bytes(rest);
-            true
-        }
-
-        /// The last run, up to the lengths.
+        /// The sums of a frame that is one run: the products of its associated data.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn hash_last(hash: &mut Hash, associated: &[u8], sealed: &[u8]) {
-            hash.left = associated.len().div_ceil(16) + sealed.len().div_ceil(16) + 1;
-            hash.add_bytes(associated);
-            hash.add_bytes(sealed);
+        fn begin_short<const KEYS: usize>(
+            key: &Key<KEYS>,
+            associated: &[u8],
+            payload: &[u8],
+        ) -> Sums {
+            let mut sums = Sums::new();
+            let blocks = associated.len().div_ceil(16) + payload.len().div_ceil(16) + 1;
+            sums.add_bytes(&key.powers, associated, blocks);
+            sums
+        }
+
+        /// Works through all but the last run of a frame. The sums of that run, in which is the hash
+        /// of all before it, and what of the payload is in it.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn begin_long<'p, const SEAL: bool, const KEYS: usize>(
+            key: &Key<KEYS>,
+            next: &mut V,
+            associated: &[u8],
+            payload: &'p mut [u8],
+        ) -> (Sums, &'p mut [u8]) {
+            let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
+            let carry = hash(&key.powers, associated);
+            let carry = apply_groups::<SEAL, KEYS>(key, next, carry, groups);
+            let mut sums = Sums::new();
+            // As if added to the first block of the run.
+            let power = schedule::load(&key.powers[POWERS - 1 - rest.len().div_ceil(16)]);
+            sums.add(in_lane_0(carry), in_lane_0(power));
+            (sums, rest)
         }
     };
 }

@@ -1,15 +1,15 @@
 //! What is computed once per key: the AES round keys and the powers of the GHASH key.
 
 use crate::engine::NONCE_LEN;
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 use zeroize::Zeroize;
 
 /// A block as it lies in memory.
 pub type Block = [u8; 16];
 
-/// How many powers of the hash key are kept, and so how many blocks can share one reduction: those
-/// that a group of the wide form leaves over, and the lengths.
-pub const POWERS: usize = 17;
+/// How many powers of the hash key are kept, and so how many blocks can share one reduction: a
+/// group of the wide form, and the lengths.
+pub const POWERS: usize = 33;
 
 /// The order that reverses the last word of a block, and it alone.
 pub const COUNTER_BIG_ENDIAN: Block = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 14, 13, 12];
@@ -54,6 +54,16 @@ block_operations! {
         _mm_insert_epi32::<0>(block, fixed as i32)
     }
 
+    /// The same round keys, but the compiler does not know that: it loads them again, where they are
+    /// used, instead of keeping fifteen in registers that are too few.
+    fn again[const KEYS: usize](round_keys: &[Block; KEYS]) -> &[Block; KEYS] {
+        let mut same: *const [Block; KEYS] = round_keys;
+        // SAFETY: there is no instruction in it.
+        unsafe { asm!("/* {} */", inout(reg) same, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: it is the reference that came.
+        unsafe { &*same }
+    }
+
     /// Encrypts one block.
     fn encrypt[const KEYS: usize](round_keys: &[Block; KEYS], block: __m128i) -> __m128i {
         let mut block = _mm_xor_si128(block, load(&round_keys[0]));
@@ -88,7 +98,7 @@ block_operations! {
         _mm_cvtsi128_si32(_mm_aesenclast_si128(columns, _mm_setzero_si128())) as u32
     }
 
-    /// The powers of the hash key, the highest first: H^17 to H^1, in the form of the module's docs.
+    /// The powers of the hash key, the highest first: H^33 to H^1, in the form of the module's docs.
     fn powers[const KEYS: usize](round_keys: &[Block; KEYS], powers: &mut [Block; POWERS]) {
         let hash_key = encrypt(round_keys, _mm_setzero_si128());
         let first = times_x(_mm_shuffle_epi8(hash_key, load(&REVERSED)));

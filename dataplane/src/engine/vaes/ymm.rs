@@ -106,6 +106,22 @@ lane_operations! {
         _mm_xor_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
     }
 
+    /// Keeps the instructions before this before those after it, as far as they work on these: the
+    /// compiler would gather what belongs together, to need fewer registers.
+    fn in_order(blocks: &mut [V; 8], sums: [&mut V; 3]) -> () {
+        let ([a, b, c, d, e, f, g, h], [i, j, k]) = (blocks, sums);
+        // SAFETY: there is no instruction in it.
+        unsafe {
+            std::arch::asm!(
+                "/* {} {} {} {} {} {} {} {} {} {} {} */",
+                inout(ymm_reg) *a, inout(ymm_reg) *b, inout(ymm_reg) *c, inout(ymm_reg) *d,
+                inout(ymm_reg) *e, inout(ymm_reg) *f, inout(ymm_reg) *g, inout(ymm_reg) *h,
+                inout(ymm_reg) *i, inout(ymm_reg) *j, inout(ymm_reg) *k,
+                options(nomem, nostack, preserves_flags)
+            )
+        }
+    }
+
     fn zero() -> V {
         _mm256_setzero_si256()
     }

@@ -76,6 +76,22 @@ lane_operations! {
         _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
     }
 
+    /// Keeps the instructions before this before those after it, as far as they work on these: the
+    /// compiler would gather what belongs together, to need fewer registers.
+    fn in_order(blocks: &mut [V; 8], sums: [&mut V; 3]) -> () {
+        let ([a, b, c, d, e, f, g, h], [i, j, k]) = (blocks, sums);
+        // SAFETY: there is no instruction in it.
+        unsafe {
+            std::arch::asm!(
+                "/* {} {} {} {} {} {} {} {} {} {} {} */",
+                inout(zmm_reg) *a, inout(zmm_reg) *b, inout(zmm_reg) *c, inout(zmm_reg) *d,
+                inout(zmm_reg) *e, inout(zmm_reg) *f, inout(zmm_reg) *g, inout(zmm_reg) *h,
+                inout(zmm_reg) *i, inout(zmm_reg) *j, inout(zmm_reg) *k,
+                options(nomem, nostack, preserves_flags)
+            )
+        }
+    }
+
     fn zero() -> V {
         _mm512_setzero_si512()
     }
