@@ -71,9 +71,20 @@ macro_rules! gcm {
                 payload: &mut [u8],
                 tag: &mut [u8; TAG_LEN],
             ) -> Result<(), Forged> {
-                super::check_lengths(associated, payload)?;
+                let short = short(associated, payload);
+                if !short {
+                    super::check_lengths(associated, payload)?;
+                }
                 // SAFETY: a key is only made on a CPU with the features.
-                unsafe { seal(self, nonce, associated, payload, tag) };
+                unsafe {
+                    match payload.len().div_ceil(BYTES) {
+                        1 if short => seal_batch::<1, KEYS>(self, nonce, associated, payload, tag),
+                        2 if short => seal_batch::<2, KEYS>(self, nonce, associated, payload, tag),
+                        3 if short => seal_batch::<3, KEYS>(self, nonce, associated, payload, tag),
+                        4 if short => seal_batch::<4, KEYS>(self, nonce, associated, payload, tag),
+                        _ => seal_any(self, nonce, associated, payload, tag),
+                    }
+                }
                 Ok(())
             }
 
@@ -187,7 +198,7 @@ macro_rules! gcm {
                     self.add(shuffle(load(v), &REVERSED), load(powers));
                 }
                 if !rest.is_empty() {
-                    let powers = powers_of_part(&powers[bytes.len() - rest.len()..], rest.len());
+                    let powers = powers_of_part(&powers[bytes.len() - rest.len()..]);
                     self.add(shuffle(load_partial(rest), &REVERSED), powers);
                 }
             }
@@ -213,11 +224,14 @@ macro_rules! gcm {
             xor(v, swap_halves(v))
         }
 
-        /// The powers for the blocks of `len` bytes, at most [`BYTES`], and zeros after them.
+        /// The first of these powers, and zeros after them: for a vector that has zeros there too.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn powers_of_part(powers: &[u8], len: usize) -> V {
-            load_partial(&powers[..len.next_multiple_of(16)])
+        fn powers_of_part(powers: &[u8]) -> V {
+            match powers.first_chunk() {
+                Some(powers) => load(powers),
+                None => load_partial(powers),
+            }
         }
 
         /// The powers for a run of one group.
@@ -341,10 +355,11 @@ macro_rules! gcm {
 
         /// Encrypts or decrypts `N` vectors, of which the last need not be full. What is sealed is
         /// added to the sums, with the powers from `powers` on. Counters and sums come and go by
-        /// value, to be in registers where this is inlined.
+        /// value, to be in registers where this is inlined. `WHOLE` changes nothing: what has one
+        /// caller is inlined, and of the two each has its own.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn apply_batch<const SEAL: bool, const N: usize, const KEYS: usize>(
+        fn apply_batch<const WHOLE: bool, const SEAL: bool, const N: usize, const KEYS: usize>(
             key: &Key<KEYS>,
             mut next: V,
             mut sums: Sums,
@@ -369,7 +384,7 @@ macro_rules! gcm {
                 let text = aes_last_round(blocks[N - 1], xor(key, load_partial(rest)));
                 store_partial(rest, text);
                 if SEAL {
-                    let powers = powers_of_part(&powers[(N - 1) * BYTES..], rest.len());
+                    let powers = powers_of_part(&powers[(N - 1) * BYTES..]);
                     sums.add(shuffle(keep(text, rest.len()), &REVERSED), powers);
                 }
             }
@@ -390,32 +405,31 @@ macro_rules! gcm {
             let mut powers = key.powers[POWERS - left..].as_flattened();
             let (batches, rest) = bytes.as_chunks_mut::<BATCH_BYTES>();
             for batch in batches {
-                (next, sums) = apply_batch::<SEAL, BATCH, KEYS>(key, next, sums, powers, batch);
+                (next, sums) = apply_batch::<false, SEAL, BATCH, KEYS>(key, next, sums, powers, batch);
                 powers = &powers[BATCH_BYTES..];
             }
             match rest.len().div_ceil(BYTES) {
                 0 => sums,
-                1 => apply_batch::<SEAL, 1, KEYS>(key, next, sums, powers, rest).1,
-                2 => apply_batch::<SEAL, 2, KEYS>(key, next, sums, powers, rest).1,
-                3 => apply_batch::<SEAL, 3, KEYS>(key, next, sums, powers, rest).1,
-                _ => apply_batch::<SEAL, 4, KEYS>(key, next, sums, powers, rest).1,
+                1 => apply_batch::<false, SEAL, 1, KEYS>(key, next, sums, powers, rest).1,
+                2 => apply_batch::<false, SEAL, 2, KEYS>(key, next, sums, powers, rest).1,
+                3 => apply_batch::<false, SEAL, 3, KEYS>(key, next, sums, powers, rest).1,
+                _ => apply_batch::<false, SEAL, 4, KEYS>(key, next, sums, powers, rest).1,
             }
         }
 
-        /// The tag: the last run with the lengths at its end, reduced and masked.
+        /// The tag: the last run reduced and masked.
         #[inline]
         #[target_feature($(enable = $feature),*)]
-        fn tag_of(
-            mut sums: Sums,
-            powers: &[Block; POWERS],
-            lengths: (usize, usize),
-            mask: __m128i,
-        ) -> __m128i {
-            let bits = |bytes: usize| (bytes as i64) << 3;
-            let lengths = _mm_set_epi64x(bits(lengths.0), bits(lengths.1));
-            let first_power = schedule::load(&powers[POWERS - 1]);
-            sums.add(in_lane_0(lengths), in_lane_0(first_power));
+        fn tag_of(sums: Sums, mask: __m128i) -> __m128i {
             _mm_xor_si128(_mm_shuffle_epi8(sums.reduce(), schedule::load(&REVERSED)), mask)
+        }
+
+        /// The block that ends the message.
+        #[inline]
+        #[target_feature($(enable = $feature),*)]
+        fn lengths(associated: &[u8], payload: &[u8]) -> __m128i {
+            let bits = |bytes: &[u8]| (bytes.len() as i64) << 3;
+            _mm_set_epi64x(bits(associated), bits(payload))
         }
 
         /// Whether associated data, payload and lengths fit one run.
@@ -423,23 +437,42 @@ macro_rules! gcm {
             associated.len().div_ceil(16) + payload.len().div_ceil(16) < POWERS
         }
 
+        /// Seals a short frame of `N` vectors: one batch, all in registers.
+        #[inline(never)]
         #[target_feature($(enable = $feature),*)]
-        fn seal<const KEYS: usize>(
+        fn seal_batch<const N: usize, const KEYS: usize>(
             key: &Key<KEYS>,
             nonce: &[u8; NONCE_LEN],
             associated: &[u8],
             payload: &mut [u8],
             tag: &mut [u8; TAG_LEN],
         ) {
-            let lengths = (associated.len(), payload.len());
+            let next = first_counters(nonce);
+            let sums = begin_short(key, associated, payload);
+            let powers = &key.powers[POWERS - 1 - payload.len().div_ceil(16)..];
+            let powers = powers.as_flattened();
+            let (_, sums) = apply_batch::<true, true, N, KEYS>(key, next, sums, powers, payload);
             let mask = tag_mask(key, nonce);
+            schedule::store(tag, tag_of(sums, mask));
+        }
+
+        #[inline(never)]
+        #[target_feature($(enable = $feature),*)]
+        fn seal_any<const KEYS: usize>(
+            key: &Key<KEYS>,
+            nonce: &[u8; NONCE_LEN],
+            associated: &[u8],
+            payload: &mut [u8],
+            tag: &mut [u8; TAG_LEN],
+        ) {
             let mut next = first_counters(nonce);
             let (sums, rest) = match short(associated, payload) {
                 true => (begin_short(key, associated, payload), payload),
                 false => begin_long::<true, KEYS>(key, &mut next, associated, payload),
             };
             let sums = apply_rest::<true, KEYS>(key, next, sums, rest);
-            schedule::store(tag, tag_of(sums, &key.powers, lengths, mask));
+            let mask = tag_mask(key, nonce);
+            schedule::store(tag, tag_of(sums, mask));
         }
 
         /// Whether the tag verifies. If not, `payload` is as it was or wiped, but never plaintext.
@@ -451,7 +484,6 @@ macro_rules! gcm {
             payload: &mut [u8],
             tag: &[u8; TAG_LEN],
         ) -> bool {
-            let lengths = (associated.len(), payload.len());
             let mask = tag_mask(key, nonce);
             let mut next = first_counters(nonce);
             let short = short(associated, payload);
@@ -460,7 +492,7 @@ macro_rules! gcm {
                 false => begin_long::<false, KEYS>(key, &mut next, associated, payload),
             };
             sums.add_bytes(&key.powers, rest, rest.len().div_ceil(16) + 1);
-            let computed = tag_of(sums, &key.powers, lengths, mask);
+            let computed = tag_of(sums, mask);
             if !schedule::equal(computed, schedule::load(tag)) {
                 if !short {
                     payload.as_chunks_mut::<GROUP_BYTES>().0.as_flattened_mut().fill(0);
@@ -471,7 +503,7 @@ macro_rules! gcm {
             true
         }
 
-        /// The sums of a frame that is one run: the products of its associated data.
+        /// The sums of a frame that is one run: the products of associated data and lengths.
         #[inline]
         #[target_feature($(enable = $feature),*)]
         fn begin_short<const KEYS: usize>(
@@ -481,7 +513,21 @@ macro_rules! gcm {
         ) -> Sums {
             let mut sums = Sums::new();
             let blocks = associated.len().div_ceil(16) + payload.len().div_ceil(16) + 1;
+            let lengths = lengths(associated, payload);
+            let first_power = schedule::load(&key.powers[POWERS - 1]);
+            if associated.len() <= 32 {
+                // A header leaves room for the lengths.
+                let v = shuffle(load_partial(associated), &REVERSED);
+                let powers = powers_of_part(key.powers[POWERS - blocks..].as_flattened());
+                if let Some(v) = with_third(v, lengths)
+                    && let Some(powers) = with_third(powers, first_power)
+                {
+                    sums.add(v, powers);
+                    return sums;
+                }
+            }
             sums.add_bytes(&key.powers, associated, blocks);
+            sums.add(in_lane_0(lengths), in_lane_0(first_power));
             sums
         }
 
@@ -495,6 +541,7 @@ macro_rules! gcm {
             associated: &[u8],
             payload: &'p mut [u8],
         ) -> (Sums, &'p mut [u8]) {
+            let lengths = lengths(associated, payload);
             let (groups, rest) = payload.as_chunks_mut::<GROUP_BYTES>();
             let carry = hash(&key.powers, associated);
             let carry = apply_groups::<SEAL, KEYS>(key, next, carry, groups);
@@ -502,6 +549,8 @@ macro_rules! gcm {
             // As if added to the first block of the run.
             let power = schedule::load(&key.powers[POWERS - 1 - rest.len().div_ceil(16)]);
             sums.add(in_lane_0(carry), in_lane_0(power));
+            let first_power = schedule::load(&key.powers[POWERS - 1]);
+            sums.add(in_lane_0(lengths), in_lane_0(first_power));
             (sums, rest)
         }
     };

@@ -101,6 +101,11 @@ lane_operations! {
         _mm256_zextsi128_si256(block)
     }
 
+    /// `v` with `block` in its third lane, if there is one.
+    fn with_third(_v: V, _block: __m128i) -> Option<V> {
+        None
+    }
+
     /// The sum of the lanes.
     fn sum_lanes(v: V) -> __m128i {
         _mm_xor_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))

@@ -70,6 +70,11 @@ lane_operations! {
         _mm512_zextsi128_si512(block)
     }
 
+    /// `v` with `block` in its third lane, if there is one.
+    fn with_third(v: V, block: __m128i) -> Option<V> {
+        Some(_mm512_inserti32x4::<2>(v, block))
+    }
+
     /// The sum of the lanes.
     fn sum_lanes(v: V) -> __m128i {
         let half = _mm256_xor_si256(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
