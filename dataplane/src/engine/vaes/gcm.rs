@@ -296,6 +296,9 @@ macro_rules! gcm {
             let keys = &key.round_keys;
             let powers = group_powers(&key.powers);
             let halves_of_powers = powers.map(|v| xor(v, swap_halves(v)));
+            // In memory, on lines of their own: there are not registers enough, and what the
+            // compiler moves out of them by itself need not be aligned.
+            let tables = (powers, halves_of_powers);
             let mut counters = *next;
             let mut groups = groups.iter_mut();
             let mut sealed = None;
@@ -312,6 +315,7 @@ macro_rules! gcm {
                     Some(sealed) if SEAL => sealed.as_chunks::<BYTES>().0,
                     _ => group.as_chunks::<BYTES>().0,
                 };
+                let (powers, halves_of_powers) = schedule::again(&tables);
                 let mut sums = Sums::new();
                 let mut blocks = take(&mut counters, &keys[0]);
                 let mut step = |round_key: &Block, at: usize, carry: V| {

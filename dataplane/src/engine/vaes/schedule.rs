@@ -54,12 +54,12 @@ block_operations! {
         _mm_insert_epi32::<0>(block, fixed as i32)
     }
 
-    /// The same round keys, but the compiler does not know that: it loads them again, where they are
-    /// used, instead of keeping fifteen in registers that are too few.
-    fn again[const KEYS: usize](round_keys: &[Block; KEYS]) -> &[Block; KEYS] {
-        let mut same: *const [Block; KEYS] = round_keys;
+    /// The same, but the compiler does not know that: it loads it again, where it is used, instead of
+    /// keeping it in registers that are too few.
+    fn again[T](value: &T) -> &T {
+        let mut same: *const T = value;
         // SAFETY: there is no instruction in it.
-        unsafe { asm!("/* {} */", inout(reg) same, options(nomem, nostack, preserves_flags)) };
+        unsafe { asm!("/* {} */", inout(reg) same, options(readonly, nostack, preserves_flags)) };
         // SAFETY: it is the reference that came.
         unsafe { &*same }
     }
