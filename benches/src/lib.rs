@@ -3,3 +3,4 @@
 #![deny(missing_docs)]
 
 pub mod pipeline;
+pub mod scaling;

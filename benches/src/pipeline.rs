@@ -284,14 +284,14 @@ pub fn aead_alone(way: Way, traffic: &Traffic, engine: Engine, time: Duration) -
     }
 }
 
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-fn address(id: usize) -> Ipv4Addr {
+pub(crate) fn address(id: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0000 + id as u32)
 }
 
 /// A UDP datagram or TCP segment of `size` bytes, checksums right.
-fn packet(source: Ipv4Addr, destination: Ipv4Addr, size: usize, tcp: bool) -> Vec<u8> {
+pub(crate) fn packet(source: Ipv4Addr, destination: Ipv4Addr, size: usize, tcp: bool) -> Vec<u8> {
     let builder = etherparse::PacketBuilder::ipv4(source.octets(), destination.octets(), 64);
     let mut bytes = Vec::new();
     let written = if tcp {
@@ -323,7 +323,7 @@ fn advance(packet: &mut [u8]) {
 }
 
 /// A frame as the cable carries it.
-fn sealed(session: &mut Session, packet: &[u8], now: u64) -> Vec<u8> {
+pub(crate) fn sealed(session: &mut Session, packet: &[u8], now: u64) -> Vec<u8> {
     let mut frame = vec![0; ETH_LEN + OVERHEAD + packet.len()];
     frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 2]);

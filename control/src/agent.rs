@@ -5,7 +5,7 @@ use crate::api::socket::Socket;
 use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
 use crate::choices::Virtualised;
-use crate::config;
+use crate::config::{self, Cores};
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
 use crate::handshake::workstation::{
@@ -14,8 +14,9 @@ use crate::handshake::workstation::{
 use crate::handshake::{Action, Parameters, inner_mtu, kdf};
 use crate::hostif;
 use crate::interfaces;
+use crate::layout;
 use crate::monitor;
-use crate::pool::Pool;
+use crate::pool::{Pool, Settings};
 use crate::port::{Notice, Port};
 use crate::problem::Problem;
 use crate::process::{self, Signal};
@@ -25,6 +26,7 @@ use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkError, LinkEvent, Links};
+use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use ipnet::IpNet;
@@ -159,7 +161,25 @@ impl Agent {
             .map(|link| link.addresses)
             .unwrap_or_default();
         let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
-        let pool = Pool::start(Role::Workstation, config.engine, queues)?;
+        let cores = match config.core {
+            Some(core) => Cores::These(vec![core]),
+            None => Cores::Off,
+        };
+        let shape = layout::shape(&plan.interface, &plan.rings);
+        let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &[shape])?;
+        let settings = Settings {
+            role: Role::Workstation,
+            engine: config.engine,
+            cores: layout.workers,
+            spin: config.spin,
+            sizes: Sizes {
+                frames: 0,
+                ports: 1,
+                sessions: SESSION_SLOTS as usize,
+                workstations: 1,
+            },
+        };
+        let pool = Pool::start(settings, queues)?;
         let counters: Arc<PeerCounters> = Arc::default();
         let everything = ["0.0.0.0/0", "::/0"]
             .iter()
@@ -195,7 +215,7 @@ impl Agent {
         Ok(Self {
             config,
             identity,
-            port: Port::new(PORT, 0, plan),
+            port: Port::new(PORT, vec![0], plan),
             links,
             pool,
             machine,
@@ -217,11 +237,11 @@ impl Agent {
             workstation: GATEWAY,
             ..KnockEntry::default()
         };
-        let (expected, credit) = (self.expected, u64::from(self.port.plan.rings.size));
+        let expected = self.expected;
         self.port
-            .raise(&self.links, &self.pool, patience, |tables| {
+            .raise(&self.links, &self.pool, patience, |tables, ring_frames| {
                 tables.set_expected_nonce(expected);
-                tables.set_limit(GATEWAY, credit);
+                tables.set_limit(GATEWAY, ring_frames);
                 tables.install_knock(key_id, &knock)
             })?;
         if let Some(up) = &self.port.up {

@@ -4,6 +4,7 @@ use crate::config::Gateway;
 use crate::init::overlap;
 use crate::interfaces::{self, Interface};
 use crate::keys::PrivateKey;
+use crate::layout::{self, Machine};
 use crate::problem::{Kind, Problem};
 use crate::registry::{self, GATEWAY_KEY};
 use serde::Serialize;
@@ -58,10 +59,36 @@ pub fn check(path: &Path) -> Vec<Finding> {
                     .map(|port| self::port(&port.interface, &all)),
             );
             findings.extend(hosts(&config, &all));
+            findings.push(workers(&config));
         }
         Err(problem) => findings.push(problem.into()),
     }
     findings
+}
+
+/// How many workers there would be, and where.
+fn workers(config: &Gateway) -> Finding {
+    let ports = config.ports.iter();
+    let shapes: Vec<_> = ports
+        .map(|port| layout::shape(&port.interface, &port.rings))
+        .collect();
+    let planned = Machine::look()
+        .and_then(|machine| layout::plan(&machine, config.workers, &config.cores, &shapes));
+    match planned {
+        Ok(layout) => {
+            let count = layout.workers.len();
+            let cores: Vec<usize> = layout.workers.into_iter().flatten().collect();
+            Finding::good(match cores.is_empty() {
+                true => format!("there will be {}, pinned to no core", layout::count(count)),
+                false => format!(
+                    "there will be {}, on {}",
+                    layout::count(count),
+                    layout::names(&cores)
+                ),
+            })
+        }
+        Err(problem) => problem.into(),
+    }
 }
 
 fn key(config: &Gateway) -> Finding {

@@ -14,7 +14,13 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use toml::Spanned;
+use std::time::Duration;
+use toml::{Spanned, Value};
+
+mod work;
+
+use work::RawRings;
+pub use work::{BusyPoll, Cores, TX_BUDGET};
 
 /// Where the Gateway's configuration is, unless told otherwise.
 pub const GATEWAY_PATH: &str = "/etc/portcullis/portcullis.toml";
@@ -47,8 +53,12 @@ pub struct Gateway {
     pub runtime_directory: PathBuf,
     /// Where the wall is pinned.
     pub pin_directory: PathBuf,
-    /// How many workers; `None` for [`Gateway::worker_count`]'s choice.
+    /// How many workers; `None` for the choice made at start.
     pub workers: Option<usize>,
+    /// Which cores they are pinned to.
+    pub cores: Cores,
+    /// How long a worker looks for work before it sleeps.
+    pub spin: Duration,
     /// How many Workstations there is room for.
     pub max_workstations: u32,
     /// The AEAD engine, which this CPU has.
@@ -82,6 +92,14 @@ pub struct Rings {
     pub size: u32,
     /// Whether frames are shared with the NIC.
     pub zero_copy: ZeroCopy,
+    /// How many receive queues are used, from the first; `None` for all.
+    pub queues: Option<u32>,
+    /// Whether frames lie in huge pages where there are any.
+    pub huge_pages: bool,
+    /// Frames the kernel sends per system call in copy mode.
+    pub tx_budget: u32,
+    /// Busy polling, where it is asked for.
+    pub busy_poll: Option<BusyPoll>,
 }
 
 impl Default for Rings {
@@ -90,6 +108,10 @@ impl Default for Rings {
             xdp: Xdp::Auto,
             size: 2048,
             zero_copy: ZeroCopy::Auto,
+            queues: None,
+            huge_pages: false,
+            tx_budget: TX_BUDGET,
+            busy_poll: None,
         }
     }
 }
@@ -120,6 +142,10 @@ pub struct Agent {
     pub engine: Engine,
     /// The port's XDP mode and rings.
     pub rings: Rings,
+    /// The core its worker is pinned to, where that is asked for.
+    pub core: Option<usize>,
+    /// How long its worker looks for work before it sleeps.
+    pub spin: Duration,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +155,8 @@ struct RawGateway {
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
     workers: Option<Spanned<i64>>,
+    cores: Option<Spanned<Value>>,
+    spin: Option<Spanned<i64>>,
     max_workstations: Option<Spanned<i64>>,
     engine: Option<Spanned<NamedEngine>>,
     host: RawHost,
@@ -153,6 +181,12 @@ struct RawPort {
     #[serde(default)]
     zero_copy: ZeroCopy,
     ethertype: Option<Spanned<i64>>,
+    queues: Option<Spanned<Value>>,
+    huge_pages: Option<bool>,
+    tx_budget: Option<Spanned<i64>>,
+    busy_poll: Option<Spanned<i64>>,
+    busy_poll_budget: Option<Spanned<i64>>,
+    prefer_busy_poll: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -176,6 +210,14 @@ struct RawAgent {
     ring_size: Option<Spanned<i64>>,
     #[serde(default)]
     zero_copy: ZeroCopy,
+    queues: Option<Spanned<Value>>,
+    huge_pages: Option<bool>,
+    tx_budget: Option<Spanned<i64>>,
+    busy_poll: Option<Spanned<i64>>,
+    busy_poll_budget: Option<Spanned<i64>>,
+    prefer_busy_poll: Option<bool>,
+    core: Option<Spanned<i64>>,
+    spin: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -220,14 +262,17 @@ impl Gateway {
         let check = Check { path, text };
         let host_interface = check.interface_or(raw.host.interface.as_ref(), HOST_INTERFACE)?;
         let ports = check.ports(&raw.port, &host_interface)?;
+        let workers = match raw.workers {
+            Some(workers) => Some(check.number("workers", &workers, 1..=256)? as usize),
+            None => None,
+        };
         Ok(Self {
             state_directory: check.directory(raw.state_directory, "/var/lib/portcullis")?,
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
-            workers: match raw.workers {
-                Some(workers) => Some(check.number("workers", &workers, 1..=256)? as usize),
-                None => None,
-            },
+            cores: check.cores(raw.cores.as_ref(), workers)?,
+            spin: check.spin(raw.spin.as_ref())?,
+            workers,
             max_workstations: match raw.max_workstations {
                 Some(max) => {
                     let range = 1..=i64::from(MAX_WORKSTATIONS);
@@ -240,13 +285,6 @@ impl Gateway {
             host_interface,
             ports,
         })
-    }
-
-    /// How many workers run: what is configured, or one for each port, but a core is left to
-    /// everything else where there are several.
-    pub fn worker_count(&self, cores: usize) -> usize {
-        self.workers
-            .unwrap_or_else(|| self.ports.len().min(cores.saturating_sub(1)).max(1))
     }
 
     /// The Gateway's own address and prefix in the prefix that `address` belongs to.
@@ -343,7 +381,24 @@ impl Agent {
             minimum_cipher: raw.minimum_cipher,
             virtualised: raw.virtualised,
             engine: check.engine(raw.engine.as_ref(), Engine::available)?,
-            rings: check.rings(raw.xdp, raw.ring_size.as_ref(), raw.zero_copy)?,
+            core: match &raw.core {
+                Some(core) => Some(check.number("core", core, 0..=1023)? as usize),
+                None => None,
+            },
+            spin: check.spin(raw.spin.as_ref())?,
+            rings: check.rings(
+                raw.xdp,
+                raw.ring_size.as_ref(),
+                raw.zero_copy,
+                &RawRings {
+                    queues: raw.queues,
+                    huge_pages: raw.huge_pages,
+                    tx_budget: raw.tx_budget,
+                    busy_poll: raw.busy_poll,
+                    busy_poll_budget: raw.busy_poll_budget,
+                    prefer_busy_poll: raw.prefer_busy_poll,
+                },
+            )?,
         })
     }
 }
@@ -440,10 +495,14 @@ impl Check<'_> {
         xdp: Xdp,
         size: Option<&Spanned<i64>>,
         zero_copy: ZeroCopy,
+        more: &RawRings,
     ) -> Result<Rings, Problem> {
         let mut rings = Rings {
             xdp,
             zero_copy,
+            queues: self.queues(more.queues.as_ref())?,
+            huge_pages: more.huge_pages.unwrap_or(false),
+            busy_poll: self.busy_poll(more)?,
             ..Rings::default()
         };
         if let Some(value) = size {
@@ -462,6 +521,7 @@ impl Check<'_> {
                     )
                 })?;
         }
+        rings.tx_budget = self.tx_budget(more.tx_budget.as_ref(), rings.size)?;
         Ok(rings)
     }
 
@@ -489,7 +549,19 @@ impl Check<'_> {
             ports.push(Port {
                 interface,
                 ethertype: self.ethertype(port.ethertype.as_ref())?,
-                rings: self.rings(port.xdp, port.ring_size.as_ref(), port.zero_copy)?,
+                rings: self.rings(
+                    port.xdp,
+                    port.ring_size.as_ref(),
+                    port.zero_copy,
+                    &RawRings {
+                        queues: port.queues.clone(),
+                        huge_pages: port.huge_pages,
+                        tx_budget: port.tx_budget.clone(),
+                        busy_poll: port.busy_poll.clone(),
+                        busy_poll_budget: port.busy_poll_budget.clone(),
+                        prefer_busy_poll: port.prefer_busy_poll,
+                    },
+                )?,
             });
         }
         if ports.is_empty() {

@@ -4,6 +4,8 @@
 //! Everything reaches it over channels: what the workers report, what the control API asks, what
 //! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
 
+mod guide;
+mod homes;
 mod ports;
 mod requests;
 mod status;
@@ -18,9 +20,10 @@ use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, Gate
 use crate::handshake::{Action, kdf};
 use crate::hostif;
 use crate::keys::PrivateKey;
+use crate::layout;
 use crate::mailbox::{Letter, Mailboxes};
 use crate::monitor;
-use crate::pool::Pool;
+use crate::pool::{Pool, Settings};
 use crate::port::Port;
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
@@ -31,9 +34,12 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
 use dataplane::link::{LinkEvent, Links};
 use dataplane::wall::Steering;
+use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use dataplane::{PortId, WorkstationId};
+use guide::Guide;
+use homes::{Homes, Live};
 use ipnet::IpNet;
 use requests::Request;
 use std::collections::{BTreeMap, HashMap};
@@ -47,6 +53,8 @@ use zeroize::Zeroizing;
 /// Session slots for each Workstation: so many that one whose sessions are being erased does not
 /// make another wait.
 const SLOTS_EACH: u32 = 8;
+/// Frames that may wait for one worker at others, whatever the rings.
+const MOST_HANDED: usize = 1 << 16;
 /// How long the removal of a Workstation may take.
 const REMOVAL: Duration = Duration::from_secs(5);
 /// How often ports that are missing are looked for, and how long the loop sleeps at most.
@@ -74,8 +82,14 @@ struct Daemon {
     steering: Option<Steering>,
     ports: Vec<Port>,
     served: BTreeMap<WorkstationId, Served>,
-    /// The worker and the Workstation of every session, by our index of it.
-    sessions: HashMap<u32, (usize, WorkstationId)>,
+    /// Every session, by our index of it.
+    sessions: HashMap<u32, Live>,
+    /// Which worker has the Workstations' sessions.
+    homes: Homes,
+    /// What the NICs do to bring frames in where they belong.
+    guide: Guide,
+    /// The worker that the handshake frame being answered came in at.
+    arrived: usize,
     mail: Mailboxes,
     started: Instant,
     retried: Instant,
@@ -108,6 +122,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let outcome = daemon.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up");
     server.stop();
+    daemon.guide.stop();
     daemon.pool.stop();
     Ok(outcome?)
 }
@@ -143,8 +158,13 @@ impl Daemon {
         for plan in &plans {
             plan.check(&links)?;
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = config.worker_count(cores);
+        let shapes: Vec<_> = plans
+            .iter()
+            .map(|plan| layout::shape(&plan.interface, &plan.rings))
+            .collect();
+        let machine = layout::Machine::look()?;
+        let layout = layout::plan(&machine, config.workers, &config.cores, &shapes)?;
+        let workers = layout.workers.len();
         let queues = hostif::open(
             &links,
             &config.host_interface,
@@ -152,7 +172,21 @@ impl Daemon {
             &config.host_addresses,
         )?;
         let steering = hostif::steer(&queues)?;
-        let pool = Pool::start(Role::Gateway, config.engine, queues)?;
+        let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
+        let settings = Settings {
+            role: Role::Gateway,
+            engine: config.engine,
+            cores: layout.workers,
+            spin: config.spin,
+            sizes: Sizes {
+                // The credits of all Workstations fit one ring of each port.
+                frames: rings.min(MOST_HANDED),
+                ports: plans.len(),
+                sessions: (config.max_workstations * SLOTS_EACH) as usize,
+                workstations: config.max_workstations as usize,
+            },
+        };
+        let pool = Pool::start(settings, queues)?;
         let seed = Zeroizing::new(entropy::seed()?);
         let mut boot_id = [0; 8];
         entropy::fill(&mut boot_id)?;
@@ -180,9 +214,11 @@ impl Daemon {
         let machine = Machine::new(gateway_config, now());
         let ports = plans
             .into_iter()
+            .zip(layout.ports)
             .enumerate()
-            .map(|(at, plan)| Port::new(at as PortId, at % workers, plan))
+            .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan))
             .collect();
+        let guide = Guide::new(&config.runtime_directory, &links);
         let mut daemon = Self {
             config,
             config_path: config_path.to_owned(),
@@ -195,6 +231,9 @@ impl Daemon {
             ports,
             served: BTreeMap::new(),
             sessions: HashMap::new(),
+            homes: Homes::default(),
+            guide,
+            arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),
             retried: Instant::now(),
@@ -253,6 +292,7 @@ impl Daemon {
             }
             if let Some(letter) = self.mail.next() {
                 self.mix();
+                self.arrived = letter.worker;
                 self.machine
                     .frame(now(), letter.port, letter.source, &letter.frame);
             }
@@ -280,10 +320,12 @@ impl Daemon {
         match event {
             Event::Handshake {
                 port,
+                worker,
                 source,
                 frame,
             } => self.mail.put(Letter {
                 port,
+                worker: worker.into(),
                 source,
                 frame,
             }),
@@ -297,8 +339,9 @@ impl Daemon {
             }
             Event::Confirmed { workstation, index } => {
                 self.machine.confirmed(now(), workstation, index);
-                if let Some((worker, _)) = self.sessions.get(&index) {
-                    self.steer(workstation, *worker);
+                if let Some(live) = self.sessions.get(&index) {
+                    self.steer(workstation, live.worker);
+                    self.guide(index);
                 }
                 if let Some(name) = self
                     .registry
@@ -309,8 +352,10 @@ impl Daemon {
                 }
             }
             Event::Erased(index) => {
-                if let Some((_, workstation)) = self.sessions.remove(&index) {
-                    self.machine.erased(workstation, index);
+                if let Some(live) = self.sessions.remove(&index) {
+                    self.pool.set_owner(index, None);
+                    self.unguide(&live);
+                    self.machine.erased(live.workstation, index);
                 }
             }
             Event::PortFailed { port, error } => self.port_failed(port, &error),
@@ -345,22 +390,30 @@ impl Daemon {
                     }
                 }
                 Action::SendInner { index, message, .. } => {
-                    if let Some((worker, _)) = self.sessions.get(&index) {
+                    if let Some(live) = self.sessions.get(&index) {
                         self.pool
-                            .give(*worker, Command::SendInner { index, message });
+                            .give(live.worker, Command::SendInner { index, message });
                     }
                 }
                 Action::Install(install) => {
-                    let Some(worker) = self.worker_of(install.port) else {
-                        self.machine.erased(install.workstation, install.index);
+                    let (port, workstation) = (install.port, install.workstation);
+                    let Some(worker) = self.home(port, workstation) else {
+                        self.machine.erased(workstation, install.index);
                         continue;
                     };
-                    self.sessions
-                        .insert(install.index, (worker, install.workstation));
+                    let live = Live {
+                        worker,
+                        workstation,
+                        port,
+                        peer_mac: install.peer_mac,
+                    };
+                    self.sessions.insert(install.index, live);
+                    // Before XDP admits its first frame, which may come in anywhere.
+                    self.pool.set_owner(install.index, Some(worker));
                     self.pool.give(worker, Command::Install(install));
                 }
                 Action::Erase { workstation, index } => match self.sessions.get(&index) {
-                    Some((worker, _)) => self.pool.give(*worker, Command::Erase(index)),
+                    Some(live) => self.pool.give(live.worker, Command::Erase(index)),
                     None => self.machine.erased(workstation, index),
                 },
                 // These are a Workstation's.
@@ -369,13 +422,21 @@ impl Daemon {
         }
     }
 
+    /// A worker that can send on a port.
     fn worker_of(&self, port: PortId) -> Option<usize> {
-        self.ports.get(usize::from(port)).map(|port| port.worker)
+        self.ports.get(usize::from(port))?.serving().next()
+    }
+
+    /// The worker that has a Workstation's sessions on a port.
+    fn home(&mut self, port: PortId, id: WorkstationId) -> Option<usize> {
+        let serving: Vec<usize> = self.ports.get(usize::from(port))?.serving().collect();
+        self.homes.of(port, id, &serving, self.arrived)
     }
 
     /// Leads packets for a Workstation to the worker that has its current session. Every worker
     /// knows every Workstation, so nothing of the session before is touched.
     fn steer(&mut self, id: WorkstationId, worker: usize) {
+        self.pool.set_sender(id, Some(worker));
         let (Some(steering), Some(served)) = (&mut self.steering, self.served.get(&id)) else {
             return;
         };
@@ -482,6 +543,8 @@ impl Daemon {
         }
         self.machine.remove(id);
         self.carry_out();
+        self.homes.forget(id);
+        self.pool.set_sender(id, None);
         for worker in 0..self.pool.len() {
             self.pool.give(worker, Command::RemovePeer(id));
         }

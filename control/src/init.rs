@@ -179,7 +179,9 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
         "# Portcullis, the Gateway's configuration. Lines that begin with # show the defaults.\n\
          # After a change: portcullis check, then restart portcullisd\n\n\
          {}{}{}\
-         # workers = 1          # default: one for each port, but a core is left to everything else\n\
+         # workers = 1          # default: one for each queue of the ports, but a core is left to everything else\n\
+         # cores = \"auto\"       # auto | off | the cores of the workers, like [2, 3] or [\"2-5\"]; auto pins none of one or two\n\
+         # spin = 20            # microseconds a worker looks for work before it sleeps\n\
          # max_workstations = 64\n\
          # engine = \"auto\"      # auto | vaes | aws-lc-rs | aes-gcm\n\n\
          # Where the Workstations' packets come out. Services listen on these addresses.\n\
@@ -223,7 +225,13 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
                 "# xdp = \"auto\"          # auto | native | generic\n\
                  # ring_size = 2048      # a power of two from 64 to 32768\n\
                  # zero_copy = \"auto\"    # auto | on | off\n\
-                 # ethertype = 0x88B5\n",
+                 # ethertype = 0x88B5\n\
+                 # queues = \"all\"        # how many of its receive queues are used, from the first\n\
+                 # huge_pages = false    # frames in 2 MiB pages (vm.nr_hugepages)\n\
+                 # tx_budget = 64        # frames the kernel sends at a time without zero-copy\n\
+                 # busy_poll = 0         # microseconds the kernel polls the NIC for the worker; 0 is off\n\
+                 # busy_poll_budget = 64 # frames of one poll\n\
+                 # prefer_busy_poll = true # hold interrupts back while it is polled\n",
             );
         }
     }

@@ -22,6 +22,7 @@ mod hostif;
 pub mod init;
 pub mod interfaces;
 pub mod keys;
+mod layout;
 mod mailbox;
 mod monitor;
 mod pool;

@@ -12,6 +12,8 @@ const DEPTH: usize = 8;
 pub struct Letter {
     /// The port.
     pub port: PortId,
+    /// The worker it came in at.
+    pub worker: usize,
     /// The source address.
     pub source: [u8; 6],
     /// From the Portcullis header on.
@@ -78,6 +80,7 @@ mod tests {
         frame.push(n);
         Letter {
             port: 0,
+            worker: 0,
             source: [2; 6],
             frame,
         }
@@ -104,6 +107,7 @@ mod tests {
         let mut mail = Mailboxes::default();
         mail.put(Letter {
             port: 0,
+            worker: 0,
             source: [0; 6],
             frame: vec![0; 7],
         });

@@ -1,7 +1,7 @@
 //! A port of a daemon: how it is raised, what there is of it while it is up, and how it comes and
 //! goes with its interface. Gateway and agent have the same.
 
-use crate::api::{Counters, PortState, PortStatus, mac_text};
+use crate::api::{Counters, PortState, PortStatus, ServedBy, mac_text};
 use crate::pool::Pool;
 use crate::problem::Problem;
 use crate::raise::{Plan, Raised};
@@ -11,6 +11,7 @@ use dataplane::port::RingStatistics;
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::{Command, PortSetup};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::Verdict;
@@ -19,8 +20,8 @@ use wire::Verdict;
 pub struct Port {
     /// Its number.
     pub id: PortId,
-    /// The worker that serves it.
-    pub worker: usize,
+    /// The workers that serve it, in the order of its queues.
+    pub workers: Vec<usize>,
     /// How it is raised.
     pub plan: Plan,
     /// What there is of it while it is up.
@@ -46,7 +47,18 @@ pub struct Up {
     /// Whether there is a carrier.
     pub carrier: bool,
     zero_copy: bool,
-    queues: u32,
+    busy_poll: Option<bool>,
+    /// Which worker serves which queues.
+    pub parts: Vec<Part>,
+}
+
+/// A worker's part of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The worker.
+    pub worker: usize,
+    /// Its queues.
+    pub queues: Range<u32>,
 }
 
 /// What a change of an interface means for a port.
@@ -64,18 +76,18 @@ pub enum Notice {
 
 impl Port {
     /// A port that is not raised yet.
-    pub fn new(id: PortId, worker: usize, plan: Plan) -> Self {
+    pub fn new(id: PortId, workers: Vec<usize>, plan: Plan) -> Self {
         Self {
             id,
-            worker,
+            workers,
             plan,
             up: None,
             reason: None,
         }
     }
 
-    /// Raises it and gives its rings to its worker. `prepare` fills its tables before any frame can
-    /// reach a socket.
+    /// Raises it and gives its rings to its workers. `prepare` fills its tables before any frame can
+    /// reach a socket; it is told how many frames a ring holds.
     ///
     /// # Errors
     /// As [`Plan::raise`].
@@ -84,7 +96,7 @@ impl Port {
         links: &Links,
         pool: &Pool,
         patience: Duration,
-        prepare: impl FnOnce(&PortTables) -> io::Result<()>,
+        prepare: impl FnOnce(&PortTables, u64) -> io::Result<()>,
     ) -> Result<(), Problem> {
         let Raised {
             link,
@@ -93,18 +105,31 @@ impl Port {
             rings,
             mode,
             zero_copy,
-            queues,
-        } = self.plan.raise(links, patience, prepare)?;
+            busy_poll,
+        } = self
+            .plan
+            .raise(links, self.workers.len(), patience, prepare)?;
         let tables = wall.tables();
-        let setup = PortSetup {
-            id: self.id,
-            io: rings,
-            tables: Arc::clone(&tables),
-            mac,
-            ethertype: self.plan.ethertype,
-        };
-        pool.give(self.worker, Command::AddPort(Box::new(setup)));
-        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, "port is up");
+        let mut parts = Vec::with_capacity(rings.len());
+        for (worker, (queues, io)) in self.workers.iter().copied().zip(rings) {
+            let setup = PortSetup {
+                id: self.id,
+                io,
+                tables: Arc::clone(&tables),
+                mac,
+                ethertype: self.plan.ethertype,
+            };
+            pool.give(worker, Command::AddPort(Box::new(setup)));
+            parts.push(Part { worker, queues });
+        }
+        let queues: u32 = parts.iter().map(|part| part.queues.len() as u32).sum();
+        tracing::info!(port = link.name, xdp = ?mode, zero_copy, queues, workers = parts.len(), "port is up");
+        if busy_poll == Some(false) {
+            tracing::warn!(
+                port = link.name,
+                "the kernel does not take busy polling; it works without"
+            );
+        }
         self.reason = None;
         self.up = Some(Up {
             wall,
@@ -115,7 +140,8 @@ impl Port {
             mode,
             carrier: link.carrier,
             zero_copy,
-            queues,
+            busy_poll,
+            parts,
         });
         Ok(())
     }
@@ -131,7 +157,15 @@ impl Port {
         self.reason = Some(reason.to_owned());
         // These may be rings that took the place of the ones that failed: they are closed too, or no
         // others could be opened.
-        pool.give(self.worker, Command::RemovePort(self.id));
+        for worker in &self.workers {
+            pool.give(*worker, Command::RemovePort(self.id));
+        }
+    }
+
+    /// The workers that have rings of it.
+    pub fn serving(&self) -> impl Iterator<Item = usize> + '_ {
+        let parts = self.up.iter().flat_map(|up| &up.parts);
+        parts.map(|part| part.worker)
     }
 
     /// It could not be raised again. Said in the log once for each reason.
@@ -225,7 +259,17 @@ impl Port {
         status.mac = Some(mac_text(up.mac));
         status.xdp = Some(mode.to_owned());
         status.zero_copy = Some(up.zero_copy);
-        status.queues = up.queues;
+        status.queues = up.parts.iter().map(|part| part.queues.len() as u32).sum();
+        status.busy_poll = up.busy_poll;
+        status.served_by = up
+            .parts
+            .iter()
+            .map(|part| ServedBy {
+                worker: part.worker,
+                first_queue: part.queues.start,
+                last_queue: part.queues.end.saturating_sub(1),
+            })
+            .collect();
         status.verdicts = up
             .wall
             .verdicts()

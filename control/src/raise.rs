@@ -2,13 +2,16 @@
 
 use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
+use crate::layout;
 use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
-use dataplane::port::xsk::{Mode, XskConfig, XskPort};
+use dataplane::port::ethtool;
+use dataplane::port::xsk::{self, BusyPoll, Mode, XskConfig, XskPort};
 use dataplane::wall::{
     self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
 };
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wire::{Admission, Role};
@@ -46,19 +49,24 @@ pub struct Raised {
     pub mac: [u8; 6],
     /// The wall.
     pub wall: Wall,
-    /// The rings.
-    pub rings: XskPort,
+    /// The rings of each worker that has any, in the order of the workers.
+    pub rings: Vec<(Range<u32>, XskPort)>,
     /// How the XDP program is attached.
     pub mode: AttachMode,
     /// Whether the rings are zero-copy.
     pub zero_copy: bool,
-    /// How many receive queues have a socket.
-    pub queues: u32,
+    /// Whether the kernel takes busy polling, where it is asked for.
+    pub busy_poll: Option<bool>,
 }
 
 impl Plan {
     fn tried(&self) -> String {
         format!("raising the port {}", self.interface)
+    }
+
+    /// How many frames of this MTU a ring of the port holds.
+    pub fn ring_frames(&self, mtu: u32) -> u64 {
+        xsk::ring_frames(self.rings.size, mtu).into()
     }
 
     /// Whether the interface can be a port, without touching it.
@@ -87,16 +95,18 @@ impl Plan {
         Ok(link)
     }
 
-    /// Raises the port. `knocks` fills the tables before any frame can reach a socket. `patience`
-    /// is how long to wait for queues that another socket has only just left.
+    /// Raises the port. `knocks` fills the tables before any frame can reach a socket; it is told how
+    /// many frames of the port's MTU a ring holds. `patience` is how long to wait for queues that
+    /// another socket has only just left; the queues are divided among `workers`.
     ///
     /// # Errors
     /// The step that failed; the wall stands from the step on in which it was raised.
     pub fn raise(
         &self,
         links: &Links,
+        workers: usize,
         patience: Duration,
-        knocks: impl FnOnce(&PortTables) -> std::io::Result<()>,
+        knocks: impl FnOnce(&PortTables, u64) -> std::io::Result<()>,
     ) -> Result<Raised, Problem> {
         let link = self.check(links)?;
         let mac = link.mac.unwrap_or_default();
@@ -127,7 +137,7 @@ impl Plan {
             workstation_slots: self.workstation_slots,
         })
         .map_err(|error| refused(self.tried(), error))?;
-        knocks(&wall.tables()).map_err(|error| {
+        knocks(&wall.tables(), self.ring_frames(link.mtu)).map_err(|error| {
             Problem::io(
                 format!(
                     "telling XDP on {} which Workstations there are",
@@ -142,19 +152,11 @@ impl Plan {
         links
             .set_up(link.index)
             .map_err(|error| refused(self.tried(), error))?;
-        let rings = XskPort::open(&XskConfig {
-            ring_size: self.rings.size,
-            patience,
-            mode: match self.rings.zero_copy {
-                ZeroCopy::Auto => Mode::Auto,
-                ZeroCopy::On => Mode::ZeroCopy,
-                ZeroCopy::Off => Mode::Copy,
-            },
-            ..XskConfig::new(&self.interface)
-        })
-        .map_err(|error| refused(self.tried(), error))?;
-        let mut queues = 0;
-        for (queue, socket) in rings.sockets() {
+        let rings = layout::split(self.queues()?, workers)
+            .into_iter()
+            .map(|queues| Ok((queues.clone(), self.open(queues, patience)?)))
+            .collect::<Result<Vec<_>, Problem>>()?;
+        for (queue, socket) in rings.iter().flat_map(|(_, rings)| rings.sockets()) {
             wall.set_socket(queue, socket).map_err(|error| {
                 Problem::io(
                     format!(
@@ -164,7 +166,6 @@ impl Plan {
                     &error,
                 )
             })?;
-            queues += 1;
         }
         let mode = wall.mode().map_err(|error| refused(self.tried(), error))?;
         if mode == AttachMode::Generic && self.rings.xdp == Xdp::Auto {
@@ -173,7 +174,11 @@ impl Plan {
                 "the driver has no native XDP: the wall stands in generic mode, which is several times slower"
             );
         }
-        let zero_copy = rings.is_zero_copy();
+        let zero_copy = rings.iter().all(|(_, rings)| rings.is_zero_copy());
+        let busy_poll = self
+            .rings
+            .busy_poll
+            .map(|_| rings.iter().all(|(_, rings)| rings.is_busy_polled()));
         Ok(Raised {
             link,
             mac,
@@ -181,8 +186,48 @@ impl Plan {
             rings,
             mode,
             zero_copy,
-            queues,
+            busy_poll,
         })
+    }
+
+    /// How many of the interface's queues are used.
+    fn queues(&self) -> Result<u32, Problem> {
+        let has = ethtool::receive_queues(&self.interface).map_err(|error| {
+            Problem::io(format!("counting the queues of {}", self.interface), &error)
+        })?;
+        let used = self.rings.queues.unwrap_or(has).min(has);
+        if used < has {
+            tracing::warn!(
+                port = self.interface,
+                has,
+                used,
+                "what arrives on the queues that are not used is dropped (no_socket); give the interface as many as are used: ethtool -L {} combined {used}",
+                self.interface
+            );
+        }
+        Ok(used)
+    }
+
+    fn open(&self, queues: Range<u32>, patience: Duration) -> Result<XskPort, Problem> {
+        XskPort::open(&XskConfig {
+            ring_size: self.rings.size,
+            patience,
+            mode: match self.rings.zero_copy {
+                ZeroCopy::Auto => Mode::Auto,
+                ZeroCopy::On => Mode::ZeroCopy,
+                ZeroCopy::Off => Mode::Copy,
+            },
+            huge_pages: self.rings.huge_pages,
+            tx_budget: self.rings.tx_budget,
+            busy_poll: self.rings.busy_poll.map(|polling| BusyPoll {
+                microseconds: polling.microseconds,
+                budget: polling.budget,
+                prefer: polling.prefer,
+            }),
+            queues: Some(queues),
+            ..XskConfig::new(&self.interface)
+        })
+        .map_err(|error| refused(self.tried(), error))
     }
 }
 

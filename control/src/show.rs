@@ -3,6 +3,7 @@
 use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
 use crate::api::{ErrorBody, WorkstationStatus};
 use crate::check::Finding;
+use crate::layout::{self, ranges};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
@@ -78,10 +79,11 @@ impl Painter {
 /// A Gateway's status.
 pub fn status(status: &Status, colours: bool) -> String {
     let painter = Painter { on: colours };
-    let workers = match status.workers {
-        1 => "1 worker".to_owned(),
-        count => format!("{count} workers"),
-    };
+    let mut workers = layout::count(status.workers);
+    let cores: Vec<usize> = status.worker_cores.iter().flatten().copied().collect();
+    if !cores.is_empty() {
+        let _ = write!(workers, " on {}", layout::names(&cores));
+    }
     let mut text = format!(
         "portcullisd {}, up {}, engine {}, {workers}, host interface {}\n",
         status.version,
@@ -145,9 +147,29 @@ fn port_row(port: &PortStatus) -> Row {
     ];
     let mut under = Vec::new();
     under.extend(port.reason.clone());
+    under.extend(served_by(port));
     under.extend(reasons("dropped", &port.verdicts));
     under.extend(reasons("lost", &port.ring_losses));
     (row, under)
+}
+
+/// Who serves which queues, where several do.
+fn served_by(port: &PortStatus) -> Option<String> {
+    let mut words: Vec<String> = Vec::new();
+    if port.served_by.len() > 1 {
+        for part in &port.served_by {
+            let queues = ranges(part.first_queue as usize..=part.last_queue as usize);
+            words.push(format!("queue {queues} by worker {}", part.worker));
+        }
+    }
+    words.extend(port.busy_poll.map(|took| {
+        match took {
+            true => "busy polling",
+            false => "no busy polling: the kernel refused it",
+        }
+        .to_owned()
+    }));
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// The Workstations.
@@ -156,7 +178,11 @@ pub fn workstations(all: &[WorkstationStatus], colours: bool) -> String {
     if all.is_empty() {
         return "No Workstation is enrolled yet: portcullis workstation add NAME\n".into();
     }
-    let rows: Vec<_> = all.iter().map(workstation_row).collect();
+    let several = all.iter().any(|one| one.worker.is_some_and(|at| at > 0));
+    let rows: Vec<_> = all
+        .iter()
+        .map(|one| workstation_row(one, several))
+        .collect();
     let head = [
         "WORKSTATION",
         "STATE",
@@ -170,7 +196,7 @@ pub fn workstations(all: &[WorkstationStatus], colours: bool) -> String {
     painter.table(&head, &rows)
 }
 
-fn workstation_row(one: &WorkstationStatus) -> Row {
+fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
     let (state, colour) = match (&one.broken, one.enabled, &one.session) {
         (Some(_), _, _) => ("broken", Colour::Bad),
         (None, false, _) => ("disabled", Colour::Faint),
@@ -186,7 +212,10 @@ fn workstation_row(one: &WorkstationStatus) -> Row {
             true => "-".into(),
             false => addresses.join(" "),
         }),
-        plain(one.port.clone().unwrap_or_else(|| "any".into())),
+        plain(match (&one.port, one.worker) {
+            (Some(port), Some(worker)) if several_workers => format!("{port}, worker {worker}"),
+            (port, _) => port.clone().unwrap_or_else(|| "any".into()),
+        }),
         plain(session(one.session.as_ref())),
         plain(ago(one.last_handshake_seconds)),
         plain(traffic(one.rx)),
@@ -356,6 +385,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ServedBy;
 
     fn example() -> Status {
         let mut port = PortStatus {
@@ -434,6 +464,29 @@ beta         broken      -              any   -                               ne
   remedy: mend it
 "
         );
+    }
+
+    #[test]
+    fn several_workers_are_shown_with_their_cores_queues_and_workstations() {
+        let mut example = example();
+        example.workers = 3;
+        example.worker_cores = vec![Some(2), Some(3), Some(5)];
+        let part = |worker, first_queue, last_queue| ServedBy {
+            worker,
+            first_queue,
+            last_queue,
+        };
+        example.ports[0].served_by = vec![part(0, 0, 1), part(2, 2, 2)];
+        example.ports[0].busy_poll = Some(false);
+        example.workstations[0].worker = Some(2);
+        let text = status(&example, false);
+        for line in [
+            "3 workers on cores 2-3, 5,",
+            "  queue 0-1 by worker 0, queue 2 by worker 2, no busy polling: the kernel refused it\n",
+            "  eth1, worker 2  ",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

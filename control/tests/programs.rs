@@ -479,9 +479,10 @@ fn check_lists_everything_that_is_wrong() {
         "{text}"
     );
     assert!(text.contains("[FAIL] using pc-none0 as a port"), "{text}");
+    assert!(text.contains("[ OK ] there will be 1 worker"), "{text}");
     assert!(text.contains("chmod 600"), "{text}");
     assert!(
-        err(&output).contains("2 of 6 checks failed"),
+        err(&output).contains("2 of 7 checks failed"),
         "{}{text}",
         err(&output)
     );

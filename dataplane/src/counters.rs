@@ -85,6 +85,9 @@ counters! {
         seal_refused,
         /// Frames admitted by XDP that the rings lost.
         ring_lost,
+        /// Frames and packets that came in at another worker and found the queue to this
+        /// Workstation's full.
+        handoff_full,
     }
 }
 
@@ -109,6 +112,10 @@ counters! {
         received,
         /// Frames that no session of this worker has, or that cannot be decoded.
         unattributed,
+        /// Frames and packets handed to the worker they belong to.
+        handed_over,
+        /// Frames taken from another worker that received them.
+        taken_over,
         /// Handshake frames given to the control thread.
         handshakes,
         /// Handshake frames and control messages dropped because the control thread was behind.

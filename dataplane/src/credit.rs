@@ -38,6 +38,17 @@ impl Ledger {
         self.waiting -= 1;
     }
 
+    /// Frames were admitted, and another worker that received them has dropped them.
+    pub fn forgo(&mut self, count: u64) {
+        self.taken += count;
+    }
+
+    /// The moment at which the rings must have been seen empty before [`Ledger::reconcile`] can tell
+    /// what is lost.
+    pub fn awaits(&self) -> Option<u64> {
+        self.snapshot.map(|(_, at)| at + SETTLE)
+    }
+
     /// The value to publish as `consumed`.
     #[inline]
     pub fn consumed(&self) -> u64 {

@@ -7,11 +7,13 @@
 
 mod fitness;
 mod monitor;
+mod napi;
 mod netlink;
 mod sysctl;
 
 pub use fitness::{Unfit, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
+pub use napi::set_threaded_napi;
 pub use sysctl::disable_ipv6;
 
 use ipnet::IpNet;

@@ -3,7 +3,8 @@
 //! The worker sees only this trait. [`xsk`] is the real one (an AF_XDP socket per receive queue),
 //! [`memory`] a set of rings in memory with the same rules, for tests and benchmarks without root.
 //! What both do alike is in [`ring`] (bounded rings with wrapping cursors) and `pool` (where every
-//! frame is, and which ring it goes to next).
+//! frame is, and which ring it goes to next). `linear` makes one piece of frames that do not fit one
+//! chunk of the memory.
 //!
 //! A worker's turn: [`Port::receive`] a batch, work on it, [`Port::reserve`] and [`Port::send`] what
 //! goes out, [`Port::release`] the rest, then one [`Port::flush`].
@@ -13,7 +14,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub mod ethtool;
+mod linear;
 pub mod memory;
+pub mod ntuple;
 mod pool;
 pub mod ring;
 pub mod xsk;
@@ -109,12 +112,13 @@ pub struct RingStatistics {
     pub rx_ring_full: u64,
     /// Times the kernel found the fill ring empty.
     pub fill_ring_empty: u64,
-    /// Frames the kernel dropped for other reasons (too large for a UMEM frame, for one).
+    /// Frames dropped for other reasons (larger than the port's capacity, for one).
     pub rx_dropped: u64,
     /// Descriptors the kernel refused to send.
     pub tx_invalid: u64,
     /// Frames in the fill ring, receive ring, send ring and completion ring, held by the worker,
-    /// in the stash and free. Their sum is the UMEM's frame count.
+    /// in the stash and free. Their sum is the UMEM's frame count. Where a frame takes several of
+    /// them, each is counted until it is received and from when it is sent; held it is one.
     pub frames: FrameCensus,
 }
 
@@ -125,7 +129,7 @@ pub struct FrameCensus {
     pub receiving: usize,
     /// Given to the kernel to send, not yet completed.
     pub sending: usize,
-    /// Held by the caller as tokens.
+    /// Held by the caller as tokens, or the first of a chain whose rest is still to be taken.
     pub held: usize,
     /// Meant for the fill ring, which had no room for them yet.
     pub stash: usize,

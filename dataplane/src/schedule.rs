@@ -1,11 +1,22 @@
-//! Deficit round robin (Shreedhar and Varghese, 1995) over Workstations: each gets the same bytes
-//! a round, whatever it has waiting.
+//! Deficit round robin (Shreedhar and Varghese, 1995) over Workstations: each gets the same share of
+//! the worker a round, whatever it has waiting.
 
 use crate::WorkstationId;
 use std::collections::VecDeque;
 
 /// Bytes a Workstation may be served in one turn: about one super-packet.
 pub const QUANTUM: usize = 64 * 1024;
+
+/// What a frame costs the worker at least: as much as one of the usual MTU. Its rings, its AEAD call
+/// and its write to the host interface cost time for each frame, hardly for each byte; counted by
+/// its bytes alone, a flood of small frames would get ten times the share of a download.
+const LEAST_COST: usize = 1500;
+
+/// What serving a frame of `len` bytes is counted as.
+#[inline]
+pub fn cost(len: usize) -> usize {
+    len.max(LEAST_COST)
+}
 
 /// The Workstations that have frames waiting, in the order in which their turns come.
 #[derive(Debug, Default)]

@@ -137,6 +137,20 @@ pub enum WallError {
         /// The program's number; 0 when there are several.
         program: u32,
     },
+    /// The driver does not take the program, and the MTU may be why.
+    #[error(
+        "cannot attach the admission program in native mode on {interface}: {source}; its MTU is {mtu}, \
+         and a driver without multi-buffer XDP takes no program where frames are larger than a page: \
+         set the MTU lower (ip link set dev {interface} mtu 1500), or allow generic mode"
+    )]
+    Mtu {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// A wall stands in another mode than the one asked for, and changing it would open it.
     #[error(
         "the wall on {interface} stands in another XDP mode than the one asked for, and cannot change \

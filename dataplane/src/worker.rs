@@ -6,12 +6,17 @@
 //! interface), read the host interface and seal ([`outbound`]), ring the doorbells. [`run`] is the
 //! thread around it: clock, spinning, sleeping.
 
+pub mod crew;
+mod doze;
+mod handoff;
 mod inbound;
 mod outbound;
 mod ports;
 pub mod run;
 mod sessions;
 
+use self::crew::Seat;
+use self::handoff::Held;
 use self::ports::{Ports, WorkerPort};
 use self::sessions::Sessions;
 use crate::backlog::{Backlog, Waiting};
@@ -37,6 +42,11 @@ use wire::tables::SessionEntry;
 use wire::{Header, Role};
 
 pub use crate::session::Install;
+
+/// What [`doze`] is made of; its model has another kind.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 
 /// Frames moved at a time.
 pub const BATCH: usize = 64;
@@ -116,6 +126,8 @@ pub enum Event {
     Handshake {
         /// The port it came in on.
         port: PortId,
+        /// The worker it came in at.
+        worker: u16,
         /// Its source address.
         source: [u8; 6],
         /// From the Portcullis header on, without Ethernet padding.
@@ -186,6 +198,8 @@ struct Outgoing<F> {
 pub struct Worker<P: Port, H: Host> {
     role: Role,
     engine: Engine,
+    /// Its place among the other workers, where there are any.
+    seat: Option<Seat>,
     host: H,
     ports: Ports<P>,
     order: Vec<PortId>,
@@ -201,7 +215,7 @@ pub struct Worker<P: Port, H: Host> {
     /// Events that must not be lost and found the channel full.
     outbox: VecDeque<Event>,
     received: Vec<P::Frame>,
-    backlog: Backlog<P::Frame>,
+    backlog: Backlog<Held<P::Frame>>,
     /// Places in the backlog of the frames that are opened together.
     batch: Vec<u32>,
     outgoing: Vec<Outgoing<P::Frame>>,
@@ -223,6 +237,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         Self {
             role: config.role,
             engine: config.engine.resolve(),
+            seat: None,
             host,
             ports: Ports::default(),
             order: Vec::new(),
@@ -250,6 +265,8 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn step(&mut self, now: u64) -> bool {
         let mut worked = self.obey(now);
         worked |= self.receive();
+        self.announce(now);
+        worked |= self.take_in(now);
         worked |= self.serve(now);
         worked |= self.transmit(now);
         let look = now.saturating_sub(self.looked) >= LOOK;
@@ -348,6 +365,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             publish_session(&port.tables, session);
         }
+        if let Some(seat) = &self.seat {
+            seat.set_quiet(setup.id, 0);
+        }
         self.generation += 1;
         self.ports.insert(setup.id, port);
         self.order.push(setup.id);
@@ -361,6 +381,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         self.generation += 1;
+        if let Some(seat) = &self.seat {
+            seat.set_quiet(id, u64::MAX);
+        }
         for session in self.sessions.on(id) {
             port.tables.remove_session(slot_of(session.index));
         }
@@ -369,7 +392,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.backlog.withdraw(
                 &mut peer.queue,
                 |waiting| waiting.port == id,
-                |waiting| port.io.release(waiting.frame),
+                |waiting| waiting.frame.release(&mut port.io, self.seat.as_ref()),
             );
         }
     }
@@ -404,7 +427,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             |_| true,
             |waiting| {
                 if let Some(port) = ports.get_mut(waiting.port) {
-                    port.io.release(waiting.frame);
+                    waiting.frame.release(&mut port.io, self.seat.as_ref());
                 }
             },
         );
@@ -482,13 +505,21 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Finds frames that XDP counted and the rings lost.
     fn reconcile(&mut self, now: u64) {
         for peer in self.peers.iter_mut().flatten() {
-            for (port, ledger) in &mut peer.ledgers {
-                if !ledger.due(now) {
+            for (id, ledger) in &mut peer.ledgers {
+                let seat = self.seat.as_ref();
+                let refused = seat.map_or(0, |seat| seat.refusals(*id, peer.id));
+                if refused > 0 {
+                    ledger.forgo(refused);
+                    peer.counters.handoff_full.add(refused);
+                }
+                if refused == 0 && !ledger.due(now) {
                     continue;
                 }
-                if let Some(port) = self.ports.get(*port) {
+                if let Some(port) = self.ports.get(*id) {
                     let admitted = port.tables.admitted(peer.id);
-                    let lost = ledger.reconcile(admitted, port.drained, now);
+                    let settled = |moment| seat.is_none_or(|seat| seat.settled(*id, moment));
+                    let drained = port.drained && ledger.awaits().is_none_or(settled);
+                    let lost = ledger.reconcile(admitted, drained, now);
                     peer.counters.ring_lost.add(lost);
                     port.tables.set_consumed(peer.id, ledger.consumed());
                 }

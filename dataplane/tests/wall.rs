@@ -297,6 +297,34 @@ fn without_native_mode_auto_is_generic_and_native_is_refused() {
     assert_eq!(wall.mode().expect("its mode"), AttachMode::Generic);
 }
 
+#[test]
+fn where_the_mtu_may_be_why_native_mode_is_refused_the_refusal_says_so() {
+    let pair = Pair::new();
+    run("ip link set dev near0 mtu 9000");
+    run("ip link add link near0 name plain0 mtu 9000 type macvlan");
+    let mut wanted = config("plain0", &pair.pins);
+    wanted.mode = XdpRequest::Native;
+    let error = Wall::raise(&wanted).expect_err("no native mode");
+    for said in ["9000", "multi-buffer", "ip link set dev plain0 mtu 1500"] {
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[test]
+fn the_mtu_can_be_raised_beyond_a_page_while_a_wall_stands_at_either_end() {
+    let pair = Pair::new();
+    let _near = Wall::raise(&pair.config()).expect("the wall");
+    let far = Pins::new();
+    let _far = pair
+        .far
+        .within(|| Wall::raise(&config("far0", &far)).expect("the wall"));
+    for mtu in [9000, 1500] {
+        run(&format!("ip link set dev near0 mtu {mtu}"));
+        pair.far
+            .within(|| run(&format!("ip link set dev far0 mtu {mtu}")));
+    }
+}
+
 /// Makes the kernel ask for the addresses of neighbours it has not asked for yet.
 fn make_the_kernel_send(turn: u8) {
     let socket = std::net::UdpSocket::bind("10.77.0.1:0").expect("a socket");

@@ -434,3 +434,28 @@ proptest! {
         prop_assert_eq!(workstation.written(), expected[0].clone());
     }
 }
+
+/// A frame costs the worker about the same whatever its size.
+#[test]
+fn a_flood_of_small_frames_gets_no_larger_share_than_full_ones() {
+    let mut bench = bench(2);
+    let (mut small, mut large) = (bench.session(0, 1), bench.session(1, 2));
+    for _ in 0..128 {
+        let now = bench.now;
+        for (remote, source, len) in [(&mut small, WS, 20), (&mut large, OTHER, 1400)] {
+            let packet = packet(source, TOR, &vec![0; len]);
+            assert!(bench.far.inject(&remote.frame(&packet, now)));
+        }
+    }
+    bench.worker.step(bench.now);
+    let counters = bench.counters.clone();
+    let served = |id: usize| counters[id].opened.get();
+    assert_eq!(served(0), served(1));
+    assert!(
+        (1..128).contains(&served(0)),
+        "one turn each: {}",
+        served(0)
+    );
+    bench.settle();
+    assert_eq!((served(0), served(1)), (128, 128));
+}

@@ -8,7 +8,7 @@ use core::ptr::addr_of;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, XskMap};
 use wire::limits::SEEN_CELLS;
@@ -82,8 +82,10 @@ fn count(counters: &PerCpuArray<u64>, at: u32) {
     }
 }
 
-/// The packet, bounded as the verifier asks: each read is checked against `end` first.
+/// The packet, bounded as the verifier asks: each read is checked against `end` first. Of a frame
+/// larger than a page this is the first piece, which holds all that is read.
 struct Packet {
+    context: *mut xdp_md,
     start: usize,
     end: usize,
 }
@@ -93,7 +95,11 @@ impl Packet {
     fn new(context: *mut xdp_md) -> Self {
         // SAFETY: the kernel hands the program a valid context.
         let (start, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
-        Self { start, end }
+        Self {
+            context,
+            start,
+            end,
+        }
     }
 
     /// A `T` at `at`, at any alignment.
@@ -111,8 +117,14 @@ impl Packet {
 
 impl Frame for Packet {
     #[inline(always)]
-    fn len(&self) -> usize {
-        self.end - self.start
+    fn holds(&self, bytes: usize) -> bool {
+        // Most frames are in one piece, and are not to pay for the call.
+        if self.end - self.start >= bytes {
+            return true;
+        }
+        // SAFETY: the context is the one the kernel handed the program.
+        let whole = unsafe { bpf_xdp_get_buff_len(self.context) };
+        whole >= bytes as u64
     }
 
     #[inline(always)]

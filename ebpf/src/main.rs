@@ -24,8 +24,10 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, xdp_md};
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Decides about every frame that arrives at the port. Never XDP_PASS.
+///
+/// `frags`: it can be attached where frames are larger than a page, and come in several pieces.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = "xdp")]
+#[unsafe(link_section = "xdp.frags")]
 extern "C" fn admission(context: *mut xdp_md) -> u32 {
     admission::run(context)
 }

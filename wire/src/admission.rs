@@ -30,10 +30,11 @@ pub struct Admission {
     pub ethertype: u16,
 }
 
-/// A frame, from its Ethernet header on. Reads outside it give `None`.
+/// A frame, from its Ethernet header on. Reads outside it give `None`; so may reads beyond its first
+/// 256 bytes, where a driver keeps a long frame in several pieces.
 pub trait Frame {
-    /// Bytes of the frame.
-    fn len(&self) -> usize;
+    /// Whether the frame has at least this many bytes, wherever they are.
+    fn holds(&self, bytes: usize) -> bool;
     /// Six bytes at `at`.
     fn mac(&self, at: usize) -> Option<[u8; 6]>;
     /// Two bytes at `at`, big-endian.
@@ -42,16 +43,12 @@ pub trait Frame {
     fn words(&self, at: usize) -> Option<[u64; 3]>;
     /// Eight bytes at `at`, little-endian.
     fn word(&self, at: usize) -> Option<u64>;
-    /// Whether there are no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A frame in plain memory.
 impl Frame for &[u8] {
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
+    fn holds(&self, bytes: usize) -> bool {
+        self.len() >= bytes
     }
 
     fn mac(&self, at: usize) -> Option<[u8; 6]> {
@@ -121,7 +118,7 @@ pub fn decide(port: &Admission, frame: &impl Frame, tables: &impl Tables) -> Dec
     let Ok(header) = Header::from_words(words) else {
         return (Verdict::Malformed, None);
     };
-    if !is_for(port.role, header.kind) || frame.len() < ETH_LEN + header.frame_len() {
+    if !is_for(port.role, header.kind) || !frame.holds(ETH_LEN + header.frame_len()) {
         return (Verdict::Malformed, None);
     }
     // Only the two broadcast types may come to the broadcast address.

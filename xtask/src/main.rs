@@ -35,19 +35,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure TCP through the tunnel, with plain veth beside it (root; of a release build:
-    /// target/release/xtask bench)
-    Bench {
-        /// Measurements of each kind, interleaved
-        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-        runs: u32,
-        /// Length of each
-        #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
-        seconds: u32,
-        /// Write all figures to this file
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    /// Measure everything, as release builds (root): admission in XDP, AEAD, worker, the whole, floods,
+    /// restarts, and other tunnels on the same rig
+    Bench(bench::Options),
     /// Build the XDP program and print where it is
     BuildEbpf,
     /// Formatting, lints and documentation, each warning an error
@@ -70,18 +60,7 @@ fn run(task: Task) -> Result<()> {
                 json,
             })
         }
-        Task::Bench {
-            runs,
-            seconds,
-            json,
-        } => {
-            rig::arm()?;
-            bench::run(&bench::Options {
-                runs,
-                seconds,
-                json,
-            })
-        }
+        Task::Bench(options) => bench::run(&options),
         Task::Test { arguments } => tasks::test(&arguments),
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),

@@ -43,6 +43,9 @@ pub struct Status {
     pub engine: String,
     /// How many workers there are.
     pub workers: usize,
+    /// The core each is pinned to; null where it is not.
+    #[serde(default)]
+    pub worker_cores: Vec<Option<usize>>,
     /// The host interface.
     pub host_interface: String,
     /// The Gateway's static public key.
@@ -87,12 +90,29 @@ pub struct PortStatus {
     pub zero_copy: Option<bool>,
     /// Receive queues in use.
     pub queues: u32,
+    /// Which worker serves which of them.
+    #[serde(default)]
+    pub served_by: Vec<ServedBy>,
+    /// Whether the kernel took busy polling; none where it is not asked for.
+    #[serde(default)]
+    pub busy_poll: Option<bool>,
     /// Frames by verdict of admission.
     pub verdicts: Counters,
     /// Frames and events lost at the rings, by reason.
     pub ring_losses: Counters,
     /// Frames the egress guard has kept from leaving.
     pub guard_drops: u64,
+}
+
+/// A worker's queues of a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedBy {
+    /// The worker.
+    pub worker: usize,
+    /// Its first queue.
+    pub first_queue: u32,
+    /// Its last queue.
+    pub last_queue: u32,
 }
 
 /// A Workstation as the Gateway sees it.
@@ -110,6 +130,9 @@ pub struct WorkstationStatus {
     pub addresses: Vec<IpAddr>,
     /// The port it is bound to, or else the port it was last heard on.
     pub port: Option<String>,
+    /// The worker that has its session, where it has one.
+    #[serde(default)]
+    pub worker: Option<usize>,
     /// Its session, where it has one.
     pub session: Option<SessionStatus>,
     /// How long ago the last handshake was finished.

@@ -51,15 +51,37 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn one_core_is_left_alone_where_there_are_several() {
-    let mut config = gateway(GOOD).unwrap();
-    config.ports = vec![config.ports[0].clone(); 7];
-    assert_eq!(config.worker_count(4), 1);
-    config.workers = None;
-    assert_eq!(config.worker_count(1), 1);
-    assert_eq!(config.worker_count(2), 1);
-    assert_eq!(config.worker_count(4), 3);
-    assert_eq!(config.worker_count(64), 7);
+fn cores_are_a_list_of_numbers_and_ranges() {
+    let cores = |text: &str| {
+        let text = GOOD.replacen("workers = 1", &format!("cores = {text}"), 1);
+        gateway(&text).unwrap().cores
+    };
+    assert_eq!(gateway(GOOD).unwrap().cores, Cores::Auto);
+    assert_eq!(cores("\"auto\""), Cores::Auto);
+    assert_eq!(cores("\"off\""), Cores::Off);
+    assert_eq!(cores("[2, 3]"), Cores::These(vec![2, 3]));
+    assert_eq!(
+        cores("[\"4-6\", 1, \"9\"]"),
+        Cores::These(vec![4, 5, 6, 1, 9])
+    );
+}
+
+#[test]
+fn a_ports_queues_and_polling_are_read() {
+    let more = "queues = 4\nhuge_pages = true\ntx_budget = 128\nbusy_poll = 20\nbusy_poll_budget = 16\nprefer_busy_poll = false\n";
+    let rings = gateway(&format!("{GOOD}{more}")).unwrap().ports[0].rings;
+    assert_eq!(rings.queues, Some(4));
+    assert!(rings.huge_pages);
+    assert_eq!(rings.tx_budget, 128);
+    let polling = BusyPoll {
+        microseconds: 20,
+        budget: 16,
+        prefer: false,
+    };
+    assert_eq!(rings.busy_poll, Some(polling));
+    let agent = agent(&format!("{more}core = 1\nspin = 0\n")).unwrap();
+    assert_eq!(agent.rings, rings);
+    assert_eq!((agent.core, agent.spin), (Some(1), Duration::ZERO));
 }
 
 /// A change to the good configuration, and where and how it is then refused.
@@ -106,6 +128,69 @@ const BAD: &[Bad] = &[
         place: "p.toml:5:1",
         happened: "duplicate key",
         remedy: "remove one of the two",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "cores = [1, \"3-2\"]",
+        place: "p.toml:4:9",
+        happened: "cores contains \"3-2\"",
+        remedy: "a list like [2, 3] or [\"2-5\", 8]",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "cores = 3",
+        place: "p.toml:4:9",
+        happened: "cores is 3",
+        remedy: "a list like [2, 3]",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "cores = [1, \"0-2\"]",
+        place: "p.toml:4:9",
+        happened: "core 1 is named twice",
+        remedy: "each core once",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "workers = 3\ncores = [1, 2]",
+        place: "p.toml:5:9",
+        happened: "there are 3 workers and 2 cores",
+        remedy: "a core for each worker",
+    },
+    Bad {
+        from: "workers = 1",
+        to: "spin = -1",
+        place: "p.toml:4:8",
+        happened: "spin (in microseconds) is -1",
+        remedy: "from 0 to 100000",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "queues = 0",
+        place: "p.toml:13:10",
+        happened: "queues is 0",
+        remedy: "from 1 to 128, or \"all\"",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "ring_size = 64\ntx_budget = 65",
+        place: "p.toml:14:13",
+        happened: "tx_budget is 65",
+        remedy: "from 32 to 64",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "busy_poll = 10001",
+        place: "p.toml:13:13",
+        happened: "busy_poll (in microseconds) is 10001",
+        remedy: "from 0 to 10000",
+    },
+    Bad {
+        from: "ring_size = 2048",
+        to: "busy_poll_budget = 0",
+        place: "p.toml:13:20",
+        happened: "busy_poll_budget is 0",
+        remedy: "from 1 to 256",
     },
     Bad {
         from: "max_workstations = 64",

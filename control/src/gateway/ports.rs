@@ -22,6 +22,11 @@ pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
     }
 }
 
+/// What each of `users` Workstations has of a ring of `ring_frames`.
+fn share(ring_frames: u64, users: usize) -> u64 {
+    (ring_frames / users.max(1) as u64).max(CREDIT_MINIMUM.min(ring_frames))
+}
+
 impl Daemon {
     /// Raises every port, as a daemon does when it starts.
     pub(super) fn raise_all(&mut self) -> Result<(), Problem> {
@@ -40,9 +45,10 @@ impl Daemon {
             .filter(|(_, workstation)| self.ports_of(workstation).contains(&id))
             .map(|(slot, workstation)| (workstation.key_id.get(), knock_entry(slot, workstation)))
             .collect();
-        let share = self.share(&self.ports[at]);
+        let users = self.users(&self.ports[at]).count();
         let port = &mut self.ports[at];
-        port.raise(&self.links, &self.pool, patience, |tables| {
+        port.raise(&self.links, &self.pool, patience, |tables, ring_frames| {
+            let share = share(ring_frames, users);
             knocks.iter().try_for_each(|(key_id, entry)| {
                 tables.set_limit(entry.workstation, share);
                 tables.install_knock(*key_id, entry)
@@ -57,8 +63,23 @@ impl Daemon {
             };
             self.machine.set_port(now(), config);
         }
+        self.end_homeless(id);
+        self.guide_all(id);
         self.fit_host_mtu();
         Ok(())
+    }
+
+    /// Ends sessions on a port whose worker has no queue of it any more, because the interface has
+    /// fewer than before. Their Workstations come back at once.
+    fn end_homeless(&mut self, port: PortId) {
+        let serving: Vec<usize> = self.ports[usize::from(port)].serving().collect();
+        let homeless = self
+            .sessions
+            .iter()
+            .filter(|(_, live)| live.port == port && !serving.contains(&live.worker));
+        for (index, live) in homeless {
+            self.machine.seal_limit(now(), live.workstation, *index);
+        }
     }
 
     /// The host interface's MTU is the least of the ports' inner MTUs, so that the kernel cuts
@@ -104,18 +125,12 @@ impl Daemon {
         users.filter_map(move |(slot, served)| served.ports.contains(&id).then_some(*slot))
     }
 
-    /// What each of them has of its ring.
-    fn share(&self, port: &Port) -> u64 {
-        let ring = u64::from(port.plan.rings.size);
-        let users = self.users(port).count().max(1) as u64;
-        (ring / users).max(CREDIT_MINIMUM.min(ring))
-    }
-
     /// Divides each port's ring among the Workstations that may use it.
     pub(super) fn share_credit(&self) {
         for port in &self.ports {
             if let Some(up) = &port.up {
-                let share = self.share(port);
+                let ring_frames = port.plan.ring_frames(up.mtu);
+                let share = share(ring_frames, self.users(port).count());
                 self.users(port)
                     .for_each(|id| up.tables.set_limit(id, share));
             }
@@ -123,7 +138,10 @@ impl Daemon {
     }
 
     pub(super) fn port_failed(&mut self, id: PortId, error: &PortError) {
-        if let Some(port) = self.ports.get_mut(usize::from(id)) {
+        // Each of its workers may say so, and the first has closed them all.
+        if let Some(port) = self.ports.get_mut(usize::from(id))
+            && port.up.is_some()
+        {
             port.lose(&self.pool, &error.to_string());
         }
     }

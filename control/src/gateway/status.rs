@@ -33,6 +33,7 @@ impl Daemon {
             started_seconds: self.started.elapsed().as_secs(),
             engine: self.config.engine.resolve().name().to_owned(),
             workers: self.pool.len(),
+            worker_cores: self.pool.cores().collect(),
             host_interface: self.config.host_interface.clone(),
             public_key: self.key.public().to_string(),
             ports,
@@ -68,6 +69,7 @@ impl Daemon {
             if let Some(session) = &info.cur {
                 let port = self.ports.get(usize::from(session.port));
                 status.port = port.map(|port| port.plan.interface.clone());
+                status.worker = self.sessions.get(&session.index).map(|live| live.worker);
             }
             status.last_handshake_seconds = info.last_handshake.map(|at| at.as_secs());
             status.rekeys = info.outcomes.rekeys;

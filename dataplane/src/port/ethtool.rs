@@ -55,6 +55,16 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
     }
 }
 
+/// Puts a question about classification rules to `interface`'s driver (SIOCETHTOOL).
+///
+/// # Errors
+/// What the kernel answered.
+pub(super) fn ask(interface: &str, question: &mut super::ntuple::Request) -> io::Result<()> {
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(question).cast::<libc::c_char>();
+    control(&mut request, SIOCETHTOOL)
+}
+
 fn request(interface: &str) -> io::Result<libc::ifreq> {
     let name = interface.as_bytes();
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(&0) {

@@ -8,6 +8,10 @@
 //! came from, and [`Port::reserve`] decides by which queue a new one leaves. Frames of one queue
 //! stay in order; between queues there is no order.
 //!
+//! A frame that does not fit one chunk of the UMEM (at most a page) comes as several descriptors in a
+//! row, and is sent as such (kernel 6.6 and later). Its token's bytes are one slice all the same:
+//! such a frame is copied once, others never are.
+//!
 //! Open the port while the link is down, then bring the link up: some drivers take their receive
 //! buffers from the fill ring when the ring is bound or the link comes up, and `xsk-rs` binds before
 //! it hands out the fill ring, so it is filled right after the bind, not before.
@@ -23,9 +27,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use xsk_rs::FrameDesc;
 
-use self::queue::Queue;
+use self::queue::{Held, Queue};
 use super::{FrameCensus, Port, PortError, RingStatistics, ethtool};
 
 /// How the kernel moves frames between the driver and the UMEM.
@@ -50,6 +53,17 @@ pub enum Transmit {
     Rotate,
 }
 
+/// The kernel polls a queue when its worker asks, instead of when the NIC interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// Microseconds of one poll (SO_BUSY_POLL).
+    pub microseconds: u32,
+    /// Frames of one poll (SO_BUSY_POLL_BUDGET).
+    pub budget: u32,
+    /// Whether interrupts are held back while it is polled (SO_PREFER_BUSY_POLL).
+    pub prefer: bool,
+}
+
 /// How to open an [`XskPort`].
 #[derive(Debug, Clone)]
 pub struct XskConfig {
@@ -68,6 +82,8 @@ pub struct XskConfig {
     /// Frames the kernel sends per system call in copy mode, where it lets that be set (otherwise
     /// 32).
     pub tx_budget: u32,
+    /// Busy polling, which needs CAP_NET_ADMIN; the port works without where the kernel refuses it.
+    pub busy_poll: Option<BusyPoll>,
     /// The queues to bind; `None` for all the interface has.
     pub queues: Option<Range<u32>>,
     /// The queue new frames leave by.
@@ -86,6 +102,7 @@ impl XskConfig {
             mode: Mode::Auto,
             huge_pages: false,
             tx_budget: 64,
+            busy_poll: None,
             queues: None,
             transmit: Transmit::First,
             patience: Duration::from_secs(2),
@@ -96,9 +113,9 @@ impl XskConfig {
 /// Why a port did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The MTU needs frames larger than a page, which means frames in several pieces.
+    /// Frames of the MTU would be larger than any that a port carries.
     #[error(
-        "the MTU of {interface} is {mtu}, and the largest an AF_XDP port can carry in one piece is {largest}; set it lower (ip link set dev {interface} mtu {largest})"
+        "the MTU of {interface} is {mtu}, and the largest a port can carry is {largest}; set it lower (ip link set dev {interface} mtu {largest})"
     )]
     MtuTooLarge {
         /// The interface.
@@ -106,6 +123,27 @@ pub enum OpenError {
         /// Its MTU.
         mtu: u32,
         /// The largest that works.
+        largest: u32,
+    },
+    /// Frames of the MTU do not fit a page, and come and go in several pieces: not every kernel and
+    /// driver can do that.
+    #[error(
+        "{call} for {interface} queue {queue}: {source}; frames of its MTU, {mtu}, come in several pieces, and {lacking}; set the MTU lower (ip link set dev {interface} mtu {largest})"
+    )]
+    InPieces {
+        /// The call.
+        call: &'static str,
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+        /// The interface's MTU.
+        mtu: u32,
+        /// What cannot do it.
+        lacking: String,
+        /// The largest MTU that needs no pieces.
         largest: u32,
     },
     /// The frame size asked for does not hold a frame of the interface's MTU, or is none.
@@ -157,11 +195,16 @@ pub enum OpenError {
     },
 }
 
+/// How many frames of the MTU of an interface a receive ring of `ring_size` entries holds.
+pub fn ring_frames(ring_size: u32, mtu: u32) -> u32 {
+    ring_size / bind::pieces(mtu)
+}
+
 /// A token for one frame of an [`XskPort`].
 #[derive(Debug)]
 #[must_use = "a frame that is neither sent nor released is lost to its port"]
 pub struct XskFrame {
-    desc: FrameDesc,
+    held: Held,
     owner: u32,
     queue: u16,
     received: bool,
@@ -201,10 +244,10 @@ impl XskPort {
             });
         }
         let interface: Arc<str> = config.interface.as_str().into();
-        let frame_size = bind::frame_size(config)?;
+        let sizes = bind::sizes(config)?;
         let mut queues = Vec::new();
         for number in bind::queue_numbers(config)? {
-            queues.push(bind::open(config, &interface, number, frame_size)?);
+            queues.push(bind::open(config, &interface, number, &sizes)?);
         }
         let readable = match queues.as_slice() {
             [] | [_] => None,
@@ -219,7 +262,7 @@ impl XskPort {
         Ok(Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             interface,
-            capacity: (frame_size - bind::HEADROOM) as usize,
+            capacity: sizes.capacity(),
             queues,
             readable,
             next_receive: 0,
@@ -253,6 +296,11 @@ impl XskPort {
     /// Whether every UMEM lies in huge pages.
     pub fn is_in_huge_pages(&self) -> bool {
         self.queues.iter().all(|queue| queue.huge_pages)
+    }
+
+    /// Whether the kernel has taken busy polling for every queue.
+    pub fn is_busy_polled(&self) -> bool {
+        self.queues.iter().all(|queue| queue.busy_poll)
     }
 
     /// Frames the kernel sends per system call in copy mode.
@@ -327,9 +375,9 @@ impl Port for XskPort {
         let queues = self.queues.len();
         for turn in 0..queues {
             let index = (self.next_receive + turn) % queues;
-            count += self.queues[index].receive(max - count, |desc| {
+            count += self.queues[index].receive(max - count, |held| {
                 into.push(XskFrame {
-                    desc,
+                    held,
                     owner: self.id,
                     queue: index as u16,
                     received: true,
@@ -349,9 +397,9 @@ impl Port for XskPort {
     }
 
     fn reserve(&mut self) -> Option<XskFrame> {
-        let desc = self.queues.get_mut(self.next_transmit)?.reserve()?;
+        let held = self.queues.get_mut(self.next_transmit)?.reserve()?;
         Some(XskFrame {
-            desc,
+            held,
             owner: self.id,
             queue: self.next_transmit as u16,
             received: false,
@@ -360,16 +408,24 @@ impl Port for XskPort {
 
     fn release(&mut self, frame: XskFrame) {
         self.own(&frame);
-        self.queues[usize::from(frame.queue)].release(frame.desc, frame.received);
+        self.queues[usize::from(frame.queue)].release(frame.held, frame.received);
     }
 
     fn send(&mut self, frame: XskFrame) -> Result<(), XskFrame> {
         self.own(&frame);
-        if self.queues[usize::from(frame.queue)].send(frame.desc, frame.received) {
-            Ok(())
-        } else {
-            Err(frame)
-        }
+        let XskFrame {
+            held,
+            owner,
+            queue,
+            received,
+        } = frame;
+        let sent = self.queues[usize::from(queue)].send(held, received);
+        sent.map_err(|held| XskFrame {
+            held,
+            owner,
+            queue,
+            received,
+        })
     }
 
     fn flush(&mut self) -> Result<usize, PortError> {
@@ -400,19 +456,19 @@ impl Port for XskPort {
     #[inline]
     fn data<'a>(&'a self, frame: &'a XskFrame) -> &'a [u8] {
         self.own(frame);
-        self.queues[usize::from(frame.queue)].data(&frame.desc)
+        self.queues[usize::from(frame.queue)].data(&frame.held)
     }
 
     #[inline]
     fn data_mut<'a>(&'a mut self, frame: &'a mut XskFrame) -> &'a mut [u8] {
         self.own(frame);
-        self.queues[usize::from(frame.queue)].data_mut(&mut frame.desc)
+        self.queues[usize::from(frame.queue)].data_mut(&mut frame.held)
     }
 
     #[inline]
     fn set_len(&mut self, frame: &mut XskFrame, len: usize) {
         self.own(frame);
-        self.queues[usize::from(frame.queue)].set_len(&mut frame.desc, len.min(self.capacity));
+        self.queues[usize::from(frame.queue)].set_len(&mut frame.held, len.min(self.capacity));
     }
 
     fn capacity(&self) -> usize {
@@ -430,6 +486,7 @@ impl Port for XskPort {
                 stash: sum.frames.stash + frames.stash,
                 free: sum.frames.free + frames.free,
             };
+            sum.rx_dropped += queue.too_large();
             // A socket that cannot be asked any more has nothing to add.
             let Ok(kernel) = queue.kernel_statistics() else {
                 continue;

@@ -12,10 +12,17 @@ use aya::programs::{SchedClassifier, TcAttachType, tc};
 use super::kernel::{self, Hook, LinkInfo};
 use super::netlink::{self, Attached};
 use super::{AttachMode, GuardHook, WallError, XdpRequest};
+use crate::port::ethtool;
 
 /// The fixed place of a guard that stands on clsact, where the next process finds it.
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x5043);
+
+/// What is said of an attachment to the driver.
+const NATIVELY: &str = "attach the admission program in native mode";
+
+/// Beyond this MTU, or one a little larger, a frame and what XDP needs around it do not fit a page.
+const LARGEST_IN_A_PAGE: u32 = 3400;
 
 /// An interface, as it is named in errors and known to the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -91,22 +98,40 @@ fn attach_xdp(
     };
     match native {
         Some(Ok(link)) => Ok(link),
-        Some(Err(error)) if request == XdpRequest::Native || is_final(&error) => Err(interface
-            .failed("attach the admission program in native mode")(
-            error
-        )),
+        Some(Err(error)) if request == XdpRequest::Native && !is_final(&error) => {
+            Err(match beyond_a_page(interface) {
+                Some(mtu) => WallError::Mtu {
+                    interface: interface.name.to_owned(),
+                    mtu,
+                    source: error,
+                },
+                None => interface.failed(NATIVELY)(error),
+            })
+        }
+        Some(Err(error)) if is_final(&error) => Err(interface.failed(NATIVELY)(error)),
         refused => {
             if let Some(Err(error)) = refused {
+                let why = match beyond_a_page(interface) {
+                    Some(_) => "the driver takes no XDP program, perhaps only at this MTU",
+                    None => "the driver takes no XDP program",
+                };
                 tracing::warn!(
                     interface = interface.name,
                     %error,
-                    "the driver takes no XDP program: admission runs in generic mode, which costs several times more for each frame"
+                    "{why}: admission runs in generic mode, which costs several times more for each frame"
                 );
             }
             attach(kernel::XDP_GENERIC)
                 .map_err(interface.failed("attach the admission program in generic mode"))
         }
     }
+}
+
+/// The interface's MTU, where it is one that drivers without multi-buffer XDP refuse.
+fn beyond_a_page(interface: Interface<'_>) -> Option<u32> {
+    ethtool::mtu(interface.name)
+        .ok()
+        .filter(|mtu| *mtu > LARGEST_IN_A_PAGE)
 }
 
 /// Whether an error says something about us or the interface, not about the driver's abilities.

@@ -102,6 +102,7 @@ enum Knocks {
 /// is not.
 #[derive(Debug)]
 pub struct PortTables {
+    id: u64,
     sessions: Shared<SessionEntry>,
     floors: Shared<Floor>,
     seen: Shared<Seen>,
@@ -122,6 +123,12 @@ pub(super) struct Maps {
     pub knocks: OwnedFd,
 }
 
+/// Numbers tables, so that no two have the same one within a process.
+fn number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    NUMBERS.fetch_add(1, Ordering::Relaxed)
+}
+
 impl PortTables {
     /// Tables in plain memory: for a port without XDP, as tests and benchmarks have it.
     ///
@@ -130,6 +137,7 @@ impl PortTables {
     pub fn in_memory(session_slots: u32, workstation_slots: u32) -> io::Result<Self> {
         let sessions = session_slots as usize;
         Ok(Self {
+            id: number(),
             sessions: Shared::map(None, sessions)?,
             floors: Shared::map(None, sessions)?,
             seen: Shared::map(None, sessions)?,
@@ -148,6 +156,7 @@ impl PortTables {
     ) -> io::Result<Self> {
         let sessions = session_slots as usize;
         Ok(Self {
+            id: number(),
             sessions: Shared::map(Some(maps.sessions.as_fd()), sessions)?,
             floors: Shared::map(Some(maps.floors.as_fd()), sessions)?,
             seen: Shared::map(Some(maps.seen.as_fd()), sessions)?,
@@ -156,6 +165,11 @@ impl PortTables {
             knocks: Knocks::Map(maps.knocks),
             sources: Mutex::default(),
         })
+    }
+
+    /// A number that no other tables of this process have had.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// How many sessions there is room for. The index of a slot fits in 16 bits.

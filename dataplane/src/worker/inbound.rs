@@ -3,7 +3,7 @@
 use super::*;
 use crate::inner::{self, Inner, Packet, control};
 use crate::prefetch::prefetch;
-use crate::schedule::QUANTUM;
+use crate::schedule::{self, QUANTUM};
 use crate::session::OpenError;
 use wire::kind;
 
@@ -78,7 +78,15 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             };
             if header.kind != kind::DATA {
-                hand_over(port, id, &header, &frame, &self.events, &self.counters);
+                let at = self.seat.as_ref().map_or(0, Seat::number);
+                hand_over(
+                    port,
+                    (id, at),
+                    &header,
+                    &frame,
+                    &self.events,
+                    &self.counters,
+                );
                 port.io.release(frame);
                 continue;
             }
@@ -86,7 +94,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 .filter(|(_, port)| *port == id)
                 .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
             let Some(peer) = peer else {
-                self.counters.unattributed.add(1);
+                let seat = self.seat.as_mut();
+                handoff::pass_frame(seat, id, port, &header, &frame, &self.counters);
                 port.io.release(frame);
                 continue;
             };
@@ -97,7 +106,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 workstation: peer.id,
                 port: id,
                 header,
-                frame,
+                frame: Held::Own(frame),
             };
             self.backlog.push(&mut peer.queue, waiting);
             self.schedule.activate(peer.id);
@@ -142,7 +151,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             let Some(next) = self.backlog.front(&peer.queue) else {
                 return false;
             };
-            let cost = next.header.frame_len();
+            let cost = schedule::cost(next.header.frame_len());
             if cost > peer.deficit {
                 return false;
             }
@@ -181,7 +190,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             if let Some(waiting) = self.backlog.get(self.batch[packet.at])
                 && let Some(port) = self.ports.get(waiting.port)
             {
-                let data = port.io.data(&waiting.frame);
+                let data = waiting.frame.data(&port.io);
                 *slice = &data[packet.start..packet.start + packet.len];
             }
         }
@@ -228,7 +237,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
             if let Some(port) = self.ports.get_mut(waiting.port) {
-                port.io.release(waiting.frame);
+                waiting.frame.release(&mut port.io, self.seat.as_ref());
                 port.touched = true;
             }
         }
@@ -263,7 +272,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             peer.counters.expired.add(1);
             return None;
         };
-        let frame = port.io.data_mut(&mut waiting.frame).get_mut(ETH_LEN..)?;
+        let frame = waiting.frame.data_mut(&mut port.io).get_mut(ETH_LEN..)?;
         let payload = match session.open(&header, frame, now) {
             Ok(payload) => payload,
             Err(error) => {
@@ -379,7 +388,7 @@ fn control_message(role: Role, kind: u8, payload: &[u8], peer: &mut Peer, now: u
 /// Gives a handshake frame to control.
 fn hand_over<P: Port>(
     port: &WorkerPort<P>,
-    id: PortId,
+    (id, worker): (PortId, u16),
     header: &Header,
     frame: &P::Frame,
     events: &Sender<Event>,
@@ -397,6 +406,7 @@ fn hand_over<P: Port>(
         counters,
         Event::Handshake {
             port: id,
+            worker,
             source,
             frame: body.to_vec(),
         },

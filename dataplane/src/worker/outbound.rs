@@ -173,7 +173,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             return self.release(from, frame);
         };
         let Some(session) = self.sessions.get(index) else {
-            peer.counters.no_session.add(1);
+            if let Some(port) = self.ports.get(from) {
+                let packet = &port.io.data(&frame)[PAYLOAD..][..len];
+                let seat = self.seat.as_mut();
+                handoff::pass_packet(seat, peer, VnetHeader::default(), packet, &self.counters);
+            }
             return self.release(from, frame);
         };
         if session.port != from {
@@ -211,7 +215,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Cuts a super-packet, which lies in the buffer, into frames of the port it leaves by.
     fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
-        let Ok(mut segments) = Segmenter::new(header, &self.packet[lies]) else {
+        let Ok(mut segments) = Segmenter::new(header, &self.packet[lies.clone()]) else {
             self.counters.host_malformed.add(1);
             return Read::Packets(1);
         };
@@ -225,7 +229,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             let port = self.ports.get_mut(session.port)?;
             Some((session, port))
         }) else {
-            peer.counters.no_session.add(1);
+            let packet = &self.packet[lies];
+            handoff::pass_packet(self.seat.as_mut(), peer, header, packet, &self.counters);
             return Read::Packets(1);
         };
         session.prefetch_seal();
@@ -268,6 +273,15 @@ impl<P: Port, H: Host> Worker<P, H> {
         peer.counters.tx_bytes.add(bytes as u64);
         self.counters.super_packets_read.add(u64::from(frames > 1));
         Read::Packets(frames.max(1))
+    }
+
+    /// Sends a packet that another worker has read.
+    pub(super) fn transmit_for(&mut self, header: VnetHeader, packet: &[u8], now: u64) {
+        let Some(place) = self.packet.get_mut(FRONT..FRONT + packet.len()) else {
+            return self.counters.host_malformed.add(1);
+        };
+        place.copy_from_slice(packet);
+        self.segment(header, FRONT..FRONT + packet.len(), now);
     }
 
     /// Seals a control message under a session and sends it.

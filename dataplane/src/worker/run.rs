@@ -48,8 +48,17 @@ impl<P> Orders<P> {
     }
 }
 
-/// A worker's own end of the bell.
+/// The bell that wakes a worker.
+#[derive(Clone)]
 pub struct Bell(Arc<EventFd>);
+
+impl Bell {
+    /// Wakes the worker, or keeps it from falling asleep.
+    pub fn ring(&self) {
+        // It fails only when the counter is full, and then it is readable already.
+        let _ = self.0.write(1);
+    }
+}
 
 /// The channel between control and a worker.
 ///
@@ -86,14 +95,18 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             if now.saturating_sub(last_work) < spin {
-                std::hint::spin_loop();
+                std::thread::yield_now();
                 continue;
             }
             if served != self.generation {
                 epoll = self.watch(bell)?;
                 served = self.generation;
             }
-            self.sleep(&epoll, bell)?;
+            if self.seat.as_ref().is_none_or(Seat::lie_down) {
+                let slept = self.sleep(&epoll, bell);
+                self.seat.iter().for_each(Seat::get_up);
+                slept?;
+            }
         }
         // Control may be behind, or be gone and wait for this thread to end.
         for event in self.outbox {

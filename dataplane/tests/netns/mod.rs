@@ -294,10 +294,13 @@ pub fn empty_xdp() -> OwnedFd {
 
 fn load_xdp(instructions: &[u64]) -> OwnedFd {
     const XDP: u32 = 6;
+    // BPF_F_XDP_HAS_FRAGS: it may be attached where frames are larger than a page.
+    const FRAGS: u32 = 1 << 5;
     let mut attributes = [0; 16];
     attributes[0] = halves(XDP, instructions.len() as u32);
     attributes[1] = instructions.as_ptr() as u64;
     attributes[2] = c"GPL".as_ptr() as u64;
+    attributes[5] = halves(0, FRAGS);
     attributes[8] = halves(0, BPF_XDP);
     bpf_descriptor(5, &attributes).expect("BPF_PROG_LOAD")
 }

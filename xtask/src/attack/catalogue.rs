@@ -410,8 +410,8 @@ mod tests {
     }
 
     impl Frame for Bytes<'_> {
-        fn len(&self) -> usize {
-            self.0.len()
+        fn holds(&self, bytes: usize) -> bool {
+            self.0.len() >= bytes
         }
         fn mac(&self, at: usize) -> Option<[u8; 6]> {
             self.read(at)

@@ -9,8 +9,25 @@ use super::namespace::Namespace;
 /// # Errors
 /// What `ip` answered.
 pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<()> {
+    veth_queues(a, b, mtu, 1)
+}
+
+/// The same with so many queues at both ends.
+///
+/// # Errors
+/// What `ip` answered.
+pub fn veth_queues(
+    a: (&Namespace, &str),
+    b: (&Namespace, &str),
+    mtu: u32,
+    queues: u32,
+) -> Result<()> {
+    let has = match queues {
+        1 => String::new(),
+        _ => format!("numrxqueues {queues} numtxqueues {queues}"),
+    };
     a.0.ip(&format!(
-        "link add {} mtu {mtu} type veth peer name {} mtu {mtu} netns {}",
+        "link add {} mtu {mtu} {has} type veth peer name {} mtu {mtu} {has} netns {}",
         a.1,
         b.1,
         b.0.name()
@@ -109,7 +126,22 @@ impl Bridge {
     /// # Errors
     /// What `ip` or `ethtool` answered.
     pub fn plug(&mut self, host: &Namespace, interface: &str, port: &str, mtu: u32) -> Result<()> {
-        veth((&self.namespace, port), (host, interface), mtu)?;
+        self.plug_queues(host, interface, port, mtu, 1)
+    }
+
+    /// The same with a cable of so many queues.
+    ///
+    /// # Errors
+    /// What `ip` or `ethtool` answered.
+    pub fn plug_queues(
+        &mut self,
+        host: &Namespace,
+        interface: &str,
+        port: &str,
+        mtu: u32,
+        queues: u32,
+    ) -> Result<()> {
+        veth_queues((&self.namespace, port), (host, interface), mtu, queues)?;
         self.namespace
             .ip(&format!("link set dev {port} master br0 mtu {mtu}"))?;
         offloads_off(&self.namespace, port)?;

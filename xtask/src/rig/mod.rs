@@ -19,9 +19,11 @@ mod namespace;
 mod packet;
 mod probe;
 mod process;
+mod rtt;
 mod topology;
 mod traffic;
 mod tunnel;
+mod udp;
 
 pub use capture::{Capture, Captured};
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
@@ -31,9 +33,15 @@ pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
-pub use topology::{Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, single, tapped};
-pub use traffic::{Ping, Rates, Stream, iperf3, iperf3_all, iperf3_one_way, ping};
+pub use rtt::{RoundTrips, round_trips};
+pub use topology::{
+    Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
+};
+pub use traffic::{
+    Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
+};
 pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
+pub use udp::{UdpPath, UdpTrial};
 
 /// The Gateway's inner IPv4 address in every topology.
 pub const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 152, 152, 10);

@@ -113,6 +113,62 @@ impl PacketSocket {
         self.option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
     }
 
+    /// Receives one of `one_of` (a power of two) frames from now on, chosen by chance; what came
+    /// before is forgotten.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn sample(&self, one_of: u32) -> Result<()> {
+        /// The offset at which a classic BPF program reads a random number.
+        const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+        let op = |code: u32, jf: u8, k: u32| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf,
+            k,
+        };
+        let mut program = [
+            op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, RANDOM),
+            op(
+                libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
+                0,
+                one_of.next_power_of_two() - 1,
+            ),
+            op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0),
+            op(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+            op(libc::BPF_RET | libc::BPF_K, 0, 0),
+        ];
+        let filter = libc::sock_fprog {
+            len: program.len() as u16,
+            filter: program.as_mut_ptr(),
+        };
+        // SAFETY: the pointer and length are of a live sock_fprog, which points to a live program
+        // of the length it says; the kernel copies both.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as u32,
+            )
+        };
+        if set < 0 {
+            return Err(last_error("setsockopt(SO_ATTACH_FILTER)"));
+        }
+        let mut buffer = [0; 1];
+        while self.take(&mut buffer).is_some() {}
+        Ok(())
+    }
+
+    /// Lets as many frames be on their way at once as `bytes` of kernel memory hold.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn send_buffer(&self, bytes: i32) -> Result<()> {
+        self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes)
+    }
+
     fn option(&self, level: i32, name: i32, value: i32) -> Result<()> {
         // SAFETY: the pointer and length are of a live i32.
         let set = unsafe {

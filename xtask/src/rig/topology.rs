@@ -157,9 +157,17 @@ pub struct Many {
 /// # Errors
 /// What `ip` answered.
 pub fn many(programs: &Programs, count: usize) -> Result<Many> {
+    many_queues(programs, count, 1)
+}
+
+/// The same with so many queues of the Gateway's port.
+///
+/// # Errors
+/// What `ip` answered.
+pub fn many_queues(programs: &Programs, count: usize, queues: u32) -> Result<Many> {
     let gw = Arc::new(Namespace::create("gw")?);
     let mut lan = Bridge::create("lan")?;
-    lan.plug(&gw, "lan", "gw", MTU)?;
+    lan.plug_queues(&gw, "lan", "gw", MTU, queues)?;
     let workstations = (1..=count)
         .map(|number| {
             let name = format!("w{number}");

@@ -48,21 +48,7 @@ pub fn ping(
     timeout: Duration,
 ) -> Result<Ping> {
     let v4 = to.is_ipv4();
-    let socket = namespace.run(|| {
-        let (family, protocol) = if v4 {
-            (libc::AF_INET, libc::IPPROTO_ICMP)
-        } else {
-            (libc::AF_INET6, libc::IPPROTO_ICMPV6)
-        };
-        // SAFETY: a plain system call.
-        let fd = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("socket(SOCK_RAW, ICMP)");
-        }
-        // SAFETY: the descriptor was just made and belongs to nobody else. A UdpSocket is only a
-        // wrapper that sends to and receives from addresses.
-        Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
-    })?;
+    let socket = icmp_socket(namespace, v4)?;
     // The low half tells this series from others on the host.
     let identifier = (socket.as_raw_fd() as u16) ^ (std::process::id() as u16);
     let (request, reply) = if v4 { (8, 0) } else { (128, 129) };
@@ -121,6 +107,25 @@ pub fn ping(
     Ok(result)
 }
 
+/// A raw ICMP or ICMPv6 socket of a host. A UdpSocket is only a wrapper that sends to and receives from
+/// addresses.
+pub(super) fn icmp_socket(namespace: &Namespace, v4: bool) -> Result<UdpSocket> {
+    namespace.run(|| {
+        let (family, protocol) = if v4 {
+            (libc::AF_INET, libc::IPPROTO_ICMP)
+        } else {
+            (libc::AF_INET6, libc::IPPROTO_ICMPV6)
+        };
+        // SAFETY: a plain system call.
+        let fd = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("socket(SOCK_RAW, ICMP)");
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    })
+}
+
 /// TCP goodput in bits a second.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rates {
@@ -156,17 +161,25 @@ pub fn iperf3_one_way(
     seconds: u32,
     down: bool,
 ) -> Result<f64> {
+    let all = iperf3_all_one_way(server, address, &[client], seconds, down)?;
+    all.first().copied().context("no result of iperf3")
+}
+
+/// As [`iperf3_one_way`], from or to all `clients` at once.
+///
+/// # Errors
+/// What iperf3 reported.
+pub fn iperf3_all_one_way(
+    server: &Namespace,
+    address: IpAddr,
+    clients: &[&Namespace],
+    seconds: u32,
+    down: bool,
+) -> Result<Vec<f64>> {
     let options: &[&str] = if down { &["--reverse"] } else { &[] };
-    let all = run_iperf3(
-        server,
-        address,
-        &[client],
-        seconds,
-        options,
-        &["sum_received"],
-    )?;
-    let rate = all.first().and_then(|rates| rates.first());
-    rate.copied().context("no result of iperf3")
+    let sums = ["sum_received"];
+    let all = run_iperf3(server, address, clients, seconds, options, &sums)?;
+    Ok(all.iter().map(|rates| rates[0]).collect())
 }
 
 /// As [`iperf3`], from all `clients` at once.

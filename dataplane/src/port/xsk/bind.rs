@@ -9,28 +9,53 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use nix::sys::utsname::uname;
 use std::num::NonZeroU32;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
 };
 use xsk_rs::{FrameDesc, Socket, Umem};
 
+use super::super::linear::Linears;
 use super::ethtool;
-use super::queue::{Parts, Queue};
-use super::{Mode, OpenError, XskConfig};
+use super::queue::{LARGEST, Parts, Queue};
+use super::{BusyPoll, Mode, OpenError, XskConfig};
 
 /// Bytes at the start of every frame that belong to the XDP program (XDP_PACKET_HEADROOM).
 pub(super) const HEADROOM: u32 = 256;
 /// An Ethernet header with two VLAN tags.
 const LINK_HEADER: u32 = 22;
 const FRAME_SIZES: [u32; 2] = [2048, 4096];
+/// The largest MTU of a port, which is what switches and drivers call jumbo.
+const LARGEST_MTU: u32 = 9000;
+/// The largest whose frames fit a chunk.
+const LARGEST_IN_ONE: u32 = FRAME_SIZES[1] - HEADROOM - LINK_HEADER;
 const HUGE_PAGE: usize = 2 << 20;
 const XDP_OPTIONS: libc::c_int = 8;
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
-/// The frame size that the interface's MTU needs.
-pub(super) fn frame_size(config: &XskConfig) -> Result<u32, OpenError> {
+/// What follows from an interface's MTU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) mtu: u32,
+    /// Bytes of a chunk of the UMEM.
+    pub(super) frame_size: u32,
+    /// Chunks that the largest frame takes.
+    pub(super) pieces: u32,
+}
+
+impl Sizes {
+    pub(super) fn capacity(&self) -> usize {
+        match self.pieces {
+            1 => (self.frame_size - HEADROOM) as usize,
+            _ => LARGEST,
+        }
+    }
+}
+
+/// The sizes that the interface's MTU needs.
+pub(super) fn sizes(config: &XskConfig) -> Result<Sizes, OpenError> {
     let mtu = ethtool::mtu(&config.interface).map_err(|source| OpenError::Call {
         call: "ioctl SIOCGIFMTU",
         interface: config.interface.clone(),
@@ -38,28 +63,40 @@ pub(super) fn frame_size(config: &XskConfig) -> Result<u32, OpenError> {
         remedy: remedy(&source),
         source,
     })?;
-    choose_frame_size(&config.interface, mtu, config.frame_size)
+    choose(&config.interface, mtu, config.frame_size)
 }
 
-fn choose_frame_size(interface: &str, mtu: u32, asked: Option<u32>) -> Result<u32, OpenError> {
-    let fits = |size: &u32| mtu.saturating_add(LINK_HEADER) <= size - HEADROOM;
-    let Some(needed) = FRAME_SIZES.into_iter().find(fits) else {
+/// Chunks of the largest size that a frame of this MTU takes.
+pub(super) fn pieces(mtu: u32) -> u32 {
+    mtu.saturating_add(LINK_HEADER)
+        .div_ceil(FRAME_SIZES[1] - HEADROOM)
+}
+
+fn choose(interface: &str, mtu: u32, asked: Option<u32>) -> Result<Sizes, OpenError> {
+    if mtu > LARGEST_MTU {
         return Err(OpenError::MtuTooLarge {
             interface: interface.to_owned(),
             mtu,
-            largest: FRAME_SIZES[1] - HEADROOM - LINK_HEADER,
+            largest: LARGEST_MTU,
         });
-    };
-    match asked {
-        None => Ok(needed),
-        Some(size) if FRAME_SIZES.contains(&size) && fits(&size) => Ok(size),
-        Some(frame_size) => Err(OpenError::FrameSize {
+    }
+    let fits = |size: u32| mtu + LINK_HEADER <= size - HEADROOM;
+    let [small, large] = FRAME_SIZES;
+    let needed = if fits(small) { small } else { large };
+    let frame_size = asked.unwrap_or(needed);
+    if !FRAME_SIZES.contains(&frame_size) || frame_size < needed {
+        return Err(OpenError::FrameSize {
             interface: interface.to_owned(),
             mtu,
             frame_size,
             needed,
-        }),
+        });
     }
+    Ok(Sizes {
+        mtu,
+        frame_size,
+        pieces: pieces(mtu),
+    })
 }
 
 /// The queues to bind.
@@ -88,7 +125,7 @@ pub(super) fn open(
     config: &XskConfig,
     interface: &Arc<str>,
     number: u32,
-    frame_size: u32,
+    sizes: &Sizes,
 ) -> Result<Queue, OpenError> {
     let failed = |call, source: io::Error| OpenError::Call {
         call,
@@ -105,7 +142,7 @@ pub(super) fn open(
     let mut pause = Duration::from_millis(2);
     let parts = loop {
         // Each attempt has a UMEM of its own: one that a bind failed on cannot be relied on again.
-        let error = match attempt(config, interface, number, frame_size, mode) {
+        let error = match attempt(config, interface, number, sizes, mode) {
             Ok(parts) => break parts,
             Err((call, error)) => (call, error),
         };
@@ -120,6 +157,17 @@ pub(super) fn open(
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
+            Some(libc::EINVAL | libc::EOPNOTSUPP) if sizes.pieces > 1 => {
+                return Err(OpenError::InPieces {
+                    call: error.0,
+                    interface: config.interface.clone(),
+                    queue: number,
+                    lacking: lacking(mode),
+                    source: error.1,
+                    mtu: sizes.mtu,
+                    largest: LARGEST_IN_ONE,
+                });
+            }
             _ => return Err(failed(error.0, error.1)),
         }
     };
@@ -129,7 +177,62 @@ pub(super) fn open(
     if set_tx_budget(queue.fd(), config.tx_budget).is_ok() {
         queue.tx_budget = config.tx_budget;
     }
+    if let Some(polling) = &config.busy_poll {
+        match set_busy_poll(queue.fd(), polling) {
+            Ok(()) => queue.busy_poll = true,
+            Err(error) => tracing::warn!(
+                interface = config.interface,
+                queue = number,
+                %error,
+                "no busy polling"
+            ),
+        }
+    }
     Ok(queue)
+}
+
+/// Sets the three options, and reads them back: a kernel without busy polling takes some in silence.
+fn set_busy_poll(fd: BorrowedFd<'_>, polling: &BusyPoll) -> io::Result<()> {
+    let wanted = [
+        (libc::SO_PREFER_BUSY_POLL, u32::from(polling.prefer)),
+        (libc::SO_BUSY_POLL, polling.microseconds),
+        (libc::SO_BUSY_POLL_BUDGET, polling.budget),
+    ];
+    for (option, value) in wanted {
+        let mut length = size_of::<u32>() as libc::socklen_t;
+        // SAFETY: the options are one int each, and that is what is passed.
+        let answer = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const value).cast(),
+                length,
+            )
+        };
+        if answer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The budget cannot be read back.
+        if option == libc::SO_BUSY_POLL_BUDGET {
+            continue;
+        }
+        let mut set = 0u32;
+        // SAFETY: as above; the answer is written to an int.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw mut set).cast(),
+                &raw mut length,
+            )
+        };
+        if answer < 0 || set != value {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+    }
+    Ok(())
 }
 
 /// One attempt; an error with the call it is from.
@@ -137,11 +240,12 @@ fn attempt(
     config: &XskConfig,
     interface: &Arc<str>,
     number: u32,
-    frame_size: u32,
+    sizes: &Sizes,
     mode: BindFlags,
 ) -> Result<Parts, (&'static str, io::Error)> {
     let ring = |entries| QueueSize::new(entries).map_err(|e| ("ring size", io::Error::other(e)));
-    let frame = FrameSize::new(frame_size).map_err(|e| ("frame size", io::Error::other(e)))?;
+    let frame =
+        FrameSize::new(sizes.frame_size).map_err(|e| ("frame size", io::Error::other(e)))?;
     let umem_config = UmemConfig::builder()
         .frame_size(frame)
         .fill_queue_size(ring(2 * config.ring_size)?)
@@ -149,11 +253,16 @@ fn attempt(
         .build()
         .map_err(|e| ("frame size", io::Error::other(e)))?;
     let (umem, frames, huge_pages) = umem(config, umem_config)?;
+    // A buffer for every chunk: see `linear`.
+    let buffers = if sizes.pieces > 1 { frames.len() } else { 0 };
+    let linears = Linears::new(buffers).map_err(|e| ("madvise MADV_DONTDUMP", e))?;
+    let mut flags = mode | BindFlags::XDP_USE_NEED_WAKEUP;
+    flags.set(BindFlags::XDP_USE_SG, sizes.pieces > 1);
     let socket_config = SocketConfig::builder()
         .rx_queue_size(ring(config.ring_size)?)
         .tx_queue_size(ring(config.ring_size)?)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+        .bind_flags(flags)
         .build();
     let name = CString::new(config.interface.as_str())
         .map_err(|e| ("interface name", io::Error::other(e)))?;
@@ -169,7 +278,8 @@ fn attempt(
         interface: Arc::clone(interface),
         umem,
         frames,
-        frame_size,
+        linears,
+        frame_size: sizes.frame_size,
         ring_size: config.ring_size,
         huge_pages,
         rings: (tx, rx, fill, completion),
@@ -278,6 +388,19 @@ fn set_tx_budget(fd: BorrowedFd<'_>, budget: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Who cannot do frames in several pieces, when a bind with XDP_USE_SG fails.
+fn lacking(mode: BindFlags) -> String {
+    if mode.contains(BindFlags::XDP_ZEROCOPY) {
+        return "the driver has no zero-copy for such; use copy mode".to_owned();
+    }
+    // In copy mode no driver takes part, and the kernel knows the flag or does not.
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    format!(
+        "AF_XDP has that from Linux 6.6 on (this is {})",
+        release.unwrap_or_else(|_| "another".to_owned())
+    )
+}
+
 /// What to do about an answer.
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -301,36 +424,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_frame_size_follows_the_mtu() {
-        for (mtu, size) in [
-            (68, 2048),
-            (1500, 2048),
-            (1770, 2048),
-            (1771, 4096),
-            (3818, 4096),
+    fn chunks_and_their_number_follow_the_mtu() {
+        for (mtu, frame_size, pieces) in [
+            (68, 2048, 1),
+            (1500, 2048, 1),
+            (1770, 2048, 1),
+            (1771, 4096, 1),
+            (3818, 4096, 1),
+            (3819, 4096, 2),
+            (7658, 4096, 2),
+            (7659, 4096, 3),
+            (9000, 4096, 3),
         ] {
-            assert_eq!(
-                choose_frame_size("x", mtu, None).unwrap(),
-                size,
-                "MTU {mtu}"
-            );
+            let expected = Sizes {
+                mtu,
+                frame_size,
+                pieces,
+            };
+            let sizes = choose("x", mtu, None).unwrap();
+            assert_eq!(sizes, expected);
+            assert!(sizes.capacity() >= (mtu + LINK_HEADER) as usize);
         }
     }
 
     #[test]
-    fn an_mtu_that_needs_several_pieces_is_refused_in_words() {
-        for mtu in [3819, 9000, u32::MAX] {
-            let error = choose_frame_size("eth7", mtu, None)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains("eth7") && error.contains("3818"), "{error}");
+    fn an_mtu_beyond_jumbo_is_refused_in_words() {
+        for mtu in [9001, 65535, u32::MAX] {
+            let error = choose("eth7", mtu, None).unwrap_err().to_string();
+            assert!(error.contains("eth7") && error.contains("9000"), "{error}");
         }
     }
 
     #[test]
     fn a_frame_size_that_cannot_carry_the_mtu_is_refused() {
-        assert!(choose_frame_size("x", 1771, Some(2048)).is_err());
-        assert!(choose_frame_size("x", 1500, Some(3000)).is_err());
-        assert_eq!(choose_frame_size("x", 1500, Some(4096)).unwrap(), 4096);
+        assert!(choose("x", 1771, Some(2048)).is_err());
+        assert!(choose("x", 9000, Some(2048)).is_err());
+        assert!(choose("x", 1500, Some(3000)).is_err());
+        let sizes = choose("x", 1500, Some(4096)).unwrap();
+        assert_eq!((sizes.frame_size, sizes.pieces), (4096, 1));
+    }
+
+    #[test]
+    fn a_refusal_says_whether_the_driver_or_the_kernel_lacks_it() {
+        let driver = lacking(BindFlags::XDP_ZEROCOPY);
+        assert!(driver.contains("driver") && driver.contains("copy mode"));
+        let kernel = lacking(BindFlags::XDP_COPY);
+        let running = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert!(kernel.contains("6.6") && kernel.contains(running.trim()));
     }
 }

@@ -1,0 +1,27 @@
+//! The machine, for whoever compares figures.
+
+use std::fs;
+use std::time::SystemTime;
+
+/// CPUs and kernel.
+pub fn describe() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    format!(
+        "{} x {}, Linux {}",
+        cpuinfo
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count(),
+        model.map_or("unknown CPU", |(_, name)| name),
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
+
+/// Date and time, UTC.
+pub fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}

@@ -1,0 +1,107 @@
+//! Suite `pipeline`: the real worker loop on one core, between rings in memory. Bound: the AEAD alone
+//! on the same sizes, keys and number of sessions, in the same turns.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use dataplane::engine::Engine;
+use portcullis_benches::pipeline::{Pipeline, Traffic, Way, aead_alone, imix};
+
+use super::{Bench, median};
+
+/// One kind of traffic and the name it has in the metrics.
+struct Case {
+    name: String,
+    traffic: Traffic,
+    way: Way,
+    /// Nanoseconds a frame, through the worker and of the AEAD alone.
+    whole: Vec<f64>,
+    alone: Vec<f64>,
+}
+
+/// Sizes, IMIX, TCP that becomes super-packets, and small frames of many sessions; each both ways.
+fn cases() -> Vec<Case> {
+    let one = |size| Traffic {
+        sizes: vec![size],
+        sessions: 1,
+        tcp: false,
+    };
+    let mut kinds: Vec<(String, Traffic)> = [64, 128, 256, 512, 1024, 1400]
+        .into_iter()
+        .map(|size| (size.to_string(), one(size)))
+        .collect();
+    let sizes = imix();
+    kinds.push(("imix".into(), Traffic { sizes, ..one(64) }));
+    for sessions in [10, 100, 1000, 10_000] {
+        let many = |size| Traffic {
+            sessions,
+            ..one(size)
+        };
+        kinds.push((format!("64.sessions{sessions}"), many(64)));
+    }
+    let each = |(name, traffic): (String, Traffic)| {
+        [Way::Open, Way::Seal].map(|way| Case {
+            name: format!("pipeline.{}.{name}", direction(way)),
+            traffic: traffic.clone(),
+            way,
+            whole: Vec::new(),
+            alone: Vec::new(),
+        })
+    };
+    let mut cases: Vec<Case> = kinds.into_iter().flat_map(each).collect();
+    cases.push(Case {
+        name: "pipeline.open.1400.tcp".into(),
+        traffic: Traffic {
+            tcp: true,
+            ..one(1400)
+        },
+        way: Way::Open,
+        whole: Vec::new(),
+        alone: Vec::new(),
+    });
+    cases
+}
+
+fn direction(way: Way) -> &'static str {
+    match way {
+        Way::Open => "open",
+        Way::Seal => "seal",
+    }
+}
+
+/// Measures it.
+///
+/// # Errors
+/// When nothing could be measured.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    let mut cases = cases();
+    let rounds = bench.runs(2, 3);
+    let time = Duration::from_millis(if bench.quick() { 200 } else { 1500 });
+    let task = bench.task("worker", u64::from(rounds) * cases.len() as u64);
+    for _ in 0..rounds {
+        for case in &mut cases {
+            task.doing(&case.name);
+            let mut pipeline = Pipeline::new(case.way, case.traffic.clone(), Engine::Auto);
+            case.whole.extend(pipeline.run(time).nanoseconds);
+            let alone = aead_alone(case.way, &case.traffic, Engine::Auto, time / 4);
+            case.alone.extend(alone.nanoseconds);
+            task.step();
+        }
+    }
+    drop(task);
+    let method = format!(
+        "worker loop between rings in memory, one core, engine {}, {rounds} turns of {time:?}; bound: the AEAD alone",
+        Engine::Auto.resolve().name()
+    );
+    for case in cases {
+        let bound = median(&case.alone);
+        let sizes = &case.traffic.sizes;
+        let bits = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64 * 8.0;
+        for (unit, metric, per) in [("Mpps", "mpps", 1e3), ("Gbit/s", "gbps", bits)] {
+            let rates: Vec<f64> = case.whole.iter().map(|ns| per / ns).collect();
+            let name = format!("{}.{metric}", case.name);
+            bench.measured(name, unit, &rates, Some(per / bound), &method)?;
+        }
+    }
+    Ok(())
+}
