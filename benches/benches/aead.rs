@@ -8,7 +8,7 @@
 //! what it opens: the sealed frames are copied back, outside of the measured time, after each batch.
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dataplane::engine::{Aead, Engine, vaes::Form};
+use dataplane::engine::{Aead, Engine};
 use dataplane::keys::{Cipher, Protection};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -19,13 +19,23 @@ const CIPHER: Cipher = Cipher::Aes256Gcm;
 const KEY: [u8; 32] = [7; 32];
 
 fn engines() -> Vec<(&'static str, Box<dyn Aead>)> {
-    let forms = [("vaes", Form::Avx512), ("vaes-avx2", Form::Avx2)]
-        .into_iter()
-        .filter_map(|(name, form)| Some((name, form.key(CIPHER, &KEY)?)));
     let others = [Engine::Auto, Engine::AwsLcRs, Engine::AesGcm]
         .into_iter()
         .filter_map(|engine| Some((engine.name(), engine.key(CIPHER, &KEY).ok()?)));
-    others.chain(forms).collect()
+    others.chain(forms()).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn forms() -> impl Iterator<Item = (&'static str, Box<dyn Aead>)> {
+    use dataplane::engine::vaes::Form;
+    [("vaes", Form::Avx512), ("vaes-avx2", Form::Avx2)]
+        .into_iter()
+        .filter_map(|(name, form)| Some((name, form.key(CIPHER, &KEY)?)))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn forms() -> impl Iterator<Item = (&'static str, Box<dyn Aead>)> {
+    std::iter::empty()
 }
 
 /// A frame of zeros split where the protection splits it.

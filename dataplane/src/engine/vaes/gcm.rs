@@ -294,11 +294,12 @@ macro_rules! gcm {
             groups: &mut [[u8; GROUP_BYTES]],
         ) -> __m128i {
             let keys = &key.round_keys;
-            let powers = group_powers(&key.powers);
-            let halves_of_powers = powers.map(|v| xor(v, swap_halves(v)));
             // In memory, on lines of their own: there are not registers enough, and what the
             // compiler moves out of them by itself need not be aligned.
-            let tables = (powers, halves_of_powers);
+            let mut halves_of_powers = group_powers(&key.powers);
+            for v in &mut halves_of_powers {
+                *v = halves(*v);
+            }
             let mut counters = *next;
             let mut groups = groups.iter_mut();
             let mut sealed = None;
@@ -315,7 +316,8 @@ macro_rules! gcm {
                     Some(sealed) if SEAL => sealed.as_chunks::<BYTES>().0,
                     _ => group.as_chunks::<BYTES>().0,
                 };
-                let (powers, halves_of_powers) = schedule::again(&tables);
+                let powers = group_powers(schedule::again(&key.powers));
+                let halves_of_powers = schedule::again(&halves_of_powers);
                 let mut sums = Sums::new();
                 let mut blocks = take(&mut counters, &keys[0]);
                 let mut step = |round_key: &Block, at: usize, carry: V| {
@@ -344,6 +346,8 @@ macro_rules! gcm {
                 carry = hash_group(&key.powers, sealed, carry);
             }
             *next = counters;
+            halves_of_powers = [zero(); GROUP];
+            schedule::again(&halves_of_powers);
             carry
         }
 

@@ -1,7 +1,7 @@
 //! Two AES blocks in one 256-bit register: what [`zmm`](super::zmm) is for four.
 //!
 //! A function here is one or two instructions; lane 0 is the first block in memory. Which features
-//! the CPU must have is said by [`FEATURES`](crate::engine::vaes) where the forms are made.
+//! the CPU must have is checked where the forms are made, in [`vaes`](crate::engine::vaes).
 
 use super::schedule::Block;
 use std::arch::x86_64::*;

@@ -1,7 +1,7 @@
 //! Four AES blocks in one 512-bit register.
 //!
 //! A function here is one or two instructions; lane 0 is the first block in memory. Which features
-//! the CPU must have is said by [`FEATURES`](crate::engine::vaes) where the forms are made.
+//! the CPU must have is checked where the forms are made, in [`vaes`](crate::engine::vaes).
 
 use super::schedule::Block;
 use std::arch::x86_64::*;
