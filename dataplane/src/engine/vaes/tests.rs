@@ -286,6 +286,16 @@ fn a_dropped_key_is_wiped() {
 }
 
 #[test]
+fn the_widest_form_that_the_cpu_has_is_the_one_used() {
+    let widest = match (Form::Avx512.available(), Form::Avx2.available()) {
+        (true, _) => Some(Form::Avx512),
+        (false, true) => Some(Form::Avx2),
+        (false, false) => None,
+    };
+    assert_eq!(Form::best(), widest);
+}
+
+#[test]
 fn a_key_of_another_length_is_none() {
     assert!(avx512::Key::<15>::new(&[1; 16]).is_none());
     assert!(avx512::Key::<11>::new(&[1; 32]).is_none());
