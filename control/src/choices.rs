@@ -15,11 +15,17 @@ use std::str::FromStr;
 pub enum EngineByName {
     /// [`Engine::Auto`].
     Auto,
+    /// [`Engine::Vaes`].
+    Vaes,
     /// [`Engine::AwsLcRs`].
     AwsLcRs,
     /// [`Engine::AesGcm`].
     AesGcm,
 }
+
+/// An [`Engine`], by name, where its place in the file matters too.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct NamedEngine(#[serde(with = "EngineByName")] pub Engine);
 
 /// How the XDP program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@
 //! silently ignored is a hole in the wall.
 
 use crate::choices::{
-    EngineByName, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
+    NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
 };
 use crate::files;
 use crate::problem::{self, Kind, Problem};
@@ -63,7 +63,7 @@ pub struct Gateway {
     pub spin: Duration,
     /// How many Workstations there is room for.
     pub max_workstations: u32,
-    /// The AEAD library.
+    /// The AEAD engine, which this CPU has.
     pub engine: Engine,
     /// The host interface's name.
     pub host_interface: String,
@@ -143,7 +143,7 @@ pub struct Agent {
     pub minimum_cipher: Cipher,
     /// Whether this machine may be rolled back to a snapshot.
     pub virtualised: Virtualised,
-    /// The AEAD library.
+    /// The AEAD engine, which this CPU has.
     pub engine: Engine,
     /// The port's XDP mode and rings.
     pub rings: Rings,
@@ -163,8 +163,7 @@ struct RawGateway {
     cores: Option<Spanned<Value>>,
     spin: Option<Spanned<i64>>,
     max_workstations: Option<Spanned<i64>>,
-    #[serde(default, with = "EngineByName")]
-    engine: Engine,
+    engine: Option<Spanned<NamedEngine>>,
     host: RawHost,
     #[serde(default)]
     port: Vec<RawPort>,
@@ -212,8 +211,7 @@ struct RawAgent {
     minimum_cipher: Cipher,
     #[serde(default)]
     virtualised: Virtualised,
-    #[serde(default, with = "EngineByName")]
-    engine: Engine,
+    engine: Option<Spanned<NamedEngine>>,
     #[serde(default)]
     xdp: Xdp,
     ring_size: Option<Spanned<i64>>,
@@ -291,7 +289,7 @@ impl Gateway {
                 }
                 None => 64,
             },
-            engine: raw.engine,
+            engine: check.engine(raw.engine.as_ref(), Engine::available)?,
             host_addresses: check.host_addresses(&raw.host.addresses)?,
             host_interface,
             ports,
@@ -391,7 +389,7 @@ impl Agent {
             minimum_protection: raw.minimum_protection,
             minimum_cipher: raw.minimum_cipher,
             virtualised: raw.virtualised,
-            engine: raw.engine,
+            engine: check.engine(raw.engine.as_ref(), Engine::available)?,
             core: match &raw.core {
                 Some(core) => Some(check.number("core", core, 0..=1023)? as usize),
                 None => None,
@@ -443,6 +441,28 @@ impl Check<'_> {
             value.span().start,
             format!("{name} is {number}"),
             format!("give a number from {low} to {high}"),
+        ))
+    }
+
+    fn engine(
+        &self,
+        engine: Option<&Spanned<NamedEngine>>,
+        available: impl Fn(Engine) -> bool,
+    ) -> Result<Engine, Problem> {
+        let Some(engine) = engine else {
+            return Ok(Engine::Auto);
+        };
+        let NamedEngine(chosen) = *engine.get_ref();
+        if available(chosen) {
+            return Ok(chosen);
+        }
+        Err(self.problem(
+            engine.span().start,
+            format!(
+                "this CPU lacks what the engine {} is made of: AVX2 or AVX-512 with VAES and VPCLMULQDQ",
+                chosen.name()
+            ),
+            "use \"auto\", which takes the fastest that this CPU has, or \"aws-lc-rs\"",
         ))
     }
 

@@ -183,7 +183,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
          # cores = \"auto\"       # auto | off | the cores of the workers, like [2, 3] or [\"2-5\"]; auto pins none of one or two\n\
          # spin = 20            # microseconds a worker looks for work before it sleeps\n\
          # max_workstations = 64\n\
-         # engine = \"auto\"      # auto | aws-lc-rs | aes-gcm\n\n\
+         # engine = \"auto\"      # auto | vaes | aws-lc-rs | aes-gcm\n\n\
          # Where the Workstations' packets come out. Services listen on these addresses.\n\
          [host]\n\
          # interface = \"{}\"\n\

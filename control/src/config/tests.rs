@@ -204,7 +204,7 @@ const BAD: &[Bad] = &[
         from: "engine = \"auto\"",
         to: "engine = \"openssl\"",
         place: "p.toml:6:10",
-        happened: "unknown variant `openssl`, expected one of `auto`, `aws-lc-rs`, `aes-gcm`",
+        happened: "unknown variant `openssl`, expected one of `auto`, `vaes`, `aws-lc-rs`, `aes-gcm`",
         remedy: "use one of the values",
     },
     Bad {
@@ -442,6 +442,32 @@ fn an_agent_needs_no_configuration() {
         config.state_directory,
         Path::new("/var/lib/portcullis-agent")
     );
+}
+
+#[test]
+fn every_engine_is_chosen_by_the_name_it_is_shown_by() {
+    for engine in Engine::ALL {
+        let text = format!("engine = \"{}\"", engine.name());
+        match agent(&text) {
+            Ok(config) => assert_eq!(config.engine, engine),
+            Err(problem) => assert!(!engine.available(), "{problem}"),
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_the_cpu_lacks_is_refused_with_its_place_and_another() {
+    let text = "engine = \"vaes\"";
+    let check = Check {
+        path: Path::new("a.toml"),
+        text,
+    };
+    let raw: RawAgent = toml::from_str(text).unwrap();
+    let problem = check.engine(raw.engine.as_ref(), |_| false).unwrap_err();
+    let text = format!("{problem}. {}", problem.remedy);
+    for part in ["a.toml:1:10", "lacks", "VAES and VPCLMULQDQ", "\"auto\""] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]
