@@ -67,7 +67,7 @@ impl<F> Default for Backlog<F> {
 
 impl<F> Backlog<F> {
     /// Puts a frame at the end of a queue.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, queue: &mut Queue, waiting: Waiting<F>) {
         let at = match self.places.get_mut(self.free as usize) {
             Some(place) => {

@@ -26,16 +26,17 @@ pub const LARGEST_PACKET: usize = 65_575;
 pub trait Host {
     /// Reads one packet, or one super-packet to be segmented: its start into `first`, what does not
     /// fit there into `rest`, so that a packet that fits lies where it will be sealed. Both together
-    /// must hold [`LARGEST_PACKET`] bytes. Gives the header and the packet's length, or `Ok(None)`
-    /// when there is none.
+    /// must hold [`LARGEST_PACKET`] bytes. Gives the packet's length, or `Ok(None)` when there is
+    /// none.
     ///
     /// # Errors
     /// What the kernel answered.
     fn read(
         &mut self,
+        header: &mut VnetHeader,
         first: &mut [u8],
         rest: &mut [u8],
-    ) -> io::Result<Option<(VnetHeader, usize)>>;
+    ) -> io::Result<Option<usize>>;
 
     /// Writes one packet or super-packet, gathered from `parts`, header first.
     ///

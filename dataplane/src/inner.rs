@@ -11,13 +11,84 @@ pub enum Inner {
     Control(u8),
 }
 
+/// An inner address as a number, so that comparing and hashing one costs next to nothing. An IPv4
+/// address never equals an IPv6 one, a mapped one included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Its bits, an IPv4 address's in the low 32.
+    pub bits: u128,
+    /// Whether it is an IPv4 address.
+    pub v4: bool,
+}
+
+impl Address {
+    /// Whether it is a group's.
+    #[inline]
+    pub fn is_multicast(self) -> bool {
+        match self.v4 {
+            true => self.bits >> 28 == 0xe,
+            false => self.bits >> 120 == 0xff,
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self {
+                bits: address.to_bits().into(),
+                v4: true,
+            },
+            IpAddr::V6(address) => Self {
+                bits: address.to_bits(),
+                v4: false,
+            },
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        match address.v4 {
+            true => Ipv4Addr::from_bits(address.bits as u32).into(),
+            false => Ipv6Addr::from_bits(address.bits).into(),
+        }
+    }
+}
+
+/// Where a packet goes, by its IP header; `None` for what is no IP packet.
+#[inline]
+pub fn destination(packet: &[u8]) -> Option<Address> {
+    match packet.first()? >> 4 {
+        4 => Some(v4_address(packet.get(16..)?.first_chunk()?)),
+        6 => Some(v6_address(packet.get(24..)?.first_chunk()?)),
+        _ => None,
+    }
+}
+
+#[inline]
+fn v4_address(bytes: &[u8; 4]) -> Address {
+    Address {
+        bits: u32::from_be_bytes(*bytes).into(),
+        v4: true,
+    }
+}
+
+#[inline]
+fn v6_address(bytes: &[u8; 16]) -> Address {
+    Address {
+        bits: u128::from_be_bytes(*bytes),
+        v4: false,
+    }
+}
+
 /// Addresses and length of an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// The source address.
-    pub source: IpAddr,
+    pub source: Address,
     /// The destination address.
-    pub destination: IpAddr,
+    pub destination: Address,
     /// The packet's own length; what follows in the payload is padding.
     pub len: usize,
 }
@@ -77,10 +148,9 @@ fn v4(bytes: &[u8]) -> Result<Packet, Malformed> {
     if header < 20 || len < header || len > bytes.len() {
         return Err(Malformed);
     }
-    let address = |at: usize| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]);
     Ok(Packet {
-        source: address(12).into(),
-        destination: address(16).into(),
+        source: v4_address(&[head[12], head[13], head[14], head[15]]),
+        destination: v4_address(&[head[16], head[17], head[18], head[19]]),
         len,
     })
 }
@@ -96,7 +166,7 @@ fn v6(bytes: &[u8]) -> Result<Packet, Malformed> {
     let address = |at: usize| {
         let mut octets = [0; 16];
         octets.copy_from_slice(&head[at..at + 16]);
-        Ipv6Addr::from(octets)
+        v6_address(&octets)
     };
     Ok(Packet {
         source: address(8).into(),

@@ -8,9 +8,9 @@
 use crate::backlog::Queue;
 use crate::counters::PeerCounters;
 use crate::credit::Ledger;
+use crate::inner::Address;
 use crate::{PortId, WorkstationId};
 use smallvec::SmallVec;
-use std::net::IpAddr;
 use std::sync::Arc;
 use wire::Role;
 use wire::limits::SECOND;
@@ -82,7 +82,7 @@ pub struct Peer {
     /// Its credit on each open port where it has had a session.
     pub ledgers: SmallVec<[(PortId, Ledger); 1]>,
     /// The last pair of addresses found to be permitted, and the version of the routes then.
-    pub permitted: Option<(u64, IpAddr, IpAddr)>,
+    pub permitted: Option<(u64, Address, Address)>,
     pongs: Bucket,
     rekeys: Bucket,
 }

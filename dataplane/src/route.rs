@@ -1,10 +1,11 @@
 //! Which Workstation an inner address belongs to: longest prefix wins.
 
 use crate::WorkstationId;
+use crate::inner::Address;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
+use prefix_trie::{Prefix, PrefixMap};
 use rustc_hash::FxHashMap;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The inner prefixes of all Workstations, whichever worker serves them.
 #[derive(Default)]
@@ -22,16 +23,18 @@ pub struct Routes {
 impl Routes {
     /// The owner of the longest prefix that holds `address`.
     #[inline]
-    pub fn owner(&self, address: IpAddr) -> Option<WorkstationId> {
-        match address {
-            IpAddr::V4(address) => match self.hosts_v4.get(&address.to_bits()) {
+    pub fn owner(&self, address: impl Into<Address>) -> Option<WorkstationId> {
+        let Address { bits, v4 } = address.into();
+        if v4 {
+            let bits = bits as u32;
+            return match self.hosts_v4.get(&bits) {
                 Some(owner) => Some(*owner),
-                None => self.v4.get_lpm(&address.into()).map(|(_, owner)| *owner),
-            },
-            IpAddr::V6(address) => match self.hosts_v6.get(&address.to_bits()) {
-                Some(owner) => Some(*owner),
-                None => self.v6.get_lpm(&address.into()).map(|(_, owner)| *owner),
-            },
+                None => longest(&self.v4, Ipv4Addr::from_bits(bits).into()),
+            };
+        }
+        match self.hosts_v6.get(&bits) {
+            Some(owner) => Some(*owner),
+            None => longest(&self.v6, Ipv6Addr::from_bits(bits).into()),
         }
     }
 
@@ -74,6 +77,10 @@ impl Routes {
     }
 }
 
+fn longest<N: Prefix>(prefixes: &PrefixMap<N, WorkstationId>, of: N) -> Option<WorkstationId> {
+    prefixes.get_lpm(&of).map(|(_, owner)| *owner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,7 +103,7 @@ mod tests {
             }
             let address = std::net::Ipv4Addr::from(base + address);
             let expected = model.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.prefix_len());
-            prop_assert_eq!(routes.owner(address.into()), expected.map(|(_, owner)| *owner));
+            prop_assert_eq!(routes.owner(std::net::IpAddr::from(address)), expected.map(|(_, owner)| *owner));
         }
     }
 
@@ -107,7 +114,13 @@ mod tests {
         routes.insert("10.0.0.7/32".parse().unwrap(), 2);
         routes.insert("fd00::7/128".parse().unwrap(), 2);
         routes.remove(2);
-        assert_eq!(routes.owner("10.0.0.7".parse().unwrap()), Some(1));
-        assert_eq!(routes.owner("fd00::7".parse().unwrap()), None);
+        assert_eq!(
+            routes.owner("10.0.0.7".parse::<std::net::IpAddr>().unwrap()),
+            Some(1)
+        );
+        assert_eq!(
+            routes.owner("fd00::7".parse::<std::net::IpAddr>().unwrap()),
+            None
+        );
     }
 }

@@ -99,6 +99,14 @@ pub enum SealError {
     TooLarge,
 }
 
+/// A counter that was spent on a frame, which is still to be sealed with it: once, for it cannot be
+/// copied.
+#[derive(Debug)]
+pub struct Spent {
+    counter: u64,
+    length: usize,
+}
+
 struct Direction {
     aead: Box<dyn Aead>,
     iv: [u8; NONCE_LEN],
@@ -209,15 +217,32 @@ impl Session {
     /// [`SealError`]; the frame must not be sent then.
     #[inline]
     pub fn seal(&mut self, frame: &mut [u8], length: usize, now: u64) -> Result<(), SealError> {
+        let spent = self.begin_seal(frame, length, now)?;
+        self.finish_seal(spent, frame)
+    }
+
+    /// The first half of [`Session::seal`]: spends a counter and writes the header. A batch begins all
+    /// its frames before it finishes the first, so that the headers are out of the CPU's store buffer
+    /// when the AEAD reads them in larger pieces than they were written.
+    ///
+    /// # Errors
+    /// As [`Session::seal`].
+    #[inline]
+    pub fn begin_seal(
+        &mut self,
+        frame: &mut [u8],
+        length: usize,
+        now: u64,
+    ) -> Result<Spent, SealError> {
         if self.expired(now) {
             return Err(SealError::Expired);
         }
-        let frame = frame
-            .get_mut(..HEADER_LEN + length + TAG_LEN)
-            .ok_or(SealError::TooLarge)?;
-        if length > MAX_PAYLOAD {
+        if length > MAX_PAYLOAD || frame.len() < HEADER_LEN + length + TAG_LEN {
             return Err(SealError::TooLarge);
         }
+        let header = frame
+            .first_chunk_mut::<HEADER_LEN>()
+            .ok_or(SealError::TooLarge)?;
         // GCM's limit counts blocks and frames; associated data are blocks only where they grow.
         let associated = if self.authenticate_only {
             HEADER_LEN + length
@@ -233,12 +258,22 @@ impl Session {
         let counter = self.counter;
         self.counter += 1;
         self.blocks += blocks;
+        let mut fields = Header::new(kind::DATA, length as u16, self.peer_index, counter);
+        fields.tag = fields.data_tag(self.peer_admission);
+        *header = fields.encode();
+        Ok(Spent { counter, length })
+    }
 
-        let mut header = Header::new(kind::DATA, length as u16, self.peer_index, counter);
-        header.tag = header.data_tag(self.peer_admission);
-        frame[..HEADER_LEN].copy_from_slice(&header.encode());
+    /// The second half of [`Session::seal`], for the frame that was begun.
+    ///
+    /// # Errors
+    /// As [`Session::seal`].
+    #[inline]
+    pub fn finish_seal(&self, spent: Spent, frame: &mut [u8]) -> Result<(), SealError> {
+        let Spent { counter, length } = spent;
         let (covered, tag) = frame
-            .split_last_chunk_mut::<TAG_LEN>()
+            .get_mut(..HEADER_LEN + length + TAG_LEN)
+            .and_then(<[u8]>::split_last_chunk_mut::<TAG_LEN>)
             .ok_or(SealError::TooLarge)?;
         let split = if self.authenticate_only {
             covered.len()

@@ -29,7 +29,7 @@ use crate::peer::Peer;
 use crate::port::{Port, PortError, RingStatistics};
 use crate::route::Routes;
 use crate::schedule::Schedule;
-use crate::session::Session;
+use crate::session::{Session, Spent};
 use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -186,12 +186,14 @@ pub struct WorkerConfig {
 /// A packet in the frame it will be sealed in.
 struct Outgoing<F> {
     port: PortId,
-    frame: F,
+    frame: Option<F>,
     /// Bytes of the packet.
     len: usize,
     /// The Workstation it goes to, and the session that will seal it.
     peer: WorkstationId,
     index: u32,
+    /// The counter it will be sealed with.
+    spent: Option<Spent>,
 }
 
 /// A worker. `P` is the kind of port, `H` the kind of host interface.

@@ -57,7 +57,11 @@ fn a_batch_allocates_nothing_once_warm() {
     for round in 0..10 {
         let before = ALLOCATIONS.get();
         host.push(header, &packet);
-        let (header, len) = host.read(&mut [], &mut buffer).unwrap().unwrap();
+        let mut header = VnetHeader::default();
+        let len = host
+            .read(&mut header, &mut [], &mut buffer)
+            .unwrap()
+            .unwrap();
         let mut segmenter = Segmenter::new(header, &buffer[..len]).unwrap();
         let mut packets: [&[u8]; 20] = [&[]; 20];
         for (frame, packet) in frames.iter_mut().zip(&mut packets) {

@@ -44,7 +44,8 @@ impl Pump {
     }
 
     fn pass(&mut self, from: &mut TunQueue, to: &mut TunQueue, passed: &mut Passed) -> bool {
-        let Some((header, len)) = from.read(&mut [], &mut self.buffer).unwrap() else {
+        let mut header = VnetHeader::default();
+        let Some(len) = from.read(&mut header, &mut [], &mut self.buffer).unwrap() else {
             return false;
         };
         let mut segmenter = Segmenter::new(header, &self.buffer[..len]).unwrap();

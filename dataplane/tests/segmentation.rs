@@ -197,7 +197,7 @@ fn fields() -> impl Strategy<Value = Fields> {
 fn segment_all(read: &[u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
     let (header, packet) = VnetHeader::split(read).ok_or(SegmentError::Short(read.len()))?;
     let mut in_place = packet.to_vec();
-    let finished = finish(header, &mut in_place);
+    let finished = finish(&header, &mut in_place);
     let mut segmenter = match Segmenter::new(header, packet) {
         Ok(segmenter) => segmenter,
         Err(error) => {

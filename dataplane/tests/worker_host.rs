@@ -19,7 +19,12 @@ use wire::Role;
 struct Failing(VecDeque<i32>);
 
 impl Host for Failing {
-    fn read(&mut self, _: &mut [u8], _: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
+    fn read(
+        &mut self,
+        _: &mut VnetHeader,
+        _: &mut [u8],
+        _: &mut [u8],
+    ) -> io::Result<Option<usize>> {
         match self.0.pop_front() {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(None),

@@ -5,12 +5,22 @@ use super::Host;
 use super::vnet::VnetHeader;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
+
+#[derive(Debug)]
+struct Waiting {
+    header: VnetHeader,
+    lies: Range<usize>,
+}
 
 /// The host interface in memory.
 #[derive(Debug, Default)]
 pub struct MemoryHost {
-    incoming: VecDeque<Vec<u8>>,
+    /// What is to be read, from `read` on, and where it lies in `store`.
+    incoming: Vec<Waiting>,
+    read: usize,
+    store: Vec<u8>,
     written: Vec<Vec<u8>>,
     spare: Vec<Vec<u8>>,
     failures: VecDeque<io::ErrorKind>,
@@ -46,10 +56,12 @@ impl MemoryHost {
 
     /// Puts in what a read will give: header and packet.
     pub fn push(&mut self, header: VnetHeader, packet: &[u8]) {
-        let mut buffer = self.buffer();
-        buffer.extend_from_slice(&header.to_bytes());
-        buffer.extend_from_slice(packet);
-        self.incoming.push_back(buffer);
+        let start = self.store.len();
+        self.store.extend_from_slice(packet);
+        self.incoming.push(Waiting {
+            header,
+            lies: start..self.store.len(),
+        });
     }
 
     /// Lets the next write fail so.
@@ -82,22 +94,30 @@ impl MemoryHost {
 impl Host for MemoryHost {
     fn read(
         &mut self,
+        header: &mut VnetHeader,
         first: &mut [u8],
         rest: &mut [u8],
-    ) -> io::Result<Option<(VnetHeader, usize)>> {
-        let Some(buffer) = self.incoming.pop_front() else {
+    ) -> io::Result<Option<usize>> {
+        let Some(waiting) = self.incoming.get(self.read) else {
             return Ok(None);
         };
-        let (header, packet) = VnetHeader::split(&buffer).ok_or(io::ErrorKind::InvalidData)?;
+        let packet = self.store.get(waiting.lies.clone());
+        let packet = packet.ok_or(io::ErrorKind::InvalidData)?;
         let (start, end) = packet.split_at(packet.len().min(first.len()));
         let rest = rest
             .get_mut(..end.len())
             .ok_or(io::ErrorKind::InvalidInput)?;
         first[..start.len()].copy_from_slice(start);
         rest.copy_from_slice(end);
+        *header = waiting.header;
         let len = packet.len();
-        self.spare.push(buffer);
-        Ok(Some((header, len)))
+        self.read += 1;
+        if self.read == self.incoming.len() {
+            self.read = 0;
+            self.incoming.clear();
+            self.store.clear();
+        }
+        Ok(Some(len))
     }
 
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {

@@ -77,19 +77,57 @@ enum Shape {
 /// # Errors
 /// As [`Segmenter::new`], and for a super-packet.
 #[inline]
-pub fn finish(header: VnetHeader, packet: &mut [u8]) -> Result<usize, SegmentError> {
-    let Segmenter { shape, size, .. } = Segmenter::new(header, packet)?;
+pub fn finish(header: &VnetHeader, packet: &mut [u8]) -> Result<usize, SegmentError> {
+    let (said, _, shape) = inspect(header, packet)?;
     match shape {
-        Shape::Whole => Ok(size),
-        Shape::Checksum { start, at } => {
-            let sum = Sum::new().bytes(&packet[start..size]);
-            put16(packet, at, finished(sum, start, at));
-            Ok(size)
-        }
-        Shape::Tcp | Shape::Udp => Err(SegmentError::Type {
+        None => Err(SegmentError::Type {
             gso_type: header.gso_type,
         }),
+        Some(None) => Ok(said),
+        Some(Some((start, at))) => {
+            let sum = Sum::new().bytes(&packet[start..said]);
+            put16(packet, at, finished(sum, start, at));
+            Ok(said)
+        }
     }
+}
+
+/// Where a checksum is to be finished: from which byte, and where it is put.
+type Checksum = (usize, usize);
+
+/// What every read is checked for. Gives the packet's length by its IP header, the IP header's own
+/// length, and for a single packet what checksum is to be finished; `None` for a super-packet.
+#[inline]
+fn inspect(
+    header: &VnetHeader,
+    packet: &[u8],
+) -> Result<(usize, usize, Option<Option<Checksum>>), SegmentError> {
+    let (ip_header, said) = ip_lengths(packet)?;
+    let bare = header.gso_type == vnet::GSO_NONE && !header.needs_checksum();
+    // Bytes after the end of a packet with nothing to do are cut, as any receiver would.
+    if said > packet.len() || (said < packet.len() && !bare) {
+        return Err(SegmentError::Length {
+            said,
+            given: packet.len(),
+        });
+    }
+    if usize::from(header.header_len) > packet.len() {
+        return Err(SegmentError::HeaderLength(header.header_len.into()));
+    }
+    if bare {
+        return Ok((said, ip_header, Some(None)));
+    }
+    let (start, at) = checksum_place(header);
+    if !header.needs_checksum() || start < ip_header || at + 2 > said {
+        return Err(SegmentError::Checksum { start, at });
+    }
+    let single = header.gso_type == vnet::GSO_NONE;
+    Ok((said, ip_header, single.then_some(Some((start, at)))))
+}
+
+fn checksum_place(header: &VnetHeader) -> Checksum {
+    let start = usize::from(header.checksum_start);
+    (start, start + usize::from(header.checksum_offset))
 }
 
 /// The checksum to put at `at`. Only UDP has no checksum 0; its field is the one at 6.
@@ -97,22 +135,6 @@ fn finished(sum: Sum, start: usize, at: usize) -> u16 {
     match at - start {
         6 => sum.udp_checksum(),
         _ => sum.checksum(),
-    }
-}
-
-/// Where a packet goes, by its IP header; `None` for what is no IP packet.
-#[inline]
-pub fn destination(packet: &[u8]) -> Option<IpAddr> {
-    match packet.first()? >> 4 {
-        4 => packet
-            .get(16..20)?
-            .first_chunk::<4>()
-            .map(|address| Ipv4Addr::from(*address).into()),
-        6 => packet
-            .get(24..40)?
-            .first_chunk::<16>()
-            .map(|address| Ipv6Addr::from(*address).into()),
-        _ => None,
     }
 }
 
@@ -198,18 +220,7 @@ impl<'a> Segmenter<'a> {
     /// When the headers contradict each other or the packet.
     #[inline]
     pub fn new(header: VnetHeader, packet: &'a [u8]) -> Result<Self, SegmentError> {
-        let (ip_header, said) = ip_lengths(packet)?;
-        let bare = header.gso_type == vnet::GSO_NONE && !header.needs_checksum();
-        // Bytes after the end of a packet with nothing to do are cut, as any receiver would.
-        if said > packet.len() || (said < packet.len() && !bare) {
-            return Err(SegmentError::Length {
-                said,
-                given: packet.len(),
-            });
-        }
-        if usize::from(header.header_len) > packet.len() {
-            return Err(SegmentError::HeaderLength(header.header_len.into()));
-        }
+        let (said, ip_header, shape) = inspect(&header, packet)?;
         let packet = &packet[..said];
         let mut segmenter = Self {
             packet,
@@ -223,19 +234,14 @@ impl<'a> Segmenter<'a> {
             ip_sum: Sum::new(),
             transport_sum: Sum::new(),
         };
-        if bare {
-            return Ok(segmenter);
+        match shape {
+            Some(None) => {}
+            Some(Some((start, at))) => segmenter.shape = Shape::Checksum { start, at },
+            None => {
+                let (start, at) = checksum_place(&header);
+                segmenter.prepare(&header, ip_header, start, at)?;
+            }
         }
-        let start = usize::from(header.checksum_start);
-        let at = start + usize::from(header.checksum_offset);
-        if !header.needs_checksum() || start < ip_header || at + 2 > packet.len() {
-            return Err(SegmentError::Checksum { start, at });
-        }
-        if header.gso_type == vnet::GSO_NONE {
-            segmenter.shape = Shape::Checksum { start, at };
-            return Ok(segmenter);
-        }
-        segmenter.prepare(&header, ip_header, start, at)?;
         Ok(segmenter)
     }
 

@@ -215,24 +215,25 @@ impl AsFd for TunQueue {
 impl Host for TunQueue {
     fn read(
         &mut self,
+        header: &mut VnetHeader,
         first: &mut [u8],
         rest: &mut [u8],
-    ) -> io::Result<Option<(VnetHeader, usize)>> {
+    ) -> io::Result<Option<usize>> {
         if first.len() + rest.len() < LARGEST_PACKET {
             // The kernel would cut the packet without a word.
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut header = [0; vnet::LEN];
+        let mut head = [0; vnet::LEN];
         let mut parts = [
-            IoSliceMut::new(&mut header),
+            IoSliceMut::new(&mut head),
             IoSliceMut::new(first),
             IoSliceMut::new(rest),
         ];
         loop {
             match self.file.read_vectored(&mut parts) {
                 Ok(len) => {
-                    let header = VnetHeader::from_bytes(&header);
-                    return Ok(Some((header, len.saturating_sub(vnet::LEN))));
+                    *header = VnetHeader::from_bytes(&head);
+                    return Ok(Some(len.saturating_sub(vnet::LEN)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

@@ -8,8 +8,7 @@
 //! kernel misbehave on request ([`Faults`]). [`join`] plugs two ports into each other, so that two
 //! workers, on one thread or two, talk without a kernel.
 //!
-//! A frame's memory travels with its descriptor, as an owned allocation made when the port was
-//! opened: tokens hold it, rings hold it, and between joined ports the filled and the empty one
+//! A frame is an owned allocation made when the port was opened: tokens hold it, rings hold it, and between joined ports the filled and the empty one
 //! change places instead of being copied. So nothing is allocated or copied for a frame, and
 //! nothing here is `unsafe`. A lock is taken per batch, not per frame.
 
@@ -81,24 +80,23 @@ struct Switches {
     doorbell: AtomicI32,
 }
 
-/// One frame's memory and its number.
+/// One frame: its memory, its number and what is in it. It is made once and then handed about as a
+/// pointer, because a token is moved several times for each frame.
 #[derive(Debug)]
-struct Slot {
-    number: u32,
+struct Cell {
     bytes: Box<[u8]>,
+    len: usize,
+    number: u32,
+    owner: u32,
+    received: bool,
 }
 
-/// A frame with something in it.
-#[derive(Debug)]
-struct Filled {
-    slot: Slot,
-    len: usize,
-}
+type Slot = Box<Cell>;
 
 /// The receiving side of the kernel.
 struct Ingress {
     fill: Ring<Slot>,
-    rx: Ring<Filled>,
+    rx: Ring<Slot>,
     admission: Option<Admission>,
     switches: Arc<Switches>,
     wakeup: Option<Arc<EventFd>>,
@@ -138,7 +136,7 @@ impl Ingress {
         Some(slot)
     }
 
-    fn deliver(&mut self, filled: Filled) {
+    fn deliver(&mut self, slot: Slot) {
         if self.rx.is_empty()
             && let Some(wakeup) = &self.wakeup
         {
@@ -146,7 +144,7 @@ impl Ingress {
             let _ = wakeup.write(1);
         }
         // `accept` saw the room.
-        let _ = self.rx.push(filled);
+        let _ = self.rx.push(slot);
     }
 
     fn inject(&mut self, frame: &[u8]) -> bool {
@@ -154,34 +152,30 @@ impl Ingress {
             return false;
         };
         slot.bytes[..frame.len()].copy_from_slice(frame);
-        self.deliver(Filled {
-            slot,
-            len: frame.len(),
-        });
+        slot.len = frame.len();
+        self.deliver(slot);
         true
     }
 
     /// Receives `sent` by exchanging its memory for that of an empty frame of the same size.
-    fn exchange(&mut self, sent: &mut Filled) -> bool {
-        let Some(mut slot) = self.accept(&sent.slot.bytes[..sent.len]) else {
+    fn exchange(&mut self, sent: &mut Cell) -> bool {
+        let Some(mut slot) = self.accept(&sent.bytes[..sent.len]) else {
             return false;
         };
-        if slot.bytes.len() == sent.slot.bytes.len() {
-            std::mem::swap(&mut slot.bytes, &mut sent.slot.bytes);
+        slot.len = sent.len;
+        if slot.bytes.len() == sent.bytes.len() {
+            std::mem::swap(&mut slot.bytes, &mut sent.bytes);
         } else {
-            slot.bytes[..sent.len].copy_from_slice(&sent.slot.bytes[..sent.len]);
+            slot.bytes[..sent.len].copy_from_slice(&sent.bytes[..sent.len]);
         }
-        self.deliver(Filled {
-            slot,
-            len: sent.len,
-        });
+        self.deliver(slot);
         true
     }
 }
 
 /// The sending side of the kernel.
 struct Egress {
-    tx: Ring<Filled>,
+    tx: Ring<Slot>,
     completion: Ring<Slot>,
     peer: Option<Arc<Mutex<Ingress>>>,
 }
@@ -198,7 +192,7 @@ impl Egress {
             let Some(mut sent) = self.tx.pop() else { break };
             peer.exchange(&mut sent);
             // The loop saw the room.
-            let _ = self.completion.push(sent.slot);
+            let _ = self.completion.push(sent);
         }
     }
 }
@@ -211,17 +205,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A token for one frame of a [`MemoryPort`].
 #[derive(Debug)]
 #[must_use = "a frame that is neither sent nor released is lost to its port"]
-pub struct MemoryFrame {
-    slot: Slot,
-    len: usize,
-    owner: u32,
-    received: bool,
-}
+pub struct MemoryFrame(Slot);
 
 impl MemoryFrame {
     /// The number of the frame within its port.
     pub fn number(&self) -> u32 {
-        self.slot.number
+        self.0.number
     }
 }
 
@@ -233,7 +222,7 @@ pub struct MemoryPort {
     ring_size: usize,
     pool: Pool<Slot>,
     /// Sent by the worker, not flushed yet.
-    pending: Vec<Filled>,
+    pending: Vec<Slot>,
     /// Frames in the kernel's send ring when it was last looked at.
     in_ring: usize,
     ingress: Arc<Mutex<Ingress>>,
@@ -265,6 +254,7 @@ impl MemoryPort {
     /// When a descriptor to wait on was asked for and the kernel gave none.
     pub fn open(config: &MemoryConfig) -> std::io::Result<(Self, FarEnd)> {
         static IDS: AtomicU32 = AtomicU32::new(0);
+        let id = IDS.fetch_add(1, Relaxed);
         let start = config.first_cursor;
         let switches = Arc::new(Switches::default());
         let wakeup = if config.wakeups {
@@ -275,9 +265,14 @@ impl MemoryPort {
         };
         let fill = Ring::new(config.ring_size.saturating_mul(2), start);
         let slots = (0..config.frames)
-            .map(|number| Slot {
-                number,
-                bytes: vec![0; config.capacity].into_boxed_slice(),
+            .map(|number| {
+                Box::new(Cell {
+                    bytes: vec![0; config.capacity].into_boxed_slice(),
+                    len: 0,
+                    number,
+                    owner: id,
+                    received: false,
+                })
             })
             .collect();
         let pool = Pool::new(slots, fill.size());
@@ -303,7 +298,6 @@ impl MemoryPort {
             egress: Arc::new(Mutex::new(egress)),
             switches: Arc::clone(&switches),
         };
-        let id = IDS.fetch_add(1, Relaxed);
         let mut port = Self {
             id,
             name: format!("memory{id}").into(),
@@ -332,7 +326,7 @@ impl MemoryPort {
     }
 
     fn own(&self, frame: &MemoryFrame) {
-        assert_eq!(frame.owner, self.id, "the frame belongs to another port");
+        assert_eq!(frame.0.owner, self.id, "the frame belongs to another port");
     }
 
     fn refill(&mut self) {
@@ -364,13 +358,9 @@ impl Port for MemoryPort {
     fn receive(&mut self, into: &mut Vec<MemoryFrame>, max: usize) -> usize {
         let mut ingress = locked(&self.ingress);
         let count = ingress.rx.len().min(max);
-        for Filled { slot, len } in std::iter::from_fn(|| ingress.rx.pop()).take(count) {
-            into.push(MemoryFrame {
-                slot,
-                len,
-                owner: self.id,
-                received: true,
-            });
+        for mut slot in std::iter::from_fn(|| ingress.rx.pop()).take(count) {
+            slot.received = true;
+            into.push(MemoryFrame(slot));
         }
         if count > 0
             && ingress.rx.is_empty()
@@ -385,7 +375,7 @@ impl Port for MemoryPort {
     }
 
     fn reserve(&mut self) -> Option<MemoryFrame> {
-        let slot = match self.pool.reserve() {
+        let mut slot = match self.pool.reserve() {
             Some(slot) => slot,
             None => {
                 let egress = Arc::clone(&self.egress);
@@ -393,17 +383,14 @@ impl Port for MemoryPort {
                 self.pool.reserve()?
             }
         };
-        Some(MemoryFrame {
-            slot,
-            len: 0,
-            owner: self.id,
-            received: false,
-        })
+        (slot.len, slot.received) = (0, false);
+        Some(MemoryFrame(slot))
     }
 
     fn release(&mut self, frame: MemoryFrame) {
         self.own(&frame);
-        self.pool.release(frame.slot, frame.received);
+        let received = frame.0.received;
+        self.pool.release(frame.0, received);
     }
 
     fn send(&mut self, frame: MemoryFrame) -> Result<(), MemoryFrame> {
@@ -417,11 +404,8 @@ impl Port for MemoryPort {
                 return Err(frame);
             }
         }
-        self.pool.sent(frame.received);
-        self.pending.push(Filled {
-            slot: frame.slot,
-            len: frame.len,
-        });
+        self.pool.sent(frame.0.received);
+        self.pending.push(frame.0);
         Ok(())
     }
 
@@ -436,9 +420,9 @@ impl Port for MemoryPort {
             libc::EAGAIN => return Ok(self.pending.len()),
             errno => return Err(PortError::of(&self.name, 0, "sendto", errno)),
         }
-        for filled in self.pending.drain(..) {
+        for slot in self.pending.drain(..) {
             // `send` kept within the ring, and only the far end takes from it.
-            let _ = egress.tx.push(filled);
+            let _ = egress.tx.push(slot);
         }
         egress.transmit();
         self.reap(&mut egress);
@@ -457,17 +441,20 @@ impl Port for MemoryPort {
 
     fn data<'a>(&'a self, frame: &'a MemoryFrame) -> &'a [u8] {
         self.own(frame);
-        &frame.slot.bytes[..frame.len]
+        &frame.0.bytes[..frame.0.len]
     }
 
     fn data_mut<'a>(&'a mut self, frame: &'a mut MemoryFrame) -> &'a mut [u8] {
         self.own(frame);
-        &mut frame.slot.bytes[..frame.len]
+        {
+            let cell = &mut *frame.0;
+            &mut cell.bytes[..cell.len]
+        }
     }
 
     fn set_len(&mut self, frame: &mut MemoryFrame, len: usize) {
         self.own(frame);
-        frame.len = len.min(frame.slot.bytes.len());
+        frame.0.len = len.min(frame.0.bytes.len());
     }
 
     fn capacity(&self) -> usize {
@@ -512,9 +499,9 @@ impl FarEnd {
         let mut count = 0;
         while count < max && egress.completion.room() > 0 {
             let Some(sent) = egress.tx.pop() else { break };
-            read(&sent.slot.bytes[..sent.len]);
+            read(&sent.bytes[..sent.len]);
             // The loop saw the room.
-            let _ = egress.completion.push(sent.slot);
+            let _ = egress.completion.push(sent);
             count += 1;
         }
         count

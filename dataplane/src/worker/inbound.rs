@@ -55,7 +55,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let count = batch.len().min(BATCH);
         for (at, frame) in batch[..count].iter().enumerate() {
             if let Some(ahead) = batch.get(at + AHEAD) {
-                prefetch(port.io.data(ahead), 2);
+                prefetch(port.io.data(ahead), 3);
             }
             let bytes = port.io.data(frame).get(ETH_LEN..).unwrap_or_default();
             headers[at] = Header::decode(bytes).ok().map(|header| {
@@ -71,8 +71,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 (header, owner)
             });
         }
-        for (header, frame) in headers.into_iter().zip(frames.take(count)) {
-            let Some((header, owner)) = header else {
+        for (header, frame) in headers.iter().zip(frames.take(count)) {
+            let Some((header, owner)) = *header else {
                 self.counters.unattributed.add(1);
                 port.io.release(frame);
                 continue;

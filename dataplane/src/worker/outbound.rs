@@ -4,14 +4,17 @@ use super::*;
 use crate::host::LARGEST_PACKET;
 use crate::host::segment::{self, Segmenter};
 use crate::host::vnet::{self, VnetHeader};
-use crate::session::SealError;
-use std::net::IpAddr;
+use crate::inner::{self, Address};
+use crate::session::{SealError, Spent};
 use std::ops::Range;
 
 /// Packets sealed in one round; then the rings are looked at again.
 const ROUND: usize = BURST;
+/// The largest packet that is read into the frame it will be sealed in. It fits any port's smallest
+/// frame or is cut there; what is larger than both is copied once.
+const DIRECT: usize = 2048;
 /// Room before a super-packet for what of it was read into a frame.
-const FRONT: usize = 16 * 1024;
+const FRONT: usize = DIRECT;
 /// The buffer of a super-packet, with that room.
 pub(super) const BUFFER: usize = FRONT + LARGEST_PACKET;
 
@@ -58,27 +61,30 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Reads once: into a frame of the first port, where a single packet stays, and what is more
     /// into the buffer.
     fn read(&mut self, now: u64) -> std::io::Result<Read> {
+        let mut header = VnetHeader::default();
         let id = self.order.first().copied().unwrap_or_default();
         let reserved = self.ports.get_mut(id).and_then(|port| {
             let mut frame = port.reserve()?;
-            let capacity = port.io.capacity();
-            port.io.set_len(&mut frame, capacity);
+            let room = port.io.capacity().min(PAYLOAD + DIRECT + TAG_LEN);
+            port.io.set_len(&mut frame, room);
             Some((port, frame))
         });
         let Some((port, mut frame)) = reserved else {
             // Without a frame the packet can only be counted where it is lost.
-            let read = self.host.read(&mut [], &mut self.packet[FRONT..])?;
+            let rest = &mut self.packet[FRONT..];
+            let read = self.host.read(&mut header, &mut [], rest)?;
             return Ok(match read {
-                Some((header, len)) => self.segment(header, FRONT..FRONT + len, now),
+                Some(len) => self.segment(header, FRONT..FRONT + len, now),
                 None => Read::Nothing,
             });
         };
         let data = port.io.data_mut(&mut frame);
         let first = data.get_mut(PAYLOAD..).unwrap_or_default();
-        let room = first.len().saturating_sub(TAG_LEN).min(FRONT);
+        let room = first.len().saturating_sub(TAG_LEN);
         let first = &mut first[..room];
-        let (header, len) = match self.host.read(first, &mut self.packet[FRONT..]) {
-            Ok(Some(read)) => read,
+        let rest = &mut self.packet[FRONT..];
+        let len = match self.host.read(&mut header, first, rest) {
+            Ok(Some(len)) => len,
             Ok(None) => {
                 port.io.release(frame);
                 return Ok(Read::Nothing);
@@ -89,13 +95,14 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         };
         if header.gso_type == vnet::GSO_NONE && len <= first.len() {
-            match segment::finish(header, &mut first[..len]) {
+            match segment::finish(&header, &mut first[..len]) {
                 Ok(len) => self.outgoing.push(Outgoing {
                     port: id,
-                    frame,
+                    frame: Some(frame),
                     len,
                     peer: 0,
                     index: 0,
+                    spent: None,
                 }),
                 Err(_) => {
                     port.io.release(frame);
@@ -115,7 +122,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Where a packet for `destination` goes: the Workstation and the session that seals it. A
     /// packet that goes nowhere is counted.
     #[inline]
-    fn route(&self, destination: Option<IpAddr>) -> Option<(WorkstationId, u32)> {
+    fn route(&self, destination: Option<Address>) -> Option<(WorkstationId, u32)> {
         // The tunnel is point to point: what the kernel says to a neighbourhood (MLD, router
         // solicitations) stays here.
         let owner = destination
@@ -139,8 +146,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             let Some(port) = self.ports.get(packet.port) else {
                 continue;
             };
-            let data = port.io.data(&packet.frame);
-            let destination = data.get(PAYLOAD..).and_then(segment::destination);
+            let Some(frame) = &packet.frame else { continue };
+            let data = port.io.data(frame);
+            let destination = data.get(PAYLOAD..).and_then(inner::destination);
             match self.route(destination) {
                 Some((peer, index)) => {
                     (packet.peer, packet.index) = (peer, index);
@@ -154,56 +162,89 @@ impl<P: Port, H: Host> Worker<P, H> {
                 session.prefetch_seal();
             }
         }
+        outgoing.retain_mut(|packet| self.begin(packet, now));
         for packet in outgoing.drain(..) {
-            self.seal_one(packet, now);
+            self.finish(packet);
         }
         self.outgoing = outgoing;
     }
 
-    fn seal_one(&mut self, packet: Outgoing<P::Frame>, now: u64) {
-        let Outgoing {
-            port: from,
-            mut frame,
-            len,
-            peer,
-            index,
-        } = packet;
-        let peer = self.peers.get(peer as usize).and_then(Option::as_ref);
-        let (Some(peer), 1..) = (peer, len) else {
-            return self.release(from, frame);
+    /// Spends a counter on a packet and writes its headers. False when it is not to be sealed; then
+    /// it is counted and its frame is given back.
+    fn begin(&mut self, packet: &mut Outgoing<P::Frame>, now: u64) -> bool {
+        let Some(mut frame) = packet.frame.take() else {
+            return false;
         };
-        let Some(session) = self.sessions.get(index) else {
-            if let Some(port) = self.ports.get(from) {
+        let len = packet.len;
+        let peer = self.peers.get(packet.peer as usize);
+        let (Some(Some(peer)), 1..) = (peer, len) else {
+            self.release(packet.port, frame);
+            return false;
+        };
+        let Some(session) = self.sessions.get(packet.index) else {
+            if let Some(port) = self.ports.get(packet.port) {
                 let packet = &port.io.data(&frame)[PAYLOAD..][..len];
                 let seat = self.seat.as_mut();
                 handoff::pass_packet(seat, peer, VnetHeader::default(), packet, &self.counters);
             }
-            return self.release(from, frame);
+            self.release(packet.port, frame);
+            return false;
         };
-        if session.port != from {
+        if session.port != packet.port {
             // It was read into another port's memory.
+            let from = std::mem::replace(&mut packet.port, session.port);
             let Some(moved) = self.ports.carry(from, frame, PAYLOAD + len, session.port) else {
-                return peer.counters.tx_full.add(1);
+                peer.counters.tx_full.add(1);
+                return false;
             };
             frame = moved;
         }
         let Some(port) = self.ports.get_mut(session.port) else {
-            return;
+            return false;
         };
         let mtu = port.mtu(session);
         if len > mtu {
             peer.counters.too_big.add(1);
-            return port.io.release(frame);
+            port.io.release(frame);
+            return false;
         }
-        let sealed = seal(session, port, &mut frame, len, mtu, now);
-        let worn = session.wears_out().then_some(Event::Worn {
-            workstation: peer.id,
-            index,
-        });
-        self.outbox.extend(worn);
+        let begun = begin_seal(session, port, &mut frame, len, mtu, now);
+        if session.wears_out() {
+            self.outbox.push_back(Event::Worn {
+                workstation: peer.id,
+                index: packet.index,
+            });
+        }
+        match begun {
+            Ok(spent) => {
+                (packet.spent, packet.frame) = (Some(spent), Some(frame));
+                true
+            }
+            Err(error) => {
+                refuse(peer, port, frame, error);
+                false
+            }
+        }
+    }
+
+    /// Seals a packet that was begun and sends it.
+    fn finish(&mut self, packet: Outgoing<P::Frame>) {
+        let (Some(mut frame), Some(spent)) = (packet.frame, packet.spent) else {
+            return;
+        };
+        let peer = self.peers.get(packet.peer as usize);
+        let (Some(Some(peer)), Some(session), Some(port)) = (
+            peer,
+            self.sessions.get(packet.index),
+            self.ports.get_mut(packet.port),
+        ) else {
+            return self.release(packet.port, frame);
+        };
+        let data = port.io.data_mut(&mut frame);
+        let sealed = session.finish_seal(spent, &mut data[ETH_LEN..]);
         if send(peer, port, frame, sealed) {
             peer.counters.tx_packets.add(1);
-            peer.counters.tx_bytes.add(len as u64);
+            peer.counters.tx_bytes.add(packet.len as u64);
         }
     }
 
@@ -219,7 +260,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.counters.host_malformed.add(1);
             return Read::Packets(1);
         };
-        let Some((id, index)) = self.route(Some(segments.destination())) else {
+        let Some((id, index)) = self.route(Some(segments.destination().into())) else {
             return Read::Packets(1);
         };
         let Some(Some(peer)) = self.peers.get(id as usize) else {
@@ -335,12 +376,39 @@ fn seal<P: Port>(
     mtu: usize,
     now: u64,
 ) -> Result<(), SealError> {
+    let spent = begin_seal(session, port, frame, len, mtu, now)?;
+    session.finish_seal(spent, &mut port.io.data_mut(frame)[ETH_LEN..])
+}
+
+/// The padding and the headers of such a frame.
+#[inline]
+fn begin_seal<P: Port>(
+    session: &mut Session,
+    port: &mut WorkerPort<P>,
+    frame: &mut P::Frame,
+    len: usize,
+    mtu: usize,
+    now: u64,
+) -> Result<Spent, SealError> {
     let padded = session.padding.apply(len, mtu);
     port.io.set_len(frame, PAYLOAD + padded + TAG_LEN);
     let data = port.io.data_mut(frame);
     write_ethernet(data, session.peer_mac, port.mac, port.ethertype);
     data[PAYLOAD + len..PAYLOAD + padded].fill(0);
-    session.seal(&mut data[ETH_LEN..], padded, now)
+    session.begin_seal(&mut data[ETH_LEN..], padded, now)
+}
+
+/// Gives a frame back that could not be sealed, and counts it.
+fn refuse<P: Port>(peer: &Peer, port: &mut WorkerPort<P>, frame: P::Frame, error: SealError) {
+    peer.counters.seal_refused.add(1);
+    if error == SealError::Exhausted {
+        tracing::warn!(
+            workstation = peer.id,
+            "a session may seal no more; waiting for its rekey"
+        );
+    }
+    port.io.release(frame);
+    port.touched = true;
 }
 
 /// Sends a frame if it was sealed and there is room; otherwise counts why not and gives it back.
@@ -353,14 +421,7 @@ fn send<P: Port>(
 ) -> bool {
     port.touched = true;
     if let Err(error) = sealed {
-        peer.counters.seal_refused.add(1);
-        if error == SealError::Exhausted {
-            tracing::warn!(
-                workstation = peer.id,
-                "a session may seal no more; waiting for its rekey"
-            );
-        }
-        port.io.release(frame);
+        refuse(peer, port, frame, error);
         return false;
     }
     if let Err(frame) = port.io.send(frame) {
