@@ -244,6 +244,8 @@ impl Agent {
                 tables.set_limit(GATEWAY, ring_frames);
                 tables.install_knock(key_id, &knock)
             })?;
+        // Nobody but the Gateway sends to it.
+        self.port.thread_napi(1);
         if let Some(up) = &self.port.up {
             self.machine.mtu_changed(now(), inner_mtu(up.mtu));
             if self.mac.replace(up.mac).is_some_and(|old| old != up.mac) {

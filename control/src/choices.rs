@@ -53,6 +53,19 @@ pub enum ZeroCopy {
     Off,
 }
 
+/// Whether a port's receive work is done by kernel threads of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ThreadedNapi {
+    /// Where frames are copied and one Workstation at most comes in.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// The interface is left as it is.
+    Off,
+}
+
 /// Whether this machine may be rolled back to a snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Virtualised {

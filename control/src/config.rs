@@ -5,7 +5,9 @@
 //! wrong there and what to write instead. Unknown names are refused: a misspelt setting that is
 //! silently ignored is a hole in the wall.
 
-use crate::choices::{NamedEngine, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name};
+use crate::choices::{
+    NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
+};
 use crate::files;
 use crate::problem::{self, Kind, Problem};
 use dataplane::engine::Engine;
@@ -100,6 +102,8 @@ pub struct Rings {
     pub tx_budget: u32,
     /// Busy polling, where it is asked for.
     pub busy_poll: Option<BusyPoll>,
+    /// Whether the interface's receive work is done by kernel threads.
+    pub threaded_napi: ThreadedNapi,
 }
 
 impl Default for Rings {
@@ -112,6 +116,7 @@ impl Default for Rings {
             huge_pages: false,
             tx_budget: TX_BUDGET,
             busy_poll: None,
+            threaded_napi: ThreadedNapi::Auto,
         }
     }
 }
@@ -187,6 +192,8 @@ struct RawPort {
     busy_poll: Option<Spanned<i64>>,
     busy_poll_budget: Option<Spanned<i64>>,
     prefer_busy_poll: Option<bool>,
+    #[serde(default)]
+    threaded_napi: ThreadedNapi,
 }
 
 #[derive(Deserialize)]
@@ -216,6 +223,8 @@ struct RawAgent {
     busy_poll: Option<Spanned<i64>>,
     busy_poll_budget: Option<Spanned<i64>>,
     prefer_busy_poll: Option<bool>,
+    #[serde(default)]
+    threaded_napi: ThreadedNapi,
     core: Option<Spanned<i64>>,
     spin: Option<Spanned<i64>>,
 }
@@ -397,6 +406,7 @@ impl Agent {
                     busy_poll: raw.busy_poll,
                     busy_poll_budget: raw.busy_poll_budget,
                     prefer_busy_poll: raw.prefer_busy_poll,
+                    threaded_napi: raw.threaded_napi,
                 },
             )?,
         })
@@ -503,6 +513,7 @@ impl Check<'_> {
             queues: self.queues(more.queues.as_ref())?,
             huge_pages: more.huge_pages.unwrap_or(false),
             busy_poll: self.busy_poll(more)?,
+            threaded_napi: more.threaded_napi,
             ..Rings::default()
         };
         if let Some(value) = size {
@@ -560,6 +571,7 @@ impl Check<'_> {
                         busy_poll: port.busy_poll.clone(),
                         busy_poll_budget: port.busy_poll_budget.clone(),
                         prefer_busy_poll: port.prefer_busy_poll,
+                        threaded_napi: port.threaded_napi,
                     },
                 )?,
             });

@@ -482,7 +482,7 @@ impl Daemon {
             self.let_in(port, id, &workstation)
                 .map_err(|error| Problem::io(&tried, &error))?;
         }
-        self.share_credit();
+        self.fit_ports();
         Ok(())
     }
 
@@ -570,7 +570,7 @@ impl Daemon {
                 }
             }
         }
-        self.share_credit();
+        self.fit_ports();
         Ok(())
     }
 }

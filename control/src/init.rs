@@ -231,7 +231,8 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
                  # tx_budget = 64        # frames the kernel sends at a time without zero-copy\n\
                  # busy_poll = 0         # microseconds the kernel polls the NIC for the worker; 0 is off\n\
                  # busy_poll_budget = 64 # frames of one poll\n\
-                 # prefer_busy_poll = true # hold interrupts back while it is polled\n",
+                 # prefer_busy_poll = true # hold interrupts back while it is polled\n\
+                 # threaded_napi = \"auto\" # auto | on | off: receive in kernel threads; auto: where one Workstation comes in\n",
             );
         }
     }

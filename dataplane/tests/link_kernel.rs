@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use netns::{Netns, in_namespace, run};
 use portcullis_dataplane::link::{
     LinkChange, LinkError, LinkEvent, LinkMonitor, Links, Unfit, disable_ipv6, port_fitness,
+    set_threaded_napi,
 };
 use std::time::{Duration, Instant};
 
@@ -306,5 +307,43 @@ fn lost_messages_end_in_the_right_state() {
         wait(&mut monitor, |event| {
             event.name == "pc" && event.change == LinkChange::Removed
         });
+    });
+}
+
+/// What sysfs, as this network namespace has it, says of an interface.
+fn in_sysfs(interface: &str, file: &str) -> String {
+    let script = format!("mount -t sysfs sysfs /sys && cat /sys/class/net/{interface}/{file}");
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_interface_of_this_namespace_gets_napi_threads_and_loses_them() {
+    in_namespace(|| {
+        add("pa");
+        // veth has NAPI only once it is up and has something to do with it.
+        run("ip link set pa up");
+        run("ethtool -K pa gro on");
+        let index = Links::open().unwrap().find("pa").unwrap().index;
+        for on in [true, false] {
+            set_threaded_napi("pa", index, on).unwrap();
+            assert_eq!(in_sysfs("pa", "threaded").trim() == "1", on);
+        }
+        let before = std::fs::read_dir("/sys/class/net").unwrap().count();
+        let error = set_threaded_napi("pz", index + 1, true).unwrap_err();
+        assert!(
+            error.to_string().contains("/sys/class/net/pz/threaded"),
+            "{error}"
+        );
+        assert!(matches!(
+            set_threaded_napi("../pa", index, true),
+            Err(LinkError::Name(_))
+        ));
+        // The mounts of this process are as they were.
+        assert_eq!(std::fs::read_dir("/sys/class/net").unwrap().count(), before);
     });
 }

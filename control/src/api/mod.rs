@@ -96,6 +96,9 @@ pub struct PortStatus {
     /// Whether the kernel took busy polling; none where it is not asked for.
     #[serde(default)]
     pub busy_poll: Option<bool>,
+    /// Whether the interface was given NAPI threads.
+    #[serde(default)]
+    pub threaded_napi: bool,
     /// Frames by verdict of admission.
     pub verdicts: Counters,
     /// Frames and events lost at the rings, by reason.

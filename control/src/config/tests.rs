@@ -68,7 +68,7 @@ fn cores_are_a_list_of_numbers_and_ranges() {
 
 #[test]
 fn a_ports_queues_and_polling_are_read() {
-    let more = "queues = 4\nhuge_pages = true\ntx_budget = 128\nbusy_poll = 20\nbusy_poll_budget = 16\nprefer_busy_poll = false\n";
+    let more = "queues = 4\nhuge_pages = true\ntx_budget = 128\nbusy_poll = 20\nbusy_poll_budget = 16\nprefer_busy_poll = false\nthreaded_napi = \"off\"\n";
     let rings = gateway(&format!("{GOOD}{more}")).unwrap().ports[0].rings;
     assert_eq!(rings.queues, Some(4));
     assert!(rings.huge_pages);
@@ -79,6 +79,7 @@ fn a_ports_queues_and_polling_are_read() {
         prefer: false,
     };
     assert_eq!(rings.busy_poll, Some(polling));
+    assert_eq!(rings.threaded_napi, ThreadedNapi::Off);
     let agent = agent(&format!("{more}core = 1\nspin = 0\n")).unwrap();
     assert_eq!(agent.rings, rings);
     assert_eq!((agent.core, agent.spin), (Some(1), Duration::ZERO));

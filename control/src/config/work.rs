@@ -1,6 +1,7 @@
 //! What the configuration says of the workers' cores, a port's queues and busy polling.
 
 use super::Check;
+use crate::choices::ThreadedNapi;
 use crate::problem::Problem;
 use std::time::Duration;
 use toml::{Spanned, Value};
@@ -48,6 +49,7 @@ pub(super) struct RawRings {
     pub busy_poll: Option<Spanned<i64>>,
     pub busy_poll_budget: Option<Spanned<i64>>,
     pub prefer_busy_poll: Option<bool>,
+    pub threaded_napi: ThreadedNapi,
 }
 
 impl Check<'_> {

@@ -63,6 +63,7 @@ impl Daemon {
             };
             self.machine.set_port(now(), config);
         }
+        self.ports[at].thread_napi(users);
         self.end_homeless(id);
         self.guide_all(id);
         self.fit_host_mtu();
@@ -125,15 +126,16 @@ impl Daemon {
         users.filter_map(move |(slot, served)| served.ports.contains(&id).then_some(*slot))
     }
 
-    /// Divides each port's ring among the Workstations that may use it.
-    pub(super) fn share_credit(&self) {
-        for port in &self.ports {
+    /// Makes each port fit the Workstations that may use it: divides its ring among them.
+    pub(super) fn fit_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            let users: Vec<WorkstationId> = self.users(&self.ports[at]).collect();
+            let port = &mut self.ports[at];
             if let Some(up) = &port.up {
-                let ring_frames = port.plan.ring_frames(up.mtu);
-                let share = share(ring_frames, self.users(port).count());
-                self.users(port)
-                    .for_each(|id| up.tables.set_limit(id, share));
+                let share = share(port.plan.ring_frames(up.mtu), users.len());
+                users.iter().for_each(|id| up.tables.set_limit(*id, share));
             }
+            port.thread_napi(users.len());
         }
     }
 
