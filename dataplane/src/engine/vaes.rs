@@ -1,8 +1,9 @@
 //! AES-GCM of our own for CPUs with VAES and VPCLMULQDQ, made for short frames: the libraries spend
 //! most of a 64-byte frame outside of AES and GHASH.
 //!
-//! There are two *forms* of the same code: [`gcm`] is compiled over [`zmm`] (AVX-512, four blocks in
-//! a register) and over [`ymm`] (AVX2, two). [`schedule`] is what is done once per key.
+//! There are two *forms* of the same code: `gcm` is compiled over `zmm` (AVX-512, four blocks in
+//! a register) and over `ymm` (AVX2, two); `ghash` and `stream` are parts of it. `schedule` is what
+//! is done once per key.
 //!
 //! **What is computed** is AES-GCM of NIST SP 800-38D with 96-bit nonces and 128-bit tags, nothing
 //! else: J0 = nonce ‖ 1, the key stream is E(nonce ‖ 2), E(nonce ‖ 3), ..., and the tag is
@@ -38,7 +39,9 @@
 //! not aligned to lines, which cost long frames a third of their rate.
 
 mod gcm;
+mod ghash;
 mod schedule;
+mod stream;
 mod ymm;
 mod zmm;
 
