@@ -69,22 +69,20 @@ impl<F> Backlog<F> {
     /// Puts a frame at the end of a queue.
     #[inline(always)]
     pub fn push(&mut self, queue: &mut Queue, waiting: Waiting<F>) {
-        let at = match self.places.get_mut(self.free as usize) {
-            Some(place) => {
-                let at = self.free;
-                self.free = place.next;
-                place.waiting = Some(waiting);
-                place.next = NONE;
-                at
-            }
+        let mut at = self.free;
+        match self.places.get(at as usize) {
+            Some(place) => self.free = place.next,
             None => {
+                at = self.places.len() as u32;
                 self.places.push(Place {
-                    waiting: Some(waiting),
+                    waiting: None,
                     next: NONE,
                 });
-                (self.places.len() - 1) as u32
             }
-        };
+        }
+        let place = &mut self.places[at as usize];
+        place.waiting = Some(waiting);
+        place.next = NONE;
         match self.places.get_mut(queue.tail as usize) {
             Some(last) => last.next = at,
             None => queue.head = at,

@@ -204,7 +204,7 @@ mod tests {
             for (mut bytes, source, destination) in packets {
                 let len = bytes.len();
                 bytes.resize(len + padding, 0);
-                prop_assert_eq!(parse(&bytes), Ok(Inner::Packet(Packet { source, destination, len })));
+                prop_assert_eq!(parse(&bytes), Ok(Inner::Packet(Packet { source: source.into(), destination: destination.into(), len })));
                 prop_assert_eq!(parse(&bytes[..len - 1]), Err(Malformed));
             }
         }

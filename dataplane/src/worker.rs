@@ -54,6 +54,8 @@ pub const BATCH: usize = 64;
 const BURST: usize = 4 * BATCH;
 /// How often quiet ports and credit are looked at, in nanoseconds.
 const LOOK: u64 = 1_000_000;
+/// Workstations whose credit is looked at each time, if not an eighth of all.
+const RECONCILED: usize = 64;
 /// Commands carried out between two rounds, so that a flood of them cannot hold up frames.
 const COMMANDS: usize = 64;
 
@@ -224,6 +226,8 @@ pub struct Worker<P: Port, H: Host> {
     packet: Box<[u8]>,
     counters: Arc<WorkerCounters>,
     looked: u64,
+    /// The Workstation whose credit is looked at next.
+    reconciled: usize,
     stopped: bool,
 }
 
@@ -259,6 +263,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             packet: vec![0; outbound::BUFFER].into(),
             counters,
             looked: 0,
+            reconciled: 0,
             stopped: false,
         }
     }
@@ -504,9 +509,18 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Finds frames that XDP counted and the rings lost.
+    /// Finds frames that XDP counted and the rings lost. Of many Workstations some are looked at each
+    /// time, so that thousands do not hold up frames.
     fn reconcile(&mut self, now: u64) {
-        for peer in self.peers.iter_mut().flatten() {
+        let all = self.peers.len();
+        let first = if self.reconciled < all {
+            self.reconciled
+        } else {
+            0
+        };
+        let end = all.min(first + RECONCILED.max(all / 8));
+        self.reconciled = end;
+        for peer in self.peers[first..end].iter_mut().flatten() {
             for (id, ledger) in &mut peer.ledgers {
                 let seat = self.seat.as_ref();
                 let refused = seat.map_or(0, |seat| seat.refusals(*id, peer.id));

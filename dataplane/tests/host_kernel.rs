@@ -7,6 +7,7 @@ use netns::{Netns, in_namespace, run};
 use portcullis_dataplane::host::coalesce::{Coalescer, WriteReport};
 use portcullis_dataplane::host::segment::Segmenter;
 use portcullis_dataplane::host::tun::{Tun, TunError, TunQueue};
+use portcullis_dataplane::host::vnet::VnetHeader;
 use portcullis_dataplane::host::{Host, LARGEST_PACKET};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

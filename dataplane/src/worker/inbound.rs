@@ -159,6 +159,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             if let Some(session) = self.sessions.get(next.header.index) {
                 session.prefetch_open(next.header.counter);
                 prefetch(peer.counters.as_ref(), 1);
+                if let (Held::Own(frame), Some(port)) = (&next.frame, self.ports.get(next.port)) {
+                    prefetch(port.io.data(frame), 3);
+                }
             }
             self.batch.extend(self.backlog.detach(&mut peer.queue));
         }
