@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use dataplane::engine::Engine;
 use portcullis_benches::pipeline::{Pipeline, Traffic, Way, aead_alone, imix};
+use portcullis_benches::scaling;
 
 use super::{Bench, median};
 
@@ -102,6 +103,39 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let name = format!("{}.{metric}", case.name);
             bench.measured(name, unit, &rates, Some(per / bound), &method)?;
         }
+    }
+    scale(bench, time)
+}
+
+/// What several workers open together, each its own frames or each another's. Bound: so many times
+/// what one worker opens, or as often as there are cores.
+fn scale(bench: &mut Bench, time: Duration) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = [1, 2, 4];
+    let ways = [
+        (scaling::Way::Own, "own"),
+        (scaling::Way::Handed, "handed_over"),
+    ];
+    let task = bench.task("several workers", (workers.len() * ways.len()) as u64);
+    let mut measured = Vec::new();
+    for count in workers {
+        for (way, name) in ways {
+            task.doing(&format!("{count} workers, {name}"));
+            if count > 1 || way == scaling::Way::Own {
+                measured.push((count, name, scaling::mpps(count, way, 1400, time)));
+            }
+            task.step();
+        }
+    }
+    drop(task);
+    let one = measured.first().map_or(0.0, |(_, _, rates)| median(rates));
+    let method = format!(
+        "workers between rings in memory, one thread each, 1400 bytes; {cores} cores, beyond which more workers can gain nothing"
+    );
+    for (count, name, rates) in measured {
+        let bound = one * count.min(cores) as f64;
+        let metric = format!("pipeline.{name}.1400.workers{count}.mpps");
+        bench.measured(metric, "Mpps", &rates, Some(bound), &method)?;
     }
     Ok(())
 }

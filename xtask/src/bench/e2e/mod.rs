@@ -115,7 +115,7 @@ impl Beside {
             }
         }
         let method =
-            format!("user and system time of portcullisd and the agent over those runs ({method})");
+            format!("user and system time of portcullisd, the agent and the NAPI threads over those runs ({method})");
         bench.measured("e2e.cpu.s_per_gb", "s/GB", &cost, None, &method)?;
         diagnosis.record(bench)
     }

@@ -287,7 +287,7 @@ fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
             let Some(what) = between(&figure.metric, "pipeline.", suffix) else {
                 continue;
             };
-            if what.contains(".sessions") {
+            if what.contains(".sessions") || what.contains(".workers") {
                 continue;
             }
             match what
