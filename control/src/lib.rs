@@ -25,6 +25,7 @@ pub mod keys;
 mod layout;
 mod mailbox;
 mod monitor;
+mod napi;
 mod pool;
 mod port;
 pub mod problem;

@@ -3,11 +3,12 @@
 
 use crate::api::{Counters, PortState, PortStatus, ServedBy, mac_text};
 use crate::choices::ThreadedNapi;
+use crate::napi::NapiThreads;
 use crate::pool::Pool;
 use crate::problem::Problem;
 use crate::raise::{Plan, Raised};
 use dataplane::PortId;
-use dataplane::link::{LinkChange, LinkEvent, Links, set_threaded_napi};
+use dataplane::link::{LinkChange, LinkEvent, Links};
 use dataplane::port::RingStatistics;
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::{Command, PortSetup};
@@ -49,8 +50,7 @@ pub struct Up {
     pub carrier: bool,
     zero_copy: bool,
     busy_poll: Option<bool>,
-    /// Whether the interface was told to have NAPI threads; `None` while it was told nothing.
-    threaded_napi: Option<bool>,
+    napi: NapiThreads,
     /// Which worker serves which queues.
     pub parts: Vec<Part>,
 }
@@ -144,7 +144,7 @@ impl Port {
             carrier: link.carrier,
             zero_copy,
             busy_poll,
-            threaded_napi: None,
+            napi: NapiThreads::of(&link.name, link.index),
             parts,
         });
         Ok(())
@@ -157,28 +157,12 @@ impl Port {
     /// machine for a core, in batches; without, it comes before them, once for each frame. The thread
     /// is faster, but behind a flood frames wait for it and are lost before XDP could tell them apart.
     /// So a port gets one where there is nobody else to be kept from it.
-    pub fn thread_napi(&mut self, users: usize) {
-        let Some(up) = &mut self.up else { return };
-        let wanted = match self.plan.rings.threaded_napi {
-            ThreadedNapi::Auto => !up.zero_copy && users <= 1,
-            ThreadedNapi::On => true,
-            ThreadedNapi::Off => return,
-        };
-        if up.threaded_napi == Some(wanted) {
-            return;
-        }
-        let interface = &self.plan.interface;
-        match set_threaded_napi(interface, up.ifindex, wanted) {
-            Ok(()) => {
-                tracing::debug!(port = interface, on = wanted, "NAPI threads");
-                up.threaded_napi = Some(wanted);
-            }
-            Err(error) if self.plan.rings.threaded_napi == ThreadedNapi::On => {
-                tracing::warn!(port = interface, %error, "no NAPI threads; the port works without them, with less throughput");
-            }
-            Err(error) => {
-                tracing::debug!(port = interface, %error, "NAPI threads are left as they are");
-            }
+    pub fn thread_napi(&self, users: usize) {
+        let Some(up) = &self.up else { return };
+        match self.plan.rings.threaded_napi {
+            ThreadedNapi::Auto => up.napi.want(!up.zero_copy && users <= 1, false),
+            ThreadedNapi::On => up.napi.want(true, true),
+            ThreadedNapi::Off => {}
         }
     }
 
@@ -297,7 +281,7 @@ impl Port {
         status.zero_copy = Some(up.zero_copy);
         status.queues = up.parts.iter().map(|part| part.queues.len() as u32).sum();
         status.busy_poll = up.busy_poll;
-        status.threaded_napi = up.threaded_napi == Some(true);
+        status.threaded_napi = up.napi.are_on();
         status.served_by = up
             .parts
             .iter()

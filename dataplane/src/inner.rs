@@ -169,8 +169,8 @@ fn v6(bytes: &[u8]) -> Result<Packet, Malformed> {
         v6_address(&octets)
     };
     Ok(Packet {
-        source: address(8).into(),
-        destination: address(24).into(),
+        source: address(8),
+        destination: address(24),
         len,
     })
 }

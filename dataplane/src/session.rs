@@ -103,6 +103,7 @@ pub enum SealError {
 /// copied.
 #[derive(Debug)]
 pub struct Spent {
+    session: u32,
     counter: u64,
     length: usize,
 }
@@ -261,7 +262,11 @@ impl Session {
         let mut fields = Header::new(kind::DATA, length as u16, self.peer_index, counter);
         fields.tag = fields.data_tag(self.peer_admission);
         *header = fields.encode();
-        Ok(Spent { counter, length })
+        Ok(Spent {
+            session: self.index,
+            counter,
+            length,
+        })
     }
 
     /// The second half of [`Session::seal`], for the frame that was begun.
@@ -270,7 +275,15 @@ impl Session {
     /// As [`Session::seal`].
     #[inline]
     pub fn finish_seal(&self, spent: Spent, frame: &mut [u8]) -> Result<(), SealError> {
-        let Spent { counter, length } = spent;
+        let Spent {
+            session,
+            counter,
+            length,
+        } = spent;
+        if session != self.index {
+            // Another session's counter may have sealed something here already.
+            return Err(SealError::Exhausted);
+        }
         let (covered, tag) = frame
             .get_mut(..HEADER_LEN + length + TAG_LEN)
             .and_then(<[u8]>::split_last_chunk_mut::<TAG_LEN>)

@@ -368,7 +368,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         // Sessions that outlive the rings (a link that was down) stay in force.
         for session in self.sessions.on(setup.id) {
             if let Some(Some(peer)) = self.peers.get_mut(session.workstation as usize) {
-                open_account(peer, setup.id, &port);
+                open_account(peer, setup.id, &port, self.seat.as_ref());
             }
             publish_session(&port.tables, session);
         }
@@ -451,7 +451,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Ok(session) = Session::new(install, self.engine, now) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
-        open_account(peer, install.port, port);
+        open_account(peer, install.port, port, self.seat.as_ref());
         if !publish_session(&port.tables, &session) {
             return self.outbox.push_back(Event::Erased(install.index));
         }
@@ -535,6 +535,10 @@ impl<P: Port, H: Host> Worker<P, H> {
                     let admitted = port.tables.admitted(peer.id);
                     let settled = |moment| seat.is_none_or(|seat| seat.settled(*id, moment));
                     let drained = port.drained && ledger.awaits().is_none_or(settled);
+                    // What was refused before the others said that they were empty is not lost.
+                    let refused = seat.map_or(0, |seat| seat.refusals(*id, peer.id));
+                    ledger.forgo(refused);
+                    peer.counters.handoff_full.add(refused);
                     let lost = ledger.reconcile(admitted, drained, now);
                     peer.counters.ring_lost.add(lost);
                     port.tables.set_consumed(peer.id, ledger.consumed());
@@ -545,8 +549,10 @@ impl<P: Port, H: Host> Worker<P, H> {
 }
 
 /// Keeps a Workstation's credit on a port, from nothing where it was not kept.
-fn open_account<P>(peer: &mut Peer, id: PortId, port: &WorkerPort<P>) {
+fn open_account<P>(peer: &mut Peer, id: PortId, port: &WorkerPort<P>, seat: Option<&Seat>) {
     if peer.ledger(id).is_none() {
+        // What was refused of an earlier account is none of this one's.
+        let _ = seat.map(|seat| seat.refusals(id, peer.id));
         port.tables.reset_credit(peer.id);
         peer.ledgers.push((id, Ledger::default()));
     }

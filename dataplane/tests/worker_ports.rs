@@ -9,7 +9,8 @@ use dataplane::engine::Engine;
 use dataplane::host::memory::MemoryHost;
 use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::port::memory::{FarEnd, Faults, MemoryConfig, MemoryPort};
+use dataplane::port::Port;
+use dataplane::port::memory::{FarEnd, Faults, MemoryConfig, MemoryPort, join};
 use dataplane::session::{Install, Padding, Session, pair_for_tests};
 use dataplane::wall::PortTables;
 use dataplane::worker::run::orders;
@@ -250,4 +251,64 @@ fn a_worker_is_woken_by_a_port_that_took_anothers_place() {
         woken >= 15,
         "it was woken {woken} times of 20 and slept on else"
     );
+}
+
+/// Packets are read into frames of the first port; when it has none left the order of a flow must not
+/// suffer, whichever port they leave by.
+#[test]
+fn packets_stay_in_order_when_the_first_port_runs_out_of_frames() {
+    let mut bench = bench(1);
+    bench.give(Command::RemovePort(0));
+    let tables = Arc::new(PortTables::in_memory(64, 16).unwrap());
+    // Of 160 frames the receive side has 128.
+    let few = MemoryConfig {
+        ring_size: 64,
+        frames: 160,
+        ..MemoryConfig::default()
+    };
+    let (first, _far) = setup(1, &tables, &few);
+    bench.give(Command::AddPort(Box::new(first)));
+    bench.add_port(2);
+    let (mut gateway, mut workstation) =
+        pair_for_tests(1, Cipher::Aes256Gcm, Protection::Encrypt, (7 << 16 | 1, 9));
+    gateway.port = 2;
+    workstation.peer_mac = GATEWAY_MAC;
+    bench.give(Command::Install(Box::new(gateway)));
+    let mut remote = Remote(Session::new(&workstation, Engine::AesGcm, bench.now).unwrap());
+    let frame = remote.frame(&packet(WS, TOR, b"proof"), bench.now);
+    bench.inject(&frame);
+    for number in 0..50u8 {
+        let packet = packet(TOR, WS, &[number]);
+        bench.worker.host().push(VnetHeader::default(), &packet);
+    }
+    bench.settle();
+    let numbers: Vec<u8> = bench
+        .sent()
+        .iter()
+        .map(|frame| *remote.open(frame, bench.now).last().unwrap())
+        .collect();
+    assert_eq!(numbers, (0..50).collect::<Vec<u8>>());
+}
+
+/// A burst larger than the send ring: its doorbell makes room in the middle of it.
+#[test]
+fn a_burst_larger_than_the_send_ring_loses_nothing_on_an_idle_link() {
+    let small = MemoryConfig {
+        ring_size: 64,
+        ..MemoryConfig::default()
+    };
+    let (port, far) = MemoryPort::open(&small).unwrap();
+    let (mut other, other_far) = MemoryPort::open(&MemoryConfig::default()).unwrap();
+    join(&far, &other_far);
+    let mut bench = bench_on(Role::Gateway, 1, port, far);
+    let mut remote = bench.session(0, 1);
+    let frame = remote.frame(&packet(WS, TOR, b"proof"), bench.now);
+    bench.inject(&frame);
+    for _ in 0..256 {
+        let packet = packet(TOR, WS, b"one of many");
+        bench.worker.host().push(VnetHeader::default(), &packet);
+    }
+    bench.settle();
+    assert_eq!(bench.counters[0].tx_full.get(), 0);
+    assert_eq!(other.receive(&mut Vec::new(), 1000), 256);
 }

@@ -71,7 +71,7 @@ impl Daemon {
     }
 
     /// Ends sessions on a port whose worker has no queue of it any more, because the interface has
-    /// fewer than before. Their Workstations come back at once.
+    /// fewer than before. Their Workstations come back when they notice, which takes them seconds.
     fn end_homeless(&mut self, port: PortId) {
         let serving: Vec<usize> = self.ports[usize::from(port)].serving().collect();
         let homeless = self

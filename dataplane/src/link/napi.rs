@@ -16,6 +16,8 @@ use std::path::Path;
 /// The setting is a file in sysfs, which shows the network namespace it was mounted in. Where that is
 /// another one, a thread of its own mounts sysfs for itself alone.
 ///
+/// Taking threads away waits until they have nothing to do, which behind a flood can be long.
+///
 /// # Errors
 /// When the kernel has no such setting (before 5.12), or sysfs cannot be written or mounted.
 pub fn set_threaded_napi(interface: &str, index: u32, on: bool) -> Result<(), LinkError> {
@@ -34,10 +36,13 @@ pub fn set_threaded_napi(interface: &str, index: u32, on: bool) -> Result<(), Li
     if shown.is_some_and(|shown| shown.trim().parse() == Ok(index)) {
         return std::fs::write(&path, value).map_err(failed);
     }
-    let thread = std::thread::scope(|scope| scope.spawn(|| in_own_sysfs(&path, value)).join());
-    thread
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that mounts sysfs panicked")))
-        .map_err(failed)
+    let written = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new();
+        let thread = thread.spawn_scoped(scope, || in_own_sysfs(&path, value))?;
+        let panicked = |_| Err(io::Error::other("the thread that mounts sysfs panicked"));
+        thread.join().unwrap_or_else(panicked)
+    });
+    written.map_err(failed)
 }
 
 /// Writes a file of a sysfs that shows this thread's network namespace. The thread keeps its mounts.

@@ -133,18 +133,19 @@ impl<T> Linears<T> {
         mut release: impl FnMut(T),
     ) -> Option<(T, Linear)> {
         let chain = std::mem::replace(&mut self.chain, Chain::Idle);
-        let (first, mut linear) = match chain {
-            Chain::Into(first, linear) => {
-                release(chunk);
-                (first, linear)
-            }
+        let (first, done, mut linear) = match chain {
+            Chain::Into(first, linear) => (first, Some(chunk), linear),
             Chain::Idle => match self.take() {
-                Some(linear) => (chunk, linear),
+                Some(linear) => (chunk, None, linear),
                 None => return self.drop_rest(chunk, more, release),
             },
             Chain::Dropping => return self.drop_rest(chunk, more, release),
         };
-        if !self.append(&mut linear, piece) {
+        let fits = self.append(&mut linear, piece);
+        if let Some(chunk) = done {
+            release(chunk);
+        }
+        if !fits {
             self.give_back(linear);
             return self.drop_rest(first, more, release);
         }

@@ -73,10 +73,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             // Without a frame the packet can only be counted where it is lost.
             let rest = &mut self.packet[FRONT..];
             let read = self.host.read(&mut header, &mut [], rest)?;
-            return Ok(match read {
-                Some(len) => self.segment(header, FRONT..FRONT + len, now),
-                None => Read::Nothing,
-            });
+            let Some(len) = read else {
+                return Ok(Read::Nothing);
+            };
+            // Packets read before it leave before it.
+            self.seal_batch(now);
+            return Ok(self.segment(header, FRONT..FRONT + len, now));
         };
         let data = port.io.data_mut(&mut frame);
         let first = data.get_mut(PAYLOAD..).unwrap_or_default();
@@ -181,7 +183,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.release(packet.port, frame);
             return false;
         };
-        let Some(session) = self.sessions.get(packet.index) else {
+        let session = self.sessions.get(packet.index);
+        let Some(session) = session.filter(|session| self.ports.get(session.port).is_some()) else {
             if let Some(port) = self.ports.get(packet.port) {
                 let packet = &port.io.data(&frame)[PAYLOAD..][..len];
                 let seat = self.seat.as_mut();
@@ -424,12 +427,18 @@ fn send<P: Port>(
         refuse(peer, port, frame, error);
         return false;
     }
-    if let Err(frame) = port.io.send(frame) {
-        peer.counters.tx_full.add(1);
-        port.io.release(frame);
-        return false;
-    }
-    true
+    let Err(frame) = port.io.send(frame) else {
+        return true;
+    };
+    // The doorbell makes room; what fails here fails again at the end of the round, where it is
+    // handled.
+    let _ = port.io.flush();
+    let Err(frame) = port.io.send(frame) else {
+        return true;
+    };
+    peer.counters.tx_full.add(1);
+    port.io.release(frame);
+    false
 }
 
 fn write_ethernet(data: &mut [u8], destination: [u8; 6], source: [u8; 6], ethertype: u16) {

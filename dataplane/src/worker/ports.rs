@@ -74,9 +74,8 @@ impl<P> Ports<P> {
     where
         P: Port,
     {
-        let copy = self.get_mut(to).and_then(WorkerPort::reserve);
         let source = self.0.get_mut(usize::from(from)).and_then(Option::take)?;
-        let mut carried = copy;
+        let mut carried = self.get_mut(to).and_then(WorkerPort::reserve);
         if let (Some(copy), Some(port)) = (&mut carried, self.get_mut(to)) {
             let data = source.io.data(&frame);
             let len = len.min(data.len()).min(port.io.capacity());

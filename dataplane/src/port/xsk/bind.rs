@@ -11,6 +11,7 @@ use std::{io, thread};
 
 use nix::sys::utsname::uname;
 use std::num::NonZeroU32;
+use wire::limits::ETH_LEN;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
 };
@@ -46,11 +47,13 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// Bytes of the largest frame: what the link carries, whatever else there is room for.
     pub(super) fn capacity(&self) -> usize {
-        match self.pieces {
+        let room = match self.pieces {
             1 => (self.frame_size - HEADROOM) as usize,
             _ => LARGEST,
-        }
+        };
+        room.min(self.mtu as usize + ETH_LEN)
     }
 }
 
@@ -443,7 +446,7 @@ mod tests {
             };
             let sizes = choose("x", mtu, None).unwrap();
             assert_eq!(sizes, expected);
-            assert!(sizes.capacity() >= (mtu + LINK_HEADER) as usize);
+            assert_eq!(sizes.capacity(), mtu as usize + ETH_LEN);
         }
     }
 

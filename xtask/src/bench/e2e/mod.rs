@@ -114,8 +114,9 @@ impl Beside {
                 bound = Some(value);
             }
         }
-        let method =
-            format!("user and system time of portcullisd, the agent and the NAPI threads over those runs ({method})");
+        let method = format!(
+            "user and system time of portcullisd, the agent and the NAPI threads over those runs ({method})"
+        );
         bench.measured("e2e.cpu.s_per_gb", "s/GB", &cost, None, &method)?;
         diagnosis.record(bench)
     }
