@@ -84,12 +84,18 @@ fn bars(title: &str, unit: &str, log: bool, bound: &'static str, bars: Vec<Bar>)
     (!plot.bars.is_empty()).then_some(Plot::Bars(plot))
 }
 
+/// Lines; the first bound is labelled `bound`, and more of them go without saying.
 fn lines(
     title: String,
     x: (&'static str, bool),
     y: (&str, bool),
+    bound: &str,
     mut series: Vec<Series>,
 ) -> Option<Plot> {
+    let mut label = bound;
+    for series in series.iter_mut().filter(|series| series.bound) {
+        series.name = std::mem::take(&mut label).to_owned();
+    }
     series.retain(|series| !series.points.is_empty());
     for series in &mut series {
         series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
@@ -228,19 +234,15 @@ fn flood(figures: &[&Figure]) -> Vec<Plot> {
             }
         }
         let axis = ("flood, thousand frames/s", false);
-        plots.extend(lines(
-            format!("{title} against the flood's rate"),
-            axis,
-            (unit, log),
-            series,
-        ));
-        plots.extend(bars(
-            &format!("{title} under floods"),
-            unit,
-            log,
-            "the same flood elsewhere",
-            single,
-        ));
+        let elsewhere = "same, elsewhere";
+        let title_of_lines = format!("{title} against the flood's rate");
+        match lines(title_of_lines, axis, (unit, log), elsewhere, series) {
+            Some(plot) => plots.push(plot),
+            None => {
+                let title = format!("{title} under floods");
+                plots.extend(bars(&title, unit, log, "the same flood elsewhere", single));
+            }
+        }
     }
     plots
 }
@@ -317,6 +319,7 @@ fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
             title.to_owned(),
             ("inner packet, bytes", true),
             (unit, false),
+            "AEAD alone",
             series,
         ));
         let title = format!("Mixed sizes, {unit}");
@@ -351,6 +354,7 @@ fn pipeline(figures: &[&Figure]) -> Vec<Plot> {
         title,
         ("sessions", true),
         ("ns/frame", false),
+        "AEAD alone",
         series,
     ));
     plots
@@ -393,9 +397,9 @@ fn aead(figures: &[&Figure]) -> Vec<Plot> {
     for (operation, rate, throughput) in operations {
         let x = ("payload, bytes", true);
         let title = format!("AEAD {operation}: frame rate");
-        plots.extend(lines(title, x, ("million frames/s", false), rate));
+        plots.extend(lines(title, x, ("million frames/s", false), "", rate));
         let title = format!("AEAD {operation}: throughput");
-        plots.extend(lines(title, x, ("Gbit/s", false), throughput));
+        plots.extend(lines(title, x, ("Gbit/s", false), "", throughput));
     }
     plots
 }

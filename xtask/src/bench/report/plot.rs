@@ -143,7 +143,7 @@ impl Lines {
                     svg.mark((px, py), number - 1, &format!("mark {class}"), &about);
                 }
             }
-            if let Some(&(_, py)) = places.last() {
+            if let Some(&(_, py)) = places.last().filter(|_| !series.name.is_empty()) {
                 ends.push((py, series.name.clone(), class));
             }
         }
