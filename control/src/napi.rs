@@ -4,7 +4,7 @@
 //! whoever writes the setting may hang as long as the flood lasts. A thread of its own does, one at a
 //! time, and carries out what was wanted last.
 
-use dataplane::link::set_threaded_napi;
+use dataplane::link::{LinkError, set_threaded_napi};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Default)]
@@ -16,11 +16,15 @@ struct State {
     writing: bool,
 }
 
+/// Writes the setting of an interface, by name and index.
+type Write = fn(&str, u32, bool) -> Result<(), LinkError>;
+
 /// The NAPI threads of one interface.
 #[derive(Debug)]
 pub struct NapiThreads {
     interface: String,
     index: u32,
+    write: Write,
     state: Arc<Mutex<State>>,
 }
 
@@ -30,6 +34,7 @@ impl NapiThreads {
         Self {
             interface: interface.to_owned(),
             index,
+            write: set_threaded_napi,
             state: Arc::default(),
         }
     }
@@ -46,11 +51,11 @@ impl NapiThreads {
         if state.wanted.replace(on) == Some(on) || state.writing {
             return;
         }
-        let (interface, index) = (self.interface.clone(), self.index);
+        let (interface, index, write) = (self.interface.clone(), self.index, self.write);
         let shared = Arc::clone(&self.state);
-        let write = move || {
+        let carry_out = move || {
             while let Some(on) = next(&shared) {
-                let outcome = set_threaded_napi(&interface, index, on);
+                let outcome = write(&interface, index, on);
                 lock(&shared).is = outcome.is_ok().then_some(on);
                 match outcome {
                     Ok(()) => tracing::debug!(port = interface, on, "NAPI threads"),
@@ -64,7 +69,14 @@ impl NapiThreads {
             }
         };
         let thread = std::thread::Builder::new().name("napi".to_owned());
-        state.writing = thread.spawn(write).is_ok();
+        match thread.spawn(carry_out) {
+            Ok(_) => state.writing = true,
+            Err(error) => {
+                // It is tried again when the port's Workstations change.
+                state.wanted = None;
+                tracing::warn!(port = self.interface, %error, "no thread to switch NAPI threads with; they are left as they are");
+            }
+        }
     }
 }
 
@@ -83,4 +95,65 @@ fn next(state: &Mutex<State>) -> Option<bool> {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // A panic elsewhere leaves three flags, each of which is right by itself.
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// What was written, and whether the next write may end.
+    static WRITTEN: Mutex<Vec<bool>> = Mutex::new(Vec::new());
+    static FLOODED: Mutex<()> = Mutex::new(());
+
+    fn slow(_: &str, _: u32, on: bool) -> Result<(), LinkError> {
+        WRITTEN.lock().unwrap().push(on);
+        drop(FLOODED.lock());
+        Ok(())
+    }
+
+    fn refused(interface: &str, _: u32, _: bool) -> Result<(), LinkError> {
+        Err(LinkError::Name(interface.to_owned()))
+    }
+
+    fn threads(write: Write) -> NapiThreads {
+        NapiThreads {
+            write,
+            ..NapiThreads::of("nosuch", 1)
+        }
+    }
+
+    fn done(threads: &NapiThreads) {
+        let start = Instant::now();
+        while lock(&threads.state).writing {
+            assert!(start.elapsed() < Duration::from_secs(10), "it never ends");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_write_that_hangs_holds_up_nobody_and_what_was_wanted_last_is_written_last() {
+        let threads = threads(slow);
+        let flood = FLOODED.lock().unwrap();
+        threads.want(false, false);
+        while WRITTEN.lock().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for on in [true, false, true, true] {
+            threads.want(on, false);
+        }
+        assert!(!threads.are_on(), "the first write still hangs");
+        drop(flood);
+        done(&threads);
+        assert_eq!(*WRITTEN.lock().unwrap(), [false, true]);
+        assert!(threads.are_on());
+    }
+
+    #[test]
+    fn what_is_refused_is_not_tried_for_ever_and_counts_as_off() {
+        let threads = threads(refused);
+        threads.want(true, false);
+        done(&threads);
+        assert!(!threads.are_on());
+    }
 }

@@ -587,4 +587,17 @@ mod tests {
             "15001800010001000000000000000000d187f4458a8a455957bbc236436d59ecf65553ee0f2560a15a421f6ab0d81ec15ed8bdfac9d7edab7fac7c5a6b0a37d1"
         );
     }
+
+    #[test]
+    fn a_counter_spent_by_one_session_seals_nothing_under_another() {
+        let (mut one, other) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
+        let mut frame = vec![7; OVERHEAD + 100];
+        let spent = one.begin_seal(&mut frame, 100, 1).unwrap();
+        let begun = frame.clone();
+        assert_eq!(
+            other.finish_seal(spent, &mut frame),
+            Err(SealError::Exhausted)
+        );
+        assert_eq!(frame, begun, "nothing was sealed");
+    }
 }

@@ -12,8 +12,8 @@ use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
 use portcullis_dataplane as dataplane;
 use proptest::prelude::*;
 use std::sync::Arc;
-use wire::Role;
 use wire::limits::*;
+use wire::{Header, Role};
 
 #[test]
 fn a_packet_travels_from_the_ring_to_the_host_and_back() {
@@ -458,4 +458,90 @@ fn a_flood_of_small_frames_gets_no_larger_share_than_full_ones() {
     );
     bench.settle();
     assert_eq!((served(0), served(1)), (128, 128));
+}
+
+/// What came of a run: each Workstation's packets in order, inward and outward, and its counters.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    written: Vec<Vec<Vec<u8>>>,
+    sent: Vec<Vec<Vec<u8>>>,
+    counters: Vec<Vec<(&'static str, u64)>>,
+}
+
+/// Feeds the same frames and packets, all at once or with rounds in between.
+fn outcome(steps: &[(u8, u8)], one_at_a_time: bool) -> Outcome {
+    let addresses = [WS, OTHER];
+    let mut bench = bench(2);
+    let mut remotes = [bench.session(0, 1), bench.session(1, 2)];
+    let mut last: [Vec<u8>; 2] = Default::default();
+    for (at, remote) in remotes.iter_mut().enumerate() {
+        last[at] = remote.frame(&packet(addresses[at], TOR, b"proof"), bench.now);
+        let frame = last[at].clone();
+        bench.inject(&frame);
+    }
+    bench.written();
+    for (number, (kind, of)) in steps.iter().enumerate() {
+        let of = usize::from(*of % 2);
+        // Each longer than the one before, so that no two become a super-packet.
+        let data = vec![*kind; 10 + number];
+        let now = bench.now;
+        let mut fresh = |source| remotes[of].frame(&packet(source, TOR, &data), now);
+        match kind % 6 {
+            0 => {
+                let out = packet(TOR, addresses[of], &data);
+                bench.worker.host().push(VnetHeader::default(), &out);
+            }
+            1 => assert!(bench.far.inject(&last[of])),
+            2 => {
+                let mut forged = fresh(addresses[of]);
+                *forged.last_mut().unwrap() ^= 1;
+                assert!(bench.far.inject(&forged));
+            }
+            3 => {
+                let spoofed = fresh(addresses[1 - of]);
+                assert!(bench.far.inject(&spoofed));
+            }
+            _ => {
+                last[of] = fresh(addresses[of]);
+                assert!(bench.far.inject(&last[of]));
+            }
+        }
+        if one_at_a_time {
+            bench.settle();
+        }
+    }
+    bench.settle();
+    let mut written = vec![Vec::new(); 2];
+    for packet in bench.written() {
+        let of = usize::from(packet[12..16] == OTHER);
+        written[of].push(packet);
+    }
+    let mut sent = vec![Vec::new(); 2];
+    for frame in bench.sent() {
+        // Both have the same index; the keys tell whose it is.
+        for (of, remote) in remotes.iter_mut().enumerate() {
+            let mut body = frame[ETH_LEN..].to_vec();
+            let header = Header::decode(&body).unwrap();
+            if let Ok(payload) = remote.0.open(&header, &mut body, bench.now) {
+                sent[of].push(payload.to_vec());
+            }
+        }
+    }
+    Outcome {
+        written,
+        sent,
+        counters: bench.counters.iter().map(|c| c.all().collect()).collect(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    /// The batch loop is only faster: whatever comes together has the same outcome as one by one.
+    #[test]
+    fn a_batch_has_the_outcome_of_its_frames_one_at_a_time(
+        steps in prop::collection::vec(any::<(u8, u8)>(), 1..400),
+    ) {
+        prop_assert_eq!(outcome(&steps, false), outcome(&steps, true));
+    }
 }
