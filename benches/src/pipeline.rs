@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use wire::Role;
 use wire::limits::{ETH_LEN, ETHERTYPE, HEADER_LEN, OVERHEAD, SECOND, TAG_LEN};
 
-/// Frames in a round: half of what the rings hold.
-const ROUND: usize = 1024;
+/// Frames in a round: what a worker takes off its rings in one turn.
+const ROUND: usize = 256;
 
 /// What travels.
 #[derive(Debug, Clone)]
@@ -253,10 +253,13 @@ pub fn aead_alone(way: Way, traffic: &Traffic, engine: Engine, time: Duration) -
         let first = counter;
         let mut round = |way| {
             for (at, frame) in frames.iter_mut().enumerate() {
+                let number = first + at as u64;
                 let mut nonce = [0; 12];
-                nonce[4..].copy_from_slice(&(first + at as u64).to_le_bytes());
-                let size = traffic.sizes[at / traffic.sessions % traffic.sizes.len()];
-                let key = &keys[at % traffic.sessions];
+                nonce[4..].copy_from_slice(&number.to_le_bytes());
+                // Dealt in turn, as the pipeline's frames are, round after round.
+                let dealt = number as usize;
+                let size = traffic.sizes[dealt / traffic.sessions % traffic.sizes.len()];
+                let key = &keys[dealt % traffic.sessions];
                 let sealed = &mut frame[..size + TAG_LEN];
                 match way {
                     Way::Seal => {

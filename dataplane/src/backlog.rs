@@ -1,24 +1,36 @@
 //! Frames that wait for their Workstation's turn.
 //!
-//! A frame is put down once, when it is received, and stays in its place until it has been dealt
-//! with: the queues of the Workstations and the batch that is being opened hold places, not frames.
+//! All of them lie in one place, whosever they are, and the queues of the Workstations are lists
+//! through it: so a queue costs nothing while it is empty, and there may be thousands.
 
 use crate::{PortId, WorkstationId};
-use wire::Header;
+use wire::limits::OVERHEAD;
 
 /// No place.
 const NONE: u32 = u32::MAX;
 
-/// A frame that waits, whose it is and where it came in.
+/// A Data frame that waits, whose it is and where it came in.
 pub struct Waiting<F> {
+    /// Its counter.
+    pub counter: u64,
+    /// The session it names.
+    pub index: u32,
     /// Whose it is.
     pub workstation: WorkstationId,
     /// The port.
     pub port: PortId,
-    /// Its header.
-    pub header: Header,
+    /// Bytes of its payload.
+    pub length: u16,
     /// Its token.
     pub frame: F,
+}
+
+impl<F> Waiting<F> {
+    /// Bytes from the Portcullis header to the end of the AEAD tag.
+    #[inline(always)]
+    pub fn frame_len(&self) -> usize {
+        OVERHEAD + usize::from(self.length)
+    }
 }
 
 /// Places of waiting frames, first in, first out.
@@ -39,7 +51,7 @@ impl Default for Queue {
 
 impl Queue {
     /// Whether nothing waits.
-    #[inline]
+    #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.head == NONE
     }
@@ -91,42 +103,23 @@ impl<F> Backlog<F> {
     }
 
     /// The frame at the front of a queue.
-    #[inline]
+    #[inline(always)]
     pub fn front(&self, queue: &Queue) -> Option<&Waiting<F>> {
-        self.get(queue.head)
+        self.places.get(queue.head as usize)?.waiting.as_ref()
     }
 
-    /// Takes the front off a queue, and leaves the frame in its place.
-    #[inline]
-    pub fn detach(&mut self, queue: &mut Queue) -> Option<u32> {
+    /// Takes the frame at the front of a queue.
+    #[inline(always)]
+    pub fn pop(&mut self, queue: &mut Queue) -> Option<Waiting<F>> {
         let at = queue.head;
-        queue.head = self.places.get(at as usize)?.next;
+        let place = self.places.get_mut(at as usize)?;
+        queue.head = place.next;
         if queue.head == NONE {
             queue.tail = NONE;
         }
-        Some(at)
-    }
-
-    /// The frame in a place.
-    #[inline]
-    pub fn get(&self, at: u32) -> Option<&Waiting<F>> {
-        self.places.get(at as usize)?.waiting.as_ref()
-    }
-
-    /// The frame in a place, to be worked on.
-    #[inline]
-    pub fn get_mut(&mut self, at: u32) -> Option<&mut Waiting<F>> {
-        self.places.get_mut(at as usize)?.waiting.as_mut()
-    }
-
-    /// Takes a detached frame out of its place.
-    #[inline]
-    pub fn take(&mut self, at: u32) -> Option<Waiting<F>> {
-        let place = self.places.get_mut(at as usize)?;
-        let waiting = place.waiting.take()?;
         place.next = self.free;
         self.free = at;
-        Some(waiting)
+        place.waiting.take()
     }
 
     /// Takes every frame that `unwanted` picks out of a queue; the others stay in order.
@@ -137,8 +130,7 @@ impl<F> Backlog<F> {
         mut give: impl FnMut(Waiting<F>),
     ) {
         let mut rest = std::mem::take(queue);
-        while let Some(at) = self.detach(&mut rest) {
-            let Some(waiting) = self.take(at) else { break };
+        while let Some(waiting) = self.pop(&mut rest) {
             if unwanted(&waiting) {
                 give(waiting);
             } else {
@@ -156,9 +148,11 @@ mod tests {
 
     fn waiting(frame: u32) -> Waiting<u32> {
         Waiting {
+            counter: 0,
+            index: 0,
             workstation: 0,
             port: (frame % 3) as PortId,
-            header: Header::new(5, 0, 0, 0),
+            length: 0,
             frame,
         }
     }
@@ -181,7 +175,7 @@ mod tests {
                     }
                     4..7 => {
                         prop_assert_eq!(backlog.front(&queues[of]).map(|w| w.frame), models[of].front().copied());
-                        let taken = backlog.detach(&mut queues[of]).and_then(|at| backlog.take(at));
+                        let taken = backlog.pop(&mut queues[of]);
                         prop_assert_eq!(taken.map(|w| w.frame), models[of].pop_front());
                     }
                     _ => {

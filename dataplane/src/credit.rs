@@ -25,17 +25,17 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A frame was taken off a ring.
+    /// Frames were taken off a ring.
     #[inline]
-    pub fn take(&mut self) {
-        self.taken += 1;
-        self.waiting += 1;
+    pub fn take(&mut self, count: u64) {
+        self.taken += count;
+        self.waiting += count;
     }
 
-    /// A frame that was taken is finished with.
+    /// Frames that were taken are finished with.
     #[inline]
-    pub fn finish(&mut self) {
-        self.waiting -= 1;
+    pub fn finish(&mut self, count: u64) {
+        self.waiting -= count;
     }
 
     /// Frames were admitted, and another worker that received them has dropped them.
@@ -103,14 +103,14 @@ mod tests {
                     1 => admitted += count as u64,
                     2 => {
                         let taken = count.min(ring);
-                        (0..taken).for_each(|_| ledger.take());
+                        ledger.take(taken as u64);
                         ring -= taken;
                         queued += taken;
                         drained = taken < count;
                     }
                     _ => {
                         let finished = count.min(queued);
-                        (0..finished).for_each(|_| ledger.finish());
+                        ledger.finish(finished as u64);
                         queued -= finished;
                     }
                 }
@@ -120,8 +120,8 @@ mod tests {
                 prop_assert!(ledger.consumed() <= admitted);
                 prop_assert!(ledger.consumed() as usize + ring + queued <= admitted as usize);
             }
-            (0..ring).for_each(|_| ledger.take());
-            (0..ring + queued).for_each(|_| ledger.finish());
+            ledger.take(ring as u64);
+            ledger.finish((ring + queued) as u64);
             for _ in 0..60 {
                 now += 5_000_000;
                 if ledger.due(now) {
@@ -142,8 +142,8 @@ mod tests {
             ledger.reconcile(1, true, now)
         };
         assert_eq!((look(&mut ledger), look(&mut ledger)), (0, 1));
-        ledger.take();
-        ledger.finish();
+        ledger.take(1);
+        ledger.finish(1);
         assert_eq!(ledger.consumed(), 2);
         look(&mut ledger);
         assert_eq!(ledger.consumed(), 1);

@@ -21,6 +21,7 @@ pub mod prefetch;
 pub mod route;
 pub mod schedule;
 pub mod session;
+pub mod tags;
 pub mod wall;
 pub mod worker;
 

@@ -8,7 +8,7 @@
 use crate::backlog::Queue;
 use crate::counters::PeerCounters;
 use crate::credit::Ledger;
-use crate::inner::Address;
+use crate::inner::Pair;
 use crate::{PortId, WorkstationId};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub struct Peer {
     /// Its credit on each open port where it has had a session.
     pub ledgers: SmallVec<[(PortId, Ledger); 1]>,
     /// The last pair of addresses found to be permitted, and the version of the routes then.
-    pub permitted: Option<(u64, Address, Address)>,
+    pub permitted: Option<(u64, Pair)>,
     pongs: Bucket,
     rekeys: Bucket,
 }

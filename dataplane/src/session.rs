@@ -103,9 +103,35 @@ pub enum SealError {
 /// copied.
 #[derive(Debug)]
 pub struct Spent {
-    session: u32,
     counter: u64,
-    length: usize,
+    session: u32,
+    peer_index: u32,
+    length: u16,
+}
+
+impl Spent {
+    /// The header of the frame, its tag still to be computed.
+    #[inline(always)]
+    pub fn header(&self) -> Header {
+        Header::new(kind::DATA, self.length, self.peer_index, self.counter)
+    }
+
+    /// Writes the header with its admission tag at the start of `frame`.
+    ///
+    /// # Errors
+    /// [`SealError::TooLarge`] when `frame` is shorter than a header.
+    #[inline(always)]
+    pub fn write_header(&self, frame: &mut [u8], tag: u64) -> Result<(), SealError> {
+        let place = frame
+            .first_chunk_mut::<HEADER_LEN>()
+            .ok_or(SealError::TooLarge)?;
+        *place = Header {
+            tag,
+            ..self.header()
+        }
+        .encode();
+        Ok(())
+    }
 }
 
 struct Direction {
@@ -123,11 +149,9 @@ impl Direction {
 
     /// The nonce: the IV with bytes 4..12 XORed with the counter as it is on the wire.
     fn nonce(&self, counter: u64) -> [u8; NONCE_LEN] {
-        let mut nonce = self.iv;
-        for (byte, counter) in nonce[4..].iter_mut().zip(counter.to_le_bytes()) {
-            *byte ^= counter;
-        }
-        nonce
+        let [a, b, c, d, counted @ ..] = self.iv;
+        let [e, f, g, h, i, j, k, l] = (u64::from_le_bytes(counted) ^ counter).to_le_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 }
 
@@ -137,8 +161,9 @@ impl Drop for Direction {
     }
 }
 
-/// A session as its worker has it. Its keys are wiped when it is dropped. What every frame needs
-/// stands first and together.
+/// A session as its worker has it. Its keys are wiped when it is dropped. What opening a frame needs
+/// fills the first cache line, up to the start of the window; what sealing one needs comes after
+/// the window.
 #[repr(C, align(64))]
 pub struct Session {
     receive: Direction,
@@ -146,24 +171,24 @@ pub struct Session {
     failures: u64,
     /// Our index.
     pub index: u32,
-    /// The Workstation it belongs to.
-    pub workstation: WorkstationId,
     /// The port it lives on.
     pub port: PortId,
-    /// The inner MTU.
-    pub mtu: u16,
     authenticate_only: bool,
-    told_worn: bool,
     /// How payloads are padded.
     pub padding: Padding,
-    /// The other side's MAC address.
-    pub peer_mac: [u8; 6],
-    peer_index: u32,
+    window: ReplayWindow,
     send: Direction,
     counter: u64,
     blocks: u64,
     peer_admission: [u64; 2],
-    window: ReplayWindow,
+    peer_index: u32,
+    /// The inner MTU.
+    pub mtu: u16,
+    /// The other side's MAC address.
+    pub peer_mac: [u8; 6],
+    told_worn: bool,
+    /// The Workstation it belongs to.
+    pub workstation: WorkstationId,
     /// The admission key XDP checks for frames to us.
     pub admission: [u64; 2],
 }
@@ -176,9 +201,6 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Cache lines that every frame needs, at the start.
-    pub const HOT_LINES: usize = 3;
-
     /// A session from its keys. `now` is in nanoseconds of a clock that also runs in suspend.
     ///
     /// # Errors
@@ -218,40 +240,37 @@ impl Session {
     /// [`SealError`]; the frame must not be sent then.
     #[inline]
     pub fn seal(&mut self, frame: &mut [u8], length: usize, now: u64) -> Result<(), SealError> {
-        let spent = self.begin_seal(frame, length, now)?;
+        if frame.len() < OVERHEAD + length {
+            return Err(SealError::TooLarge);
+        }
+        let spent = self.spend(length, now)?;
+        let tag = spent.header().data_tag(self.peer_admission);
+        spent.write_header(frame, tag)?;
         self.finish_seal(spent, frame)
     }
 
-    /// The first half of [`Session::seal`]: spends a counter and writes the header. A batch begins all
-    /// its frames before it finishes the first, so that the headers are out of the CPU's store buffer
-    /// when the AEAD reads them in larger pieces than they were written.
+    /// Spends a counter on a frame of `length` bytes of payload. What is left to do is the admission
+    /// tag ([`Session::peer_admission`] over [`Spent::header`]), [`Spent::write_header`] and
+    /// [`Session::finish_seal`]. A batch does each of these for all its frames before the next: tags
+    /// of several frames cost little more than one, and the headers are out of the CPU's store
+    /// buffer when the AEAD reads them in larger pieces than they were written.
     ///
     /// # Errors
-    /// As [`Session::seal`].
+    /// [`SealError`]; then nothing was spent.
     #[inline]
-    pub fn begin_seal(
-        &mut self,
-        frame: &mut [u8],
-        length: usize,
-        now: u64,
-    ) -> Result<Spent, SealError> {
+    pub fn spend(&mut self, length: usize, now: u64) -> Result<Spent, SealError> {
         if self.expired(now) {
             return Err(SealError::Expired);
         }
-        if length > MAX_PAYLOAD || frame.len() < HEADER_LEN + length + TAG_LEN {
+        if length > MAX_PAYLOAD {
             return Err(SealError::TooLarge);
         }
-        let header = frame
-            .first_chunk_mut::<HEADER_LEN>()
-            .ok_or(SealError::TooLarge)?;
         // GCM's limit counts blocks and frames; associated data are blocks only where they grow.
-        let associated = if self.authenticate_only {
-            HEADER_LEN + length
-        } else {
-            0
-        };
-        let payload = if self.authenticate_only { 0 } else { length };
-        let blocks = (associated.div_ceil(16) + payload.div_ceil(16) + 1) as u64;
+        let blocks = match self.authenticate_only {
+            true => (HEADER_LEN + length).div_ceil(16),
+            false => length.div_ceil(16),
+        } as u64
+            + 1;
         if self.blocks + blocks > SEAL_BLOCKS || self.counter >= COUNTER_LIMIT {
             return Err(SealError::Exhausted);
         }
@@ -259,33 +278,32 @@ impl Session {
         let counter = self.counter;
         self.counter += 1;
         self.blocks += blocks;
-        let mut fields = Header::new(kind::DATA, length as u16, self.peer_index, counter);
-        fields.tag = fields.data_tag(self.peer_admission);
-        *header = fields.encode();
         Ok(Spent {
             session: self.index,
+            peer_index: self.peer_index,
             counter,
-            length,
+            length: length as u16,
         })
     }
 
-    /// The second half of [`Session::seal`], for the frame that was begun.
+    /// The key of the admission tag that the other side checks.
+    #[inline]
+    pub fn peer_admission(&self) -> [u64; 2] {
+        self.peer_admission
+    }
+
+    /// Seals the frame that a counter was spent on and whose header is written.
     ///
     /// # Errors
     /// As [`Session::seal`].
     #[inline]
     pub fn finish_seal(&self, spent: Spent, frame: &mut [u8]) -> Result<(), SealError> {
-        let Spent {
-            session,
-            counter,
-            length,
-        } = spent;
-        if session != self.index {
+        if spent.session != self.index {
             // Another session's counter may have sealed something here already.
             return Err(SealError::Exhausted);
         }
         let (covered, tag) = frame
-            .get_mut(..HEADER_LEN + length + TAG_LEN)
+            .get_mut(..OVERHEAD + usize::from(spent.length))
             .and_then(<[u8]>::split_last_chunk_mut::<TAG_LEN>)
             .ok_or(SealError::TooLarge)?;
         let split = if self.authenticate_only {
@@ -294,7 +312,7 @@ impl Session {
             HEADER_LEN
         };
         let (associated, payload) = covered.split_at_mut(split);
-        let nonce = self.send.nonce(counter);
+        let nonce = self.send.nonce(spent.counter);
         self.send
             .aead
             .seal(&nonce, associated, payload, tag)
@@ -314,44 +332,83 @@ impl Session {
         frame: &'a mut [u8],
         now: u64,
     ) -> Result<&'a mut [u8], OpenError> {
-        if self.expired(now) || self.failures >= OPEN_FAILURES {
+        if self.past_use(now) {
             return Err(OpenError::Expired);
         }
         let frame = frame
             .get_mut(..header.frame_len())
             .ok_or(OpenError::Malformed)?;
+        self.verify(header.counter, frame)?;
+        if !self.commit(header.counter) {
+            return Err(OpenError::Replay);
+        }
+        let end = frame.len() - TAG_LEN;
+        Ok(&mut frame[HEADER_LEN..end])
+    }
+
+    /// Whether it opens nothing any more: past its age, or past the limit of failed opens.
+    #[inline]
+    pub fn past_use(&self, now: u64) -> bool {
+        self.expired(now) || self.failures >= OPEN_FAILURES
+    }
+
+    /// The first half of [`Session::open`]: verifies and decrypts a frame, which ends with its AEAD
+    /// tag, where it lies. The payload counts only once [`Session::commit`] has accepted the counter. A
+    /// batch verifies all its frames before it looks at the first, so that the CPU works on several.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    #[inline]
+    pub fn verify(&mut self, counter: u64, frame: &mut [u8]) -> Result<(), OpenError> {
+        if self.failures >= OPEN_FAILURES {
+            return Err(OpenError::Expired);
+        }
         if frame.len() < OVERHEAD {
             return Err(OpenError::Malformed);
         }
-        if !self.window.check(header.counter) {
+        if !self.window.check(counter) {
             return Err(OpenError::Replay);
         }
-        let payload_end = frame.len() - TAG_LEN;
         let split = if self.authenticate_only {
-            payload_end
+            frame.len() - TAG_LEN
         } else {
             HEADER_LEN
         };
         let (associated, sealed) = frame.split_at_mut(split);
-        let nonce = self.receive.nonce(header.counter);
+        let nonce = self.receive.nonce(counter);
         if self.receive.aead.open(&nonce, associated, sealed).is_err() {
             self.failures += 1;
             return Err(OpenError::Forged);
         }
-        if !self.window.commit(header.counter) {
-            return Err(OpenError::Replay);
-        }
-        Ok(&mut frame[HEADER_LEN..payload_end])
+        Ok(())
     }
 
-    /// Asks the CPU for what opening a frame with this counter needs.
+    /// The second half of [`Session::open`], for a frame that verified. False for a counter that was
+    /// committed meanwhile; then the payload must not be used.
+    #[inline]
+    pub fn commit(&mut self, counter: u64) -> bool {
+        self.window.commit(counter)
+    }
+
+    /// Asks the CPU for what a frame needs first: opening it ([`Session::prefetch_open`] follows), or
+    /// sealing it ([`Session::prefetch_seal`]).
+    #[inline]
+    pub fn prefetch(&self, seal: bool) {
+        prefetch(self, 1);
+        if seal {
+            prefetch(&self.send, 1);
+            prefetch(&self.peer_index, 1);
+        }
+    }
+
+    /// Asks the CPU for the rest that opening a frame with this counter needs.
     #[inline]
     pub fn prefetch_open(&self, counter: u64) {
         prefetch(self.window.mark(counter), 1);
         self.receive.aead.prefetch();
     }
 
-    /// Asks the CPU for what sealing needs.
+    /// Asks the CPU for the rest that sealing needs.
     #[inline]
     pub fn prefetch_seal(&self) {
         self.send.aead.prefetch();
@@ -592,7 +649,7 @@ mod tests {
     fn a_counter_spent_by_one_session_seals_nothing_under_another() {
         let (mut one, other) = ends(Cipher::Aes256Gcm, Protection::Encrypt);
         let mut frame = vec![7; OVERHEAD + 100];
-        let spent = one.begin_seal(&mut frame, 100, 1).unwrap();
+        let spent = one.spend(100, 1).unwrap();
         let begun = frame.clone();
         assert_eq!(
             other.finish_seal(spent, &mut frame),

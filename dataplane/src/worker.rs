@@ -30,6 +30,7 @@ use crate::port::{Port, PortError, RingStatistics};
 use crate::route::Routes;
 use crate::schedule::Schedule;
 use crate::session::{Session, Spent};
+use crate::tags::Tags;
 use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -220,9 +221,10 @@ pub struct Worker<P: Port, H: Host> {
     outbox: VecDeque<Event>,
     received: Vec<P::Frame>,
     backlog: Backlog<Held<P::Frame>>,
-    /// Places in the backlog of the frames that are opened together.
-    batch: Vec<u32>,
+    /// Frames that are opened together.
+    batch: Vec<Waiting<Held<P::Frame>>>,
     outgoing: Vec<Outgoing<P::Frame>>,
+    tags: Tags,
     packet: Box<[u8]>,
     counters: Arc<WorkerCounters>,
     looked: u64,
@@ -260,6 +262,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             backlog: Backlog::default(),
             batch: Vec::with_capacity(BATCH),
             outgoing: Vec::with_capacity(BATCH),
+            tags: Tags::default(),
             packet: vec![0; outbound::BUFFER].into(),
             counters,
             looked: 0,

@@ -11,6 +11,7 @@ const WORDS: u64 = REPLAY_WINDOW / WORD * 2;
 /// A sliding window over counters. Accepts each counter once, and none that is
 /// [`REPLAY_WINDOW`] or more below the highest committed one.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct ReplayWindow {
     /// One more than the highest counter committed; 0 at the start.
     next: u64,

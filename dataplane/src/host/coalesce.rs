@@ -74,15 +74,27 @@ impl WriteReport {
 struct Layout {
     protocol: u8,
     /// Bytes of the IP header.
-    ip: usize,
+    ip: u8,
     /// Bytes of all headers.
-    header: usize,
+    header: u8,
     /// Both ports, as they stand.
     ports: [u8; 4],
     /// Whether it may be part of a run.
     joins: bool,
     /// Whether it ends its run: a TCP segment with PSH.
     ends: bool,
+}
+
+impl Layout {
+    #[inline(always)]
+    fn ip(&self) -> usize {
+        self.ip.into()
+    }
+
+    #[inline(always)]
+    fn header(&self) -> usize {
+        self.header.into()
+    }
 }
 
 enum Class {
@@ -104,9 +116,9 @@ struct Run {
     /// Whether the first packet's checksums were verified (the others' always are).
     verified: bool,
     /// Payload bytes of a segment.
-    size: usize,
+    size: u16,
     /// Length of the super-packet.
-    total: usize,
+    total: u32,
     /// Whether IPv4 identifications count up; decided by the second packet.
     counts_up: bool,
 }
@@ -153,15 +165,18 @@ impl Coalescer {
             }
             for run in &self.runs[..self.len] {
                 let written = match run.count {
-                    1 => write_single(batch[usize::from(run.first)], host),
+                    1 => host.write(&[
+                        IoSlice::new(&SINGLE),
+                        IoSlice::new(batch[usize::from(run.first)]),
+                    ]),
                     _ => write_super(run, &self.next, batch, host),
                 };
                 match written {
                     Ok(()) => {
                         report.writes += 1;
                         report.packets += usize::from(run.count);
-                        let repeated = usize::from(run.count - 1) * run.layout.header;
-                        report.bytes += run.total + repeated;
+                        let repeated = usize::from(run.count - 1) * run.layout.header();
+                        report.bytes += run.total as usize + repeated;
                         report.super_packets += usize::from(run.count > 1);
                     }
                     Err(error) => {
@@ -180,6 +195,7 @@ impl Coalescer {
     }
 
     /// Puts a packet into its flow's run, or into a new one.
+    #[inline]
     fn sort(&mut self, batch: &[&[u8]], index: usize, udp: bool) {
         let packet = batch[index];
         let layout = match classify(packet, udp) {
@@ -218,6 +234,7 @@ impl Coalescer {
         self.open_len -= 1;
     }
 
+    #[inline]
     fn begin(&mut self, index: usize, layout: Layout, len: usize) {
         let run = self.len;
         self.runs[run] = Run {
@@ -227,8 +244,8 @@ impl Coalescer {
             count: 1,
             open: layout.joins && !layout.ends,
             verified: false,
-            size: len - layout.header,
-            total: len,
+            size: (len - layout.header()) as u16,
+            total: len as u32,
             counts_up: true,
         };
         self.len += 1;
@@ -245,10 +262,11 @@ impl Coalescer {
     fn join(&mut self, run: usize, batch: &[&[u8]], index: usize, layout: &Layout) -> bool {
         let run = &mut self.runs[run];
         let (first, packet) = (batch[usize::from(run.first)], batch[index]);
-        let payload = packet.len() - layout.header;
+        let payload = packet.len() - layout.header();
+        let size = usize::from(run.size);
         if !layout.joins
-            || payload > run.size
-            || run.total + payload > LARGEST
+            || payload > size
+            || run.total as usize + payload > LARGEST
             || layout.header != run.layout.header
             || !same_ip(first, packet)
         {
@@ -261,9 +279,9 @@ impl Coalescer {
             _ => return false,
         };
         if layout.protocol == TCP {
-            let (ours, theirs) = (&packet[layout.ip..], &first[layout.ip..]);
-            let expected = word(theirs, 4).wrapping_add((run.total - layout.header) as u32);
-            let header = layout.header - layout.ip;
+            let (ours, theirs) = (&packet[layout.ip()..], &first[layout.ip()..]);
+            let expected = word(theirs, 4).wrapping_add(run.total - u32::from(layout.header));
+            let header = layout.header() - layout.ip();
             // Acknowledgement and offset; window; urgent pointer and options.
             if word(ours, 4) != expected
                 || ours[8..13] != theirs[8..13]
@@ -284,8 +302,8 @@ impl Coalescer {
         self.next[usize::from(run.last)] = index as u8;
         run.last = index as u8;
         run.count += 1;
-        run.total += payload;
-        run.open = payload == run.size && !layout.ends;
+        run.total += payload as u32;
+        run.open = payload == size && !layout.ends;
         true
     }
 }
@@ -330,6 +348,7 @@ fn identification_step(first: &[u8], packet: &[u8], count: u8) -> Option<u8> {
     }
 }
 
+#[inline]
 fn classify(packet: &[u8], udp: bool) -> Class {
     let (protocol, ip) = match packet.first().map(|first| first >> 4) {
         Some(4) if packet.len() >= 20 => {
@@ -377,8 +396,8 @@ fn classify(packet: &[u8], udp: bool) -> Class {
     };
     Class::Flow(Layout {
         protocol,
-        ip,
-        header: ip + header,
+        ip: ip as u8,
+        header: (ip + header) as u8,
         ports: [transport[0], transport[1], transport[2], transport[3]],
         joins,
         ends,
@@ -393,17 +412,15 @@ fn pseudo(packet: &[u8], protocol: u8, len: usize) -> Sum {
 }
 
 fn is_intact(packet: &[u8], layout: &Layout) -> bool {
-    let transport = &packet[layout.ip..];
+    let transport = &packet[layout.ip()..];
     (layout.ip == 40 || Sum::new().bytes(&packet[..20]).is_intact())
         && pseudo(packet, layout.protocol, transport.len())
             .bytes(transport)
             .is_intact()
 }
 
-fn write_single(packet: &[u8], host: &mut (impl Host + ?Sized)) -> std::io::Result<()> {
-    let header = VnetHeader::default().to_bytes();
-    host.write(&[IoSlice::new(&header), IoSlice::new(packet)])
-}
+/// The header of a packet that stays single.
+const SINGLE: [u8; vnet::LEN] = [0; vnet::LEN];
 
 fn write_super(
     run: &Run,
@@ -411,12 +428,9 @@ fn write_super(
     batch: &[&[u8]],
     host: &mut (impl Host + ?Sized),
 ) -> std::io::Result<()> {
-    let Layout {
-        protocol,
-        ip,
-        header,
-        ..
-    } = run.layout;
+    let Layout { protocol, .. } = run.layout;
+    let (ip, header) = (run.layout.ip(), run.layout.header());
+    let total = run.total as usize;
     let first = batch[usize::from(run.first)];
     let v4 = ip == 20;
     let mut head = [0; vnet::LEN + LONGEST_HEADER];
@@ -430,7 +444,7 @@ fn write_super(
                 (_, false) => vnet::GSO_TCPV6,
             },
             header_len: header as u16,
-            gso_size: run.size as u16,
+            gso_size: run.size,
             checksum_start: ip as u16,
             checksum_offset: if protocol == UDP { 6 } else { 16 },
         }
@@ -444,9 +458,9 @@ fn write_super(
         let checksum = Sum::new().bytes(&copy[..20]).checksum();
         copy[10..12].copy_from_slice(&checksum.to_be_bytes());
     } else {
-        copy[4..6].copy_from_slice(&((run.total - 40) as u16).to_be_bytes());
+        copy[4..6].copy_from_slice(&((total - 40) as u16).to_be_bytes());
     }
-    let len = run.total - ip;
+    let len = total - ip;
     let sum = pseudo(first, protocol, len).folded().to_be_bytes();
     if protocol == UDP {
         copy[ip + 4..ip + 6].copy_from_slice(&(len as u16).to_be_bytes());

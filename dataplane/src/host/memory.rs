@@ -92,6 +92,7 @@ impl MemoryHost {
 }
 
 impl Host for MemoryHost {
+    #[inline]
     fn read(
         &mut self,
         header: &mut VnetHeader,
@@ -103,12 +104,17 @@ impl Host for MemoryHost {
         };
         let packet = self.store.get(waiting.lies.clone());
         let packet = packet.ok_or(io::ErrorKind::InvalidData)?;
-        let (start, end) = packet.split_at(packet.len().min(first.len()));
-        let rest = rest
-            .get_mut(..end.len())
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        first[..start.len()].copy_from_slice(start);
-        rest.copy_from_slice(end);
+        match first.get_mut(..packet.len()) {
+            Some(whole) => whole.copy_from_slice(packet),
+            None => {
+                let (start, end) = packet.split_at(first.len());
+                let rest = rest
+                    .get_mut(..end.len())
+                    .ok_or(io::ErrorKind::InvalidInput)?;
+                first.copy_from_slice(start);
+                rest.copy_from_slice(end);
+            }
+        }
         *header = waiting.header;
         let len = packet.len();
         self.read += 1;
@@ -120,12 +126,15 @@ impl Host for MemoryHost {
         Ok(Some(len))
     }
 
+    #[inline]
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         if let Some(kind) = self.failures.pop_front() {
             return Err(kind.into());
         }
         self.writes += 1;
-        self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        for part in parts {
+            self.bytes += part.len() as u64;
+        }
         if !self.discard {
             let mut buffer = self.buffer();
             for part in parts {

@@ -325,6 +325,7 @@ impl MemoryPort {
         Ok([one, other])
     }
 
+    #[inline]
     fn own(&self, frame: &MemoryFrame) {
         assert_eq!(frame.0.owner, self.id, "the frame belongs to another port");
     }
@@ -374,6 +375,7 @@ impl Port for MemoryPort {
         count
     }
 
+    #[inline]
     fn reserve(&mut self) -> Option<MemoryFrame> {
         let mut slot = match self.pool.reserve() {
             Some(slot) => slot,
@@ -387,12 +389,14 @@ impl Port for MemoryPort {
         Some(MemoryFrame(slot))
     }
 
+    #[inline]
     fn release(&mut self, frame: MemoryFrame) {
         self.own(&frame);
         let received = frame.0.received;
         self.pool.release(frame.0, received);
     }
 
+    #[inline]
     fn send(&mut self, frame: MemoryFrame) -> Result<(), MemoryFrame> {
         self.own(&frame);
         if self.switches.send_ring_full.load(Relaxed) {
@@ -439,11 +443,13 @@ impl Port for MemoryPort {
         })
     }
 
+    #[inline]
     fn data<'a>(&'a self, frame: &'a MemoryFrame) -> &'a [u8] {
         self.own(frame);
         &frame.0.bytes[..frame.0.len]
     }
 
+    #[inline]
     fn data_mut<'a>(&'a mut self, frame: &'a mut MemoryFrame) -> &'a mut [u8] {
         self.own(frame);
         {
@@ -452,11 +458,13 @@ impl Port for MemoryPort {
         }
     }
 
+    #[inline]
     fn set_len(&mut self, frame: &mut MemoryFrame, len: usize) {
         self.own(frame);
         frame.0.len = len.min(frame.0.bytes.len());
     }
 
+    #[inline]
     fn capacity(&self) -> usize {
         self.capacity
     }

@@ -396,6 +396,7 @@ impl Port for XskPort {
         count
     }
 
+    #[inline]
     fn reserve(&mut self) -> Option<XskFrame> {
         let held = self.queues.get_mut(self.next_transmit)?.reserve()?;
         Some(XskFrame {
@@ -406,11 +407,13 @@ impl Port for XskPort {
         })
     }
 
+    #[inline]
     fn release(&mut self, frame: XskFrame) {
         self.own(&frame);
         self.queues[usize::from(frame.queue)].release(frame.held, frame.received);
     }
 
+    #[inline]
     fn send(&mut self, frame: XskFrame) -> Result<(), XskFrame> {
         self.own(&frame);
         let XskFrame {
@@ -471,6 +474,7 @@ impl Port for XskPort {
         self.queues[usize::from(frame.queue)].set_len(&mut frame.held, len.min(self.capacity));
     }
 
+    #[inline]
     fn capacity(&self) -> usize {
         self.capacity
     }

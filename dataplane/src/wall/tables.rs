@@ -19,6 +19,7 @@ use wire::limits::SEEN_CELLS;
 use wire::tables::{Bucket, Credit, Floor, KnockEntry, Seen, SessionEntry, SourceKey};
 
 use super::kernel;
+use crate::prefetch::prefetch_at;
 
 /// An array of records in shared memory: an mmapped BPF array, or plain memory.
 #[derive(Debug)]
@@ -64,12 +65,21 @@ impl<T> Shared<T> {
     }
 
     /// The record at `at`; `None` outside the array.
+    #[inline]
     fn get(&self, at: usize) -> Option<NonNull<T>> {
         if at >= self.count {
             return None;
         }
         // SAFETY: `at` is inside the mapping.
         Some(unsafe { self.start.add(at) })
+    }
+
+    /// Asks the CPU for the start of the record at `at`.
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        if let Some(record) = self.get(at) {
+            prefetch_at(record.as_ptr().cast());
+        }
     }
 }
 
@@ -222,7 +232,15 @@ impl PortTables {
         }
     }
 
+    /// Asks the CPU for the words that are written when a frame of this session has been opened.
+    #[inline]
+    pub fn prefetch(&self, slot: u16, workstation: u32) {
+        self.floors.prefetch(usize::from(slot));
+        self.credits.prefetch(workstation as usize);
+    }
+
     /// Publishes the lowest counter that is still of interest; the owner worker does, after commit.
+    #[inline]
     pub fn set_floor(&self, slot: u16, lowest: u64) {
         if let Some(floor) = self.floors.get(usize::from(slot)) {
             word!(floor, floor, AtomicU64).store(lowest, Ordering::Release);
@@ -237,6 +255,7 @@ impl PortTables {
     }
 
     /// Publishes how many frames of a Workstation its worker has taken off the ring.
+    #[inline]
     pub fn set_consumed(&self, workstation: u32, consumed: u64) {
         if let Some(credit) = self.credits.get(workstation as usize) {
             word!(credit, consumed, AtomicU64).store(consumed, Ordering::Release);

@@ -140,12 +140,14 @@ impl<P: Port, H: Host> Worker<P, H> {
             return Some(parcel);
         };
         if let Some(ledger) = peer.ledger(parcel.port) {
-            ledger.take();
+            ledger.take(1);
         }
         let waiting = Waiting {
+            counter: parcel.header.counter,
+            index: parcel.header.index,
             workstation: peer.id,
             port: parcel.port,
-            header: parcel.header,
+            length: parcel.header.length,
             frame: Held::Handed(parcel.bytes),
         };
         self.backlog.push(&mut peer.queue, waiting);

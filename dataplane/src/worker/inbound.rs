@@ -10,13 +10,42 @@ use wire::kind;
 /// How many frames ahead of the one whose header is read the CPU is asked for.
 const AHEAD: usize = 8;
 
-/// An opened packet: its frame's place in the batch, and the bytes within the frame.
+/// Of no Workstation that is served here.
+const NOBODY: WorkstationId = WorkstationId::MAX;
+
+/// What sorting needs of a received frame; `kind` 0 where it could not be decoded.
+#[derive(Clone, Copy)]
+struct Head {
+    counter: u64,
+    index: u32,
+    owner: WorkstationId,
+    length: u16,
+    kind: u8,
+}
+
+impl Head {
+    const NONE: Self = Self {
+        counter: 0,
+        index: 0,
+        owner: NOBODY,
+        length: 0,
+        kind: 0,
+    };
+
+    fn header(&self) -> Header {
+        Header::new(self.kind, self.length, self.index, self.counter)
+    }
+}
+
+/// An opened packet: its frame's place in the batch, and its length.
 #[derive(Clone, Copy, Default)]
 struct Opened {
     at: usize,
-    start: usize,
     len: usize,
 }
+
+/// Where the payload starts in a frame.
+const PAYLOAD: usize = ETH_LEN + HEADER_LEN;
 
 impl<P: Port, H: Host> Worker<P, H> {
     /// Takes what the ports have received and sorts it by Workstation.
@@ -45,70 +74,76 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Puts the next batch of received frames into the queues of their Workstations. The headers
     /// are read first, so that the sessions and Workstations they name are on their way when they
-    /// are needed.
+    /// are needed. What is the same for a run of frames of one session is done once for it.
     fn sort(&mut self, id: PortId, frames: &mut std::vec::Drain<'_, P::Frame>) {
         let Some(port) = self.ports.get_mut(id) else {
             return;
         };
-        let mut headers = [None; BATCH];
+        let mut heads = [Head::NONE; BATCH];
         let batch = frames.as_slice();
         let count = batch.len().min(BATCH);
-        for (at, frame) in batch[..count].iter().enumerate() {
+        let mut before = Head::NONE;
+        for (at, (head, frame)) in heads.iter_mut().zip(batch).enumerate() {
             if let Some(ahead) = batch.get(at + AHEAD) {
                 prefetch(port.io.data(ahead), 3);
             }
             let bytes = port.io.data(frame).get(ETH_LEN..).unwrap_or_default();
-            headers[at] = Header::decode(bytes).ok().map(|header| {
-                let owner = match header.kind {
-                    kind::DATA => self.sessions.owner(header.index),
-                    _ => None,
-                };
-                if let Some((owner, _)) = owner
-                    && let Some(peer) = self.peers.get(owner as usize)
-                {
-                    prefetch(peer, 2);
-                }
-                (header, owner)
-            });
-        }
-        for (header, frame) in headers.iter().zip(frames.take(count)) {
-            let Some((header, owner)) = *header else {
-                self.counters.unattributed.add(1);
-                port.io.release(frame);
+            let Ok(header) = Header::decode(bytes) else {
                 continue;
             };
+            *head = Head {
+                counter: header.counter,
+                index: header.index,
+                owner: NOBODY,
+                length: header.length,
+                kind: header.kind,
+            };
             if header.kind != kind::DATA {
-                let at = self.seat.as_ref().map_or(0, Seat::number);
-                hand_over(
-                    port,
-                    (id, at),
-                    &header,
-                    &frame,
-                    &self.events,
-                    &self.counters,
-                );
-                port.io.release(frame);
                 continue;
             }
-            let peer = owner
-                .filter(|(_, port)| *port == id)
-                .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
-            let Some(peer) = peer else {
-                let seat = self.seat.as_mut();
-                handoff::pass_frame(seat, id, port, &header, &frame, &self.counters);
-                port.io.release(frame);
+            if header.index == before.index {
+                head.owner = before.owner;
+            } else if let Some((owner, on)) = self.sessions.owner(header.index)
+                && on == id
+                && let Some(Some(peer)) = self.peers.get(owner as usize)
+            {
+                prefetch(peer, 2);
+                head.owner = owner;
+            }
+            before = *head;
+        }
+        let mut heads = &heads[..count];
+        while let Some(first) = heads.first() {
+            let same = |head: &&Head| head.index == first.index && head.owner == first.owner;
+            let run = match first.owner {
+                NOBODY => 1,
+                _ => heads.iter().take_while(same).count(),
+            };
+            let (run, rest) = heads.split_at(run);
+            heads = rest;
+            let Some(Some(peer)) = self.peers.get_mut(first.owner as usize) else {
+                // A run of nobody's frames is one frame.
+                if let Some(frame) = frames.next() {
+                    let seat = self.seat.as_mut();
+                    unsorted(id, port, first, &frame, seat, &self.events, &self.counters);
+                    port.io.release(frame);
+                }
                 continue;
             };
             if let Some(ledger) = peer.ledger(id) {
-                ledger.take();
+                ledger.take(run.len() as u64);
             }
-            let waiting = Waiting {
-                workstation: peer.id,
-                port: id,
-                header,
-                frame: Held::Own(frame),
-            };
-            self.backlog.push(&mut peer.queue, waiting);
+            for (head, frame) in run.iter().zip(&mut *frames) {
+                let waiting = Waiting {
+                    counter: head.counter,
+                    index: head.index,
+                    workstation: peer.id,
+                    port: id,
+                    length: head.length,
+                    frame: Held::Own(frame),
+                };
+                self.backlog.push(&mut peer.queue, waiting);
+            }
             self.schedule.activate(peer.id);
         }
     }
@@ -147,54 +182,144 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(peer) = self.peers.get_mut(id as usize).and_then(Option::as_mut) else {
             return false;
         };
+        let mut prefetched = 0;
         while self.batch.len() < BATCH {
             let Some(next) = self.backlog.front(&peer.queue) else {
                 return false;
             };
-            let cost = schedule::cost(next.header.frame_len());
+            let cost = schedule::cost(next.frame_len());
             if cost > peer.deficit {
                 return false;
             }
             peer.deficit -= cost;
-            if let Some(session) = self.sessions.get(next.header.index) {
-                session.prefetch_open(next.header.counter);
+            if next.index != prefetched
+                && let Some(session) = self.sessions.get(next.index)
+            {
+                prefetched = next.index;
+                session.prefetch_open(next.counter);
                 prefetch(peer.counters.as_ref(), 1);
-                if let (Held::Own(frame), Some(port)) = (&next.frame, self.ports.get(next.port)) {
-                    prefetch(port.io.data(frame), 3);
+                if let Some(port) = self.ports.get(next.port) {
+                    port.tables.prefetch(slot_of(next.index), peer.id);
                 }
             }
-            self.batch.extend(self.backlog.detach(&mut peer.queue));
+            self.batch.extend(self.backlog.pop(&mut peer.queue));
         }
         true
     }
 
-    /// Opens the batch in place, checks the packets and writes them to the host interface.
+    /// Opens the batch in place, checks the packets, writes them to the host interface and gives the
+    /// frames back.
     fn open_batch(&mut self, now: u64) {
+        let mut batch = std::mem::take(&mut self.batch);
         let mut packets = [Opened::default(); BATCH];
         let mut count = 0;
-        for at in 0..self.batch.len() {
-            if let Some((start, len)) = self.open_one(self.batch[at], now) {
-                packets[count] = Opened { at, start, len };
-                count += 1;
-            }
+        let mut first = 0;
+        for run in batch.chunk_by_mut(|a, b| a.index == b.index) {
+            self.open_run(run, first, now, &mut packets, &mut count);
+            first += run.len();
         }
         let packets = &packets[..count];
-        let refused = self.write(packets);
-        self.finish_batch(packets, refused);
+        let refused = self.write(&batch, packets);
+        let mut packets = packets.iter().enumerate().peekable();
+        let mut end = 0;
+        for run in batch.chunk_by(|a, b| a.index == b.index) {
+            end += run.len();
+            let (mut written, mut bytes, mut not) = (0, 0, 0);
+            while let Some((number, packet)) = packets.next_if(|(_, packet)| packet.at < end) {
+                match refused >> number & 1 {
+                    0 => (written, bytes) = (written + 1, bytes + packet.len as u64),
+                    _ => not += 1,
+                }
+            }
+            self.finish_run(run, [written, bytes, not]);
+        }
+        for waiting in batch.drain(..) {
+            if let Some(port) = self.ports.get_mut(waiting.port) {
+                waiting.frame.release(&mut port.io, self.seat.as_ref());
+            }
+        }
+        self.batch = batch;
+    }
+
+    /// Opens a run of frames of one session, of which the first is number `first` of the batch: all
+    /// of them before it is looked at what they carry, so that the CPU works on several at once.
+    /// What is to be written to the host interface is appended to `packets`.
+    fn open_run(
+        &mut self,
+        run: &mut [Waiting<Held<P::Frame>>],
+        first: usize,
+        now: u64,
+        packets: &mut [Opened; BATCH],
+        count: &mut usize,
+    ) {
+        let (index, id) = (run[0].index, run[0].workstation);
+        let (Some(Some(peer)), Some(port)) = (
+            self.peers.get_mut(id as usize),
+            self.ports.get_mut(run[0].port),
+        ) else {
+            return;
+        };
+        let session = self.sessions.get(index);
+        let Some(session) = session.filter(|session| !session.past_use(now)) else {
+            return peer.counters.expired.add(run.len() as u64);
+        };
+        let mut verified = 0u64;
+        for (at, waiting) in run.iter_mut().enumerate() {
+            let (counter, end) = (waiting.counter, ETH_LEN + waiting.frame_len());
+            let frame = waiting.frame.data_mut(&mut port.io).get_mut(ETH_LEN..end);
+            let frame = frame.ok_or(OpenError::Malformed);
+            match frame.and_then(|frame| session.verify(counter, frame)) {
+                Ok(()) => verified |= 1 << at,
+                Err(error) => count_failure(peer, error),
+            }
+        }
+        let (mut opened, mut messages) = (0, 0u64);
+        for (at, waiting) in run.iter().enumerate() {
+            if verified >> at & 1 == 0 {
+                continue;
+            }
+            if !session.commit(waiting.counter) {
+                count_failure(peer, OpenError::Replay);
+                continue;
+            }
+            opened += 1;
+            match inner::parse(payload(waiting, &port.io)) {
+                Ok(Inner::Packet(packet)) => {
+                    if self.role == Role::Workstation || permit(&self.routes, peer, &packet) {
+                        packets[*count] = Opened {
+                            at: first + at,
+                            len: packet.len,
+                        };
+                        *count += 1;
+                    }
+                }
+                Ok(Inner::Control(_)) => messages |= 1 << at,
+                Err(inner::Malformed) => peer.counters.inner_malformed.add(1),
+            }
+        }
+        peer.counters.opened.add(opened);
+        if opened > 0 && peer.standing.opened(index) {
+            self.outbox.push_back(Event::Confirmed {
+                workstation: id,
+                index,
+            });
+        }
+        while messages != 0 {
+            self.take_message(&run[messages.trailing_zeros() as usize], now);
+            messages &= messages - 1;
+        }
     }
 
     /// Writes opened packets to the host interface. Which it refused, a bit for each.
-    fn write(&mut self, packets: &[Opened]) -> u64 {
+    fn write(&mut self, batch: &[Waiting<Held<P::Frame>>], packets: &[Opened]) -> u64 {
         if packets.is_empty() {
             return 0;
         }
         let mut slices: [&[u8]; BATCH] = [&[]; BATCH];
         for (slice, packet) in slices.iter_mut().zip(packets) {
-            if let Some(waiting) = self.backlog.get(self.batch[packet.at])
-                && let Some(port) = self.ports.get(waiting.port)
-            {
-                let data = waiting.frame.data(&port.io);
-                *slice = &data[packet.start..packet.start + packet.len];
+            let waiting = &batch[packet.at];
+            if let Some(port) = self.ports.get(waiting.port) {
+                *slice = &payload(waiting, &port.io)[..packet.len];
             }
         }
         let report = self
@@ -208,122 +333,93 @@ impl<P: Port, H: Host> Worker<P, H> {
         report.refused
     }
 
-    /// Gives the frames of the batch back, and credit and replay floors to XDP: once for a run of
-    /// frames of one Workstation and session.
-    fn finish_batch(&mut self, packets: &[Opened], refused: u64) {
-        let mut packets = packets.iter().enumerate().peekable();
-        let mut batch = std::mem::take(&mut self.batch);
-        let mut last = None;
-        for (at, place) in batch.drain(..).enumerate() {
-            let Some(waiting) = self.backlog.take(place) else {
-                continue;
-            };
-            let of = (waiting.workstation, waiting.port, waiting.header.index);
-            if last.is_some_and(|last| last != of) {
-                self.publish(last);
-            }
-            last = Some(of);
-            let packet = packets.next_if(|(_, packet)| packet.at == at);
-            if let Some(Some(peer)) = self.peers.get_mut(waiting.workstation as usize) {
-                if let Some(ledger) = peer.ledger(waiting.port) {
-                    ledger.finish();
-                }
-                match packet {
-                    Some((number, _)) if refused >> number & 1 != 0 => {
-                        peer.counters.host_refused.add(1);
-                    }
-                    Some((_, packet)) => {
-                        peer.counters.rx_packets.add(1);
-                        peer.counters.rx_bytes.add(packet.len as u64);
-                    }
-                    None => {}
-                }
-            }
-            if let Some(port) = self.ports.get_mut(waiting.port) {
-                waiting.frame.release(&mut port.io, self.seat.as_ref());
-                port.touched = true;
-            }
-        }
-        self.publish(last);
-        self.batch = batch;
-    }
-
-    fn publish(&mut self, of: Option<(WorkstationId, PortId, u32)>) {
-        let Some((owner, id, index)) = of else { return };
-        let Some(port) = self.ports.get(id) else {
+    /// Counts a run of frames of one session, of which `written` packets with so many `bytes` went to
+    /// the host interface, which refused others; gives credit and replay floor to XDP.
+    fn finish_run(&mut self, run: &[Waiting<Held<P::Frame>>], [written, bytes, refused]: [u64; 3]) {
+        let (index, owner, id) = (run[0].index, run[0].workstation, run[0].port);
+        let Some(port) = self.ports.get_mut(id) else {
             return;
         };
-        if let Some(Some(peer)) = self.peers.get_mut(owner as usize)
-            && let Some(ledger) = peer.ledger(id)
-        {
-            port.tables.set_consumed(owner, ledger.consumed());
+        port.touched = true;
+        if let Some(Some(peer)) = self.peers.get_mut(owner as usize) {
+            let counters = &peer.counters;
+            counters.rx_packets.add(written);
+            counters.rx_bytes.add(bytes);
+            if refused > 0 {
+                counters.host_refused.add(refused);
+            }
+            if let Some(ledger) = peer.ledger(id) {
+                ledger.finish(run.len() as u64);
+                port.tables.set_consumed(owner, ledger.consumed());
+            }
         }
         if let Some(session) = self.sessions.get(index) {
             port.tables.set_floor(slot_of(index), session.floor());
         }
     }
 
-    /// Opens one frame of the batch. What is to be written to the host interface is returned as
-    /// start and length within the frame.
-    fn open_one(&mut self, place: u32, now: u64) -> Option<(usize, usize)> {
-        let waiting = self.backlog.get_mut(place)?;
-        let header = waiting.header;
-        let port = self.ports.get_mut(waiting.port)?;
-        let id = waiting.workstation;
-        let peer = self.peers.get_mut(id as usize)?.as_mut()?;
-        let Some(session) = self.sessions.get(header.index) else {
-            peer.counters.expired.add(1);
-            return None;
+    /// Deals with an opened control message.
+    fn take_message(&mut self, waiting: &Waiting<Held<P::Frame>>, now: u64) {
+        let (workstation, index) = (waiting.workstation, waiting.index);
+        let (Some(Some(peer)), Some(port)) = (
+            self.peers.get_mut(workstation as usize),
+            self.ports.get(waiting.port),
+        ) else {
+            return;
         };
-        let frame = waiting.frame.data_mut(&mut port.io).get_mut(ETH_LEN..)?;
-        let payload = match session.open(&header, frame, now) {
-            Ok(payload) => payload,
-            Err(error) => {
-                let counter = match error {
-                    OpenError::Malformed => &peer.counters.inner_malformed,
-                    OpenError::Replay => &peer.counters.replayed,
-                    OpenError::Forged => &peer.counters.open_failed,
-                    OpenError::Expired => &peer.counters.expired,
+        match control_message(self.role, payload(waiting, &port.io), peer, now) {
+            Handling::Ignore => {}
+            Handling::Refuse => peer.counters.control_refused.add(1),
+            Handling::Answer(pong) => self.send_control(index, &pong, now),
+            Handling::Report(message) => {
+                let event = Event::Inner {
+                    workstation,
+                    index,
+                    message,
                 };
-                counter.add(1);
-                return None;
+                offer(&self.events, &self.counters, event);
             }
-        };
-        peer.counters.opened.add(1);
-        if peer.standing.opened(header.index) {
-            self.outbox.push_back(Event::Confirmed {
-                workstation: id,
-                index: header.index,
-            });
         }
-        match inner::parse(payload) {
-            Err(inner::Malformed) => {
-                peer.counters.inner_malformed.add(1);
-                None
-            }
-            Ok(Inner::Control(kind)) => {
-                let message = control_message(self.role, kind, payload, peer, now);
-                match message {
-                    Handling::Ignore => {}
-                    Handling::Refuse => peer.counters.control_refused.add(1),
-                    Handling::Answer(pong) => self.send_control(header.index, &pong, now),
-                    Handling::Report(message) => offer(
-                        &self.events,
-                        &self.counters,
-                        Event::Inner {
-                            workstation: id,
-                            index: header.index,
-                            message,
-                        },
-                    ),
-                }
-                None
-            }
-            Ok(Inner::Packet(packet)) => {
-                let permitted =
-                    self.role == Role::Workstation || permit(&self.routes, peer, &packet);
-                permitted.then_some((ETH_LEN + HEADER_LEN, packet.len))
-            }
+    }
+}
+
+/// The payload of a frame that verified.
+#[inline(always)]
+fn payload<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -> &'a [u8] {
+    let data = waiting.frame.data(io).get(PAYLOAD..).unwrap_or_default();
+    data.get(..usize::from(waiting.length)).unwrap_or_default()
+}
+
+/// Counts a frame that was not opened.
+#[cold]
+fn count_failure(peer: &Peer, error: OpenError) {
+    let counter = match error {
+        OpenError::Malformed => &peer.counters.inner_malformed,
+        OpenError::Replay => &peer.counters.replayed,
+        OpenError::Forged => &peer.counters.open_failed,
+        OpenError::Expired => &peer.counters.expired,
+    };
+    counter.add(1);
+}
+
+/// What is no Data of a session of this port: control gets handshakes, another worker what is its
+/// own, and the rest is counted.
+#[cold]
+fn unsorted<P: Port>(
+    id: PortId,
+    port: &WorkerPort<P>,
+    head: &Head,
+    frame: &P::Frame,
+    seat: Option<&mut Seat>,
+    events: &Sender<Event>,
+    counters: &WorkerCounters,
+) {
+    match head.kind {
+        0 => counters.unattributed.add(1),
+        kind::DATA => handoff::pass_frame(seat, id, port, &head.header(), frame, counters),
+        _ => {
+            let at = seat.map_or(0, |seat| seat.number());
+            hand_over(port, (id, at), &head.header(), frame, events, counters);
         }
     }
 }
@@ -332,15 +428,15 @@ impl<P: Port, H: Host> Worker<P, H> {
 /// to another. A refusal is counted.
 #[inline]
 fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet) -> bool {
-    let pair = Some((routes.version(), packet.source, packet.destination));
+    let pair = Some((routes.version(), packet.pair));
     if peer.permitted == pair {
         return true;
     }
-    if routes.owner(packet.source) != Some(peer.id) {
+    if routes.owner(packet.pair.source()) != Some(peer.id) {
         peer.counters.inner_source.add(1);
         return false;
     }
-    if routes.owner(packet.destination).is_some() {
+    if routes.owner(packet.pair.destination()).is_some() {
         peer.counters.inner_destination.add(1);
         return false;
     }
@@ -356,8 +452,9 @@ enum Handling {
     Report(Vec<u8>),
 }
 
-fn control_message(role: Role, kind: u8, payload: &[u8], peer: &mut Peer, now: u64) -> Handling {
+fn control_message(role: Role, payload: &[u8], peer: &mut Peer, now: u64) -> Handling {
     const REKEY_LEN: usize = 16 + NOISE_MESSAGE_LEN;
+    let kind = payload.first().copied().unwrap_or(control::DUMMY);
     let len = match (role, kind) {
         (_, control::DUMMY) => return Handling::Ignore,
         (Role::Gateway, control::PING) | (Role::Workstation, control::PONG) => control::PING_LEN,

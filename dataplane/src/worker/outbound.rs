@@ -5,7 +5,7 @@ use crate::host::LARGEST_PACKET;
 use crate::host::segment::{self, Segmenter};
 use crate::host::vnet::{self, VnetHeader};
 use crate::inner::{self, Address};
-use crate::session::{SealError, Spent};
+use crate::session::SealError;
 use std::ops::Range;
 
 /// Packets sealed in one round; then the rings are looked at again.
@@ -140,115 +140,193 @@ impl<P: Port, H: Host> Worker<P, H> {
         Some((peer.id, peer.standing.sending(self.role)))
     }
 
-    /// Seals the packets that wait in their frames and sends them. All are looked up before the
-    /// first is sealed, so that their sessions and keys are on their way.
-    fn seal_batch(&mut self, now: u64) {
+    /// Seals the packets that wait in their frames and sends them. Each step is done for all of
+    /// them before the next: so sessions and keys are on their way when they are needed, tags are
+    /// computed together, and the CPU works on several frames at once. What is the same for a run of
+    /// frames of one session is done once for it.
+    pub(super) fn seal_batch(&mut self, now: u64) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        self.find_sessions();
+        self.each_run(|worker, run| worker.spend_run(run, now));
+        self.write_headers();
+        self.each_run(Self::send_run);
+        self.outgoing.clear();
+    }
+
+    /// Finds out whose the packets are that were read into their frames. What goes nowhere is counted
+    /// and given back.
+    fn find_sessions(&mut self) {
         let mut outgoing = std::mem::take(&mut self.outgoing);
-        for packet in &mut outgoing {
+        let mut last = None;
+        for packet in outgoing.iter_mut().filter(|packet| packet.index == 0) {
             let Some(port) = self.ports.get(packet.port) else {
                 continue;
             };
             let Some(frame) = &packet.frame else { continue };
             let data = port.io.data(frame);
             let destination = data.get(PAYLOAD..).and_then(inner::destination);
+            if let Some((to, peer, index)) = last
+                && destination == Some(to)
+            {
+                (packet.peer, packet.index) = (peer, index);
+                continue;
+            }
             match self.route(destination) {
                 Some((peer, index)) => {
                     (packet.peer, packet.index) = (peer, index);
-                    self.sessions.owner(index);
+                    self.sessions.prefetch_seal(index);
+                    last = destination.map(|to| (to, peer, index));
                 }
-                None => packet.len = 0,
+                None => {
+                    if let Some(frame) = packet.frame.take() {
+                        self.release(packet.port, frame);
+                    }
+                }
             }
         }
+        let mut before = 0;
         for packet in &outgoing {
-            if let Some(session) = self.sessions.get(packet.index) {
+            if packet.index != before
+                && let Some(session) = self.sessions.get(packet.index)
+            {
+                before = packet.index;
                 session.prefetch_seal();
             }
-        }
-        outgoing.retain_mut(|packet| self.begin(packet, now));
-        for packet in outgoing.drain(..) {
-            self.finish(packet);
         }
         self.outgoing = outgoing;
     }
 
-    /// Spends a counter on a packet and writes its headers. False when it is not to be sealed; then
-    /// it is counted and its frame is given back.
-    fn begin(&mut self, packet: &mut Outgoing<P::Frame>, now: u64) -> bool {
-        let Some(mut frame) = packet.frame.take() else {
-            return false;
+    /// Does something for each run of packets that are sealed under one session.
+    #[inline]
+    fn each_run(&mut self, mut work: impl FnMut(&mut Self, &mut [Outgoing<P::Frame>])) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for run in outgoing.chunk_by_mut(|a, b| (a.index, a.peer) == (b.index, b.peer)) {
+            work(self, run);
+        }
+        self.outgoing = outgoing;
+    }
+
+    /// Spends a counter on each packet of a run, and writes its Ethernet header and padding. What
+    /// is not to be sealed is counted and given back.
+    fn spend_run(&mut self, run: &mut [Outgoing<P::Frame>], now: u64) {
+        let (id, index) = (run[0].peer, run[0].index);
+        let on = self.sessions.get(index).map(|session| session.port);
+        let Some(on) = on.filter(|on| self.ports.get(*on).is_some()) else {
+            return self.pass_run(run);
         };
-        let len = packet.len;
-        let peer = self.peers.get(packet.peer as usize);
-        let (Some(Some(peer)), 1..) = (peer, len) else {
-            self.release(packet.port, frame);
-            return false;
+        for packet in run.iter_mut().filter(|packet| packet.port != on) {
+            // It was read into another port's memory.
+            let Some(frame) = packet.frame.take() else {
+                continue;
+            };
+            let from = std::mem::replace(&mut packet.port, on);
+            packet.frame = self.ports.carry(from, frame, PAYLOAD + packet.len, on);
+            if packet.frame.is_none()
+                && let Some(Some(peer)) = self.peers.get(id as usize)
+            {
+                peer.counters.tx_full.add(1);
+            }
+        }
+        let (Some(Some(peer)), Some(session), Some(port)) = (
+            self.peers.get(id as usize),
+            self.sessions.get(index),
+            self.ports.get_mut(on),
+        ) else {
+            return;
         };
-        let session = self.sessions.get(packet.index);
-        let Some(session) = session.filter(|session| self.ports.get(session.port).is_some()) else {
-            if let Some(port) = self.ports.get(packet.port) {
-                let packet = &port.io.data(&frame)[PAYLOAD..][..len];
+        let mtu = port.mtu(session);
+        for packet in run {
+            let Some(frame) = &mut packet.frame else {
+                continue;
+            };
+            let spent = if packet.len <= mtu {
+                let padded = session.padding.apply(packet.len, mtu);
+                session.spend(padded, now).map(|spent| (padded, spent))
+            } else {
+                Err(SealError::TooLarge)
+            };
+            match spent {
+                Ok((padded, spent)) => {
+                    self.tags
+                        .push(session.peer_admission(), spent.header().words());
+                    packet.spent = Some(spent);
+                    prepare(port, frame, session.peer_mac, packet.len, padded);
+                }
+                Err(error) => {
+                    if let Some(frame) = packet.frame.take() {
+                        refuse(peer, port, frame, error);
+                    }
+                }
+            }
+        }
+        if session.wears_out() {
+            self.outbox.push_back(Event::Worn {
+                workstation: id,
+                index,
+            });
+        }
+    }
+
+    /// Gives packets for a Workstation without a session here to the worker that has one, or counts
+    /// them.
+    #[cold]
+    fn pass_run(&mut self, run: &mut [Outgoing<P::Frame>]) {
+        for packet in run {
+            let Some(frame) = packet.frame.take() else {
+                continue;
+            };
+            if let Some(Some(peer)) = self.peers.get(packet.peer as usize)
+                && let Some(port) = self.ports.get(packet.port)
+            {
+                let packet = &port.io.data(&frame)[PAYLOAD..][..packet.len];
                 let seat = self.seat.as_mut();
                 handoff::pass_packet(seat, peer, VnetHeader::default(), packet, &self.counters);
             }
             self.release(packet.port, frame);
-            return false;
-        };
-        if session.port != packet.port {
-            // It was read into another port's memory.
-            let from = std::mem::replace(&mut packet.port, session.port);
-            let Some(moved) = self.ports.carry(from, frame, PAYLOAD + len, session.port) else {
-                peer.counters.tx_full.add(1);
-                return false;
-            };
-            frame = moved;
         }
-        let Some(port) = self.ports.get_mut(session.port) else {
-            return false;
-        };
-        let mtu = port.mtu(session);
-        if len > mtu {
-            peer.counters.too_big.add(1);
-            port.io.release(frame);
-            return false;
-        }
-        let begun = begin_seal(session, port, &mut frame, len, mtu, now);
-        if session.wears_out() {
-            self.outbox.push_back(Event::Worn {
-                workstation: peer.id,
-                index: packet.index,
-            });
-        }
-        match begun {
-            Ok(spent) => {
-                (packet.spent, packet.frame) = (Some(spent), Some(frame));
-                true
-            }
-            Err(error) => {
-                refuse(peer, port, frame, error);
-                false
+    }
+
+    /// Writes the headers of all packets that a counter was spent on.
+    fn write_headers(&mut self) {
+        let mut tags = self.tags.compute().iter();
+        for packet in &mut self.outgoing {
+            let Some(spent) = &packet.spent else { continue };
+            let Some(tag) = tags.next() else { break };
+            if let (Some(frame), Some(port)) = (&mut packet.frame, self.ports.get_mut(packet.port))
+                // A frame without its header does not open.
+                && spent.write_header(&mut port.io.data_mut(frame)[ETH_LEN..], *tag).is_err()
+            {
+                debug_assert!(false, "no room for a header");
             }
         }
     }
 
-    /// Seals a packet that was begun and sends it.
-    fn finish(&mut self, packet: Outgoing<P::Frame>) {
-        let (Some(mut frame), Some(spent)) = (packet.frame, packet.spent) else {
+    /// Seals the packets of a run that a counter was spent on, and sends them.
+    fn send_run(&mut self, run: &mut [Outgoing<P::Frame>]) {
+        let (id, index, on) = (run[0].peer, run[0].index, run[0].port);
+        let (Some(Some(peer)), Some(session), Some(port)) = (
+            self.peers.get(id as usize),
+            self.sessions.get(index),
+            self.ports.get_mut(on),
+        ) else {
             return;
         };
-        let peer = self.peers.get(packet.peer as usize);
-        let (Some(Some(peer)), Some(session), Some(port)) = (
-            peer,
-            self.sessions.get(packet.index),
-            self.ports.get_mut(packet.port),
-        ) else {
-            return self.release(packet.port, frame);
-        };
-        let data = port.io.data_mut(&mut frame);
-        let sealed = session.finish_seal(spent, &mut data[ETH_LEN..]);
-        if send(peer, port, frame, sealed) {
-            peer.counters.tx_packets.add(1);
-            peer.counters.tx_bytes.add(packet.len as u64);
+        let (mut packets, mut bytes) = (0, 0);
+        for packet in run {
+            let (Some(mut frame), Some(spent)) = (packet.frame.take(), packet.spent.take()) else {
+                continue;
+            };
+            let data = port.io.data_mut(&mut frame);
+            let sealed = session.finish_seal(spent, &mut data[ETH_LEN..]);
+            if send(peer, port, frame, sealed) {
+                packets += 1;
+                bytes += packet.len as u64;
+            }
         }
+        peer.counters.tx_packets.add(packets);
+        peer.counters.tx_bytes.add(bytes);
     }
 
     fn release(&mut self, port: PortId, frame: P::Frame) {
@@ -259,7 +337,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Cuts a super-packet, which lies in the buffer, into frames of the port it leaves by.
     fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
-        let Ok(mut segments) = Segmenter::new(header, &self.packet[lies.clone()]) else {
+        let Ok(segments) = Segmenter::new(header, &self.packet[lies.clone()]) else {
             self.counters.host_malformed.add(1);
             return Read::Packets(1);
         };
@@ -269,54 +347,75 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(Some(peer)) = self.peers.get(id as usize) else {
             return Read::Packets(1);
         };
-        let Some((session, port)) = self.sessions.get(index).and_then(|session| {
-            let port = self.ports.get_mut(session.port)?;
-            Some((session, port))
+        let session = self.sessions.get(index);
+        let Some((mtu, port)) = session.and_then(|session| {
+            let port = self.ports.get(session.port)?;
+            Some((port.mtu(session), session.port))
         }) else {
             let packet = &self.packet[lies];
             handoff::pass_packet(self.seat.as_mut(), peer, header, packet, &self.counters);
             return Read::Packets(1);
         };
-        session.prefetch_seal();
-        let mtu = port.mtu(session);
-        let (mut frames, mut bytes) = (0, 0);
-        while let len @ 1.. = segments.next_len() {
-            if len > mtu {
-                peer.counters.too_big.add(1);
-                break;
-            }
-            let Some(mut frame) = port.reserve() else {
-                peer.counters.tx_full.add(1);
-                break;
-            };
-            port.io.set_len(&mut frame, PAYLOAD + len);
-            let data = port.io.data_mut(&mut frame);
-            if segments.next(&mut data[PAYLOAD..]) != Some(len) {
-                port.io.release(frame);
-                self.counters.host_malformed.add(1);
-                break;
-            }
-            let sealed = seal(session, port, &mut frame, len, mtu, now);
-            if session.wears_out() {
-                self.outbox.push_back(Event::Worn {
-                    workstation: id,
+        let counters = Arc::clone(&peer.counters);
+        // The segments are read from the buffer while the rest of the worker seals them.
+        let buffer = std::mem::take(&mut self.packet);
+        let mut count = 0;
+        if let Ok(mut segments) = Segmenter::new(header, &buffer[lies]) {
+            while let len @ 1.. = segments.next_len() {
+                if len > mtu {
+                    counters.too_big.add(1);
+                    break;
+                }
+                let Some(mut frame) = self.reserve(port, now) else {
+                    counters.tx_full.add(1);
+                    break;
+                };
+                let Some(WorkerPort { io, .. }) = self.ports.get_mut(port) else {
+                    break;
+                };
+                io.set_len(&mut frame, PAYLOAD + len);
+                if segments.next(&mut io.data_mut(&mut frame)[PAYLOAD..]) != Some(len) {
+                    io.release(frame);
+                    self.counters.host_malformed.add(1);
+                    break;
+                }
+                self.outgoing.push(Outgoing {
+                    frame: Some(frame),
+                    len,
+                    port,
+                    peer: id,
                     index,
+                    spent: None,
                 });
-            }
-            if !send(peer, port, frame, sealed) {
-                break;
-            }
-            frames += 1;
-            bytes += len;
-            if frames % BATCH == 0 {
-                // What fails here fails again at the end of the round, where it is handled.
-                let _ = port.io.flush();
+                count += 1;
+                if self.outgoing.len() == BATCH {
+                    self.ring(port, now);
+                }
             }
         }
-        peer.counters.tx_packets.add(frames as u64);
-        peer.counters.tx_bytes.add(bytes as u64);
-        self.counters.super_packets_read.add(u64::from(frames > 1));
-        Read::Packets(frames.max(1))
+        self.packet = buffer;
+        self.seal_batch(now);
+        self.counters.super_packets_read.add(u64::from(count > 1));
+        Read::Packets(count.max(1))
+    }
+
+    /// A free frame of a port, which may be one of those that wait to be sealed.
+    #[inline]
+    fn reserve(&mut self, port: PortId, now: u64) -> Option<P::Frame> {
+        if let Some(frame) = self.ports.get_mut(port)?.reserve() {
+            return Some(frame);
+        }
+        self.ring(port, now);
+        self.ports.get_mut(port)?.reserve()
+    }
+
+    /// Seals what waits and rings the port's doorbell.
+    fn ring(&mut self, port: PortId, now: u64) {
+        self.seal_batch(now);
+        if let Some(port) = self.ports.get_mut(port) {
+            // What fails here fails again at the end of the round, where it is handled.
+            let _ = port.io.flush();
+        }
     }
 
     /// Sends a packet that another worker has read.
@@ -342,8 +441,9 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         port.io.set_len(&mut frame, PAYLOAD + message.len());
         port.io.data_mut(&mut frame)[PAYLOAD..].copy_from_slice(message);
-        let mtu = port.mtu(session);
-        let sealed = seal(session, port, &mut frame, message.len(), mtu, now);
+        let padded = session.padding.apply(message.len(), port.mtu(session));
+        prepare(port, &mut frame, session.peer_mac, message.len(), padded);
+        let sealed = session.seal(&mut port.io.data_mut(&mut frame)[ETH_LEN..], padded, now);
         send(peer, port, frame, sealed);
     }
 
@@ -369,41 +469,30 @@ impl<P: Port, H: Host> Worker<P, H> {
 /// Where a frame's payload starts.
 const PAYLOAD: usize = ETH_LEN + HEADER_LEN;
 
-/// Makes a frame of a packet that lies at its payload's place: padding, headers, seal.
+/// Makes room around a packet of `len` bytes that lies at its payload's place: its Ethernet header,
+/// its padding, and place for the tag.
 #[inline]
-fn seal<P: Port>(
-    session: &mut Session,
+fn prepare<P: Port>(
     port: &mut WorkerPort<P>,
     frame: &mut P::Frame,
+    destination: [u8; 6],
     len: usize,
-    mtu: usize,
-    now: u64,
-) -> Result<(), SealError> {
-    let spent = begin_seal(session, port, frame, len, mtu, now)?;
-    session.finish_seal(spent, &mut port.io.data_mut(frame)[ETH_LEN..])
-}
-
-/// The padding and the headers of such a frame.
-#[inline]
-fn begin_seal<P: Port>(
-    session: &mut Session,
-    port: &mut WorkerPort<P>,
-    frame: &mut P::Frame,
-    len: usize,
-    mtu: usize,
-    now: u64,
-) -> Result<Spent, SealError> {
-    let padded = session.padding.apply(len, mtu);
+    padded: usize,
+) {
     port.io.set_len(frame, PAYLOAD + padded + TAG_LEN);
     let data = port.io.data_mut(frame);
-    write_ethernet(data, session.peer_mac, port.mac, port.ethertype);
-    data[PAYLOAD + len..PAYLOAD + padded].fill(0);
-    session.begin_seal(&mut data[ETH_LEN..], padded, now)
+    write_ethernet(data, destination, port.mac, port.ethertype);
+    if padded > len {
+        data[PAYLOAD + len..PAYLOAD + padded].fill(0);
+    }
 }
 
 /// Gives a frame back that could not be sealed, and counts it.
 fn refuse<P: Port>(peer: &Peer, port: &mut WorkerPort<P>, frame: P::Frame, error: SealError) {
-    peer.counters.seal_refused.add(1);
+    match error {
+        SealError::TooLarge => peer.counters.too_big.add(1),
+        _ => peer.counters.seal_refused.add(1),
+    }
     if error == SealError::Exhausted {
         tracing::warn!(
             workstation = peer.id,
@@ -441,8 +530,13 @@ fn send<P: Port>(
     false
 }
 
+#[inline]
 fn write_ethernet(data: &mut [u8], destination: [u8; 6], source: [u8; 6], ethertype: u16) {
-    data[..6].copy_from_slice(&destination);
-    data[6..12].copy_from_slice(&source);
-    data[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    let Some(header) = data.first_chunk_mut::<ETH_LEN>() else {
+        return;
+    };
+    let [a, b, c, d, e, f] = destination;
+    let [g, h, i, j, k, l] = source;
+    let [m, n] = ethertype.to_be_bytes();
+    *header = [a, b, c, d, e, f, g, h, i, j, k, l, m, n];
 }

@@ -1,6 +1,5 @@
 //! A worker's sessions, by the slot in their index.
 
-use crate::prefetch::prefetch;
 use crate::session::Session;
 use crate::{PortId, WorkstationId};
 use wire::header::slot_of;
@@ -41,9 +40,17 @@ impl Sessions {
     pub fn owner(&self, index: u32) -> Option<(WorkstationId, PortId)> {
         let slot = self.slot(index)?;
         if let Some(session) = &slot.session {
-            prefetch(session.as_ref(), Session::HOT_LINES);
+            session.prefetch(false);
         }
         Some((slot.workstation, slot.port))
+    }
+
+    /// Asks for what sealing under it needs first.
+    #[inline]
+    pub fn prefetch_seal(&self, index: u32) {
+        if let Some(session) = self.slot(index).and_then(|slot| slot.session.as_ref()) {
+            session.prefetch(true);
+        }
     }
 
     /// Puts a session into its slot.
