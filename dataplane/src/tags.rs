@@ -4,6 +4,7 @@
 //! under a key of its own, take as many.
 
 use wire::siphash::SipHash24;
+use zeroize::Zeroize;
 
 /// Frames in a batch.
 const BATCH: usize = crate::worker::BATCH;
@@ -51,6 +52,10 @@ impl Tags {
         } else {
             self.each(len);
         }
+        // Nothing is left of the keys of a session that may be gone by the next batch.
+        for keys in &mut self.keys {
+            keys[..len].zeroize();
+        }
         &self.tags[..len]
     }
 
@@ -62,12 +67,6 @@ impl Tags {
             hash.word(self.words[1][at]);
             self.tags[at] = hash.finish();
         }
-    }
-}
-
-impl Drop for Tags {
-    fn drop(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.keys);
     }
 }
 
