@@ -296,6 +296,10 @@ impl Port {
             .verdicts()
             .map(|verdicts| by_name(&verdicts))
             .unwrap_or_default();
+        let past_xdp = up.wall.ingress_guard_drops().unwrap_or_default();
+        if past_xdp > 0 {
+            status.verdicts.insert("ingress_guard".to_owned(), past_xdp);
+        }
         status.guard_drops = up.wall.guard_drops().unwrap_or_default();
         status.ring_losses = rings.map(losses).unwrap_or_default();
         status

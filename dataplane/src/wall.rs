@@ -1,4 +1,4 @@
-//! The wall: the XDP admission program and the egress guard on an interface.
+//! The wall: the XDP admission program and the guards behind it on an interface.
 //!
 //! It stands before everything else in a frame's way, and after everything else on the way out: a
 //! frame that is not admitted never reaches the kernel's stack, and nothing of the kernel's stack
@@ -28,7 +28,7 @@ use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
 use wire::{Admission, Role, Verdict};
 
-use attach::Interface;
+use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
 pub use kernel::{LinkInfo, TestRun, test_run};
 pub use steering::Steering;
@@ -236,12 +236,13 @@ impl Wall {
             wall.program.as_fd(),
             config.mode,
         )?;
-        attach::guard(
-            interface,
-            &directory.join("guard"),
-            config.program(&mut ebpf, "guard")?,
-            config.guard,
-        )?;
+        for (program, direction) in [
+            ("ingress_guard", Direction::Ingress),
+            ("guard", Direction::Egress),
+        ] {
+            let program = config.program(&mut ebpf, program)?;
+            attach::guard(interface, &directory, program, config.guard, direction)?;
+        }
         Ok(wall)
     }
 
@@ -260,6 +261,10 @@ impl Wall {
             .fd()
             .map_err(|error| WallError::load(&config.interface, error))?;
         let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
+        let ingress: &mut SchedClassifier = config.program(ebpf, "ingress_guard")?;
+        ingress
+            .load()
+            .map_err(|error| WallError::load(&config.interface, error))?;
         let guard: &mut SchedClassifier = config.program(ebpf, "guard")?;
         guard
             .load()
@@ -366,12 +371,20 @@ impl Wall {
         })
     }
 
-    /// Packets of the kernel's stack that the guard has dropped.
+    /// Packets of the kernel's stack that the egress guard has dropped.
     ///
     /// # Errors
     /// What the kernel answered.
     pub fn guard_drops(&self) -> io::Result<u64> {
         self.count(self.guard_drops.as_fd(), 0)
+    }
+
+    /// Frames that got past the driver's XDP hook, and that the ingress guard has dropped.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn ingress_guard_drops(&self) -> io::Result<u64> {
+        self.count(self.guard_drops.as_fd(), 1)
     }
 
     /// The tables of the port.

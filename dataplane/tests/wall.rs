@@ -325,6 +325,45 @@ fn the_mtu_can_be_raised_beyond_a_page_while_a_wall_stands_at_either_end() {
     }
 }
 
+fn ingress_guard_holds(hook: GuardHook) {
+    let pair = Pair::new();
+    let mut config = pair.config();
+    config.guard = hook;
+    let wall = Wall::raise(&config).expect("the wall");
+    pair.up();
+    let protocols = Tap::of_type("near0", 0x0800);
+    let sender = pair.far.within(|| Tap::on("far0"));
+    // Whatever takes the XDP program away, or leaves it out as veth does while its link goes down:
+    // the link goes with its last reference.
+    std::fs::remove_file(pair.pins.0.join("near0/admission")).expect("the pin removed");
+    let start = std::time::Instant::now();
+    while wall.ingress_guard_drops().expect("drops") == 0 {
+        assert!(start.elapsed() < Duration::from_secs(5), "XDP still drops");
+        sender.send(&frame(0x0800)).expect("sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..10 {
+        sender.send(&frame(0x0800)).expect("sent");
+    }
+    let next = Wall::raise(&config).expect("the wall whole again");
+    assert_eq!(protocols.drain(), Vec::<Vec<u8>>::new());
+    drop((wall, next));
+    lower("near0", &pair.pins.0).expect("down");
+    sender.send(&frame(0x0800)).expect("sent");
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!protocols.drain().is_empty(), "a guard was left behind");
+}
+
+#[test]
+fn what_gets_past_xdp_is_dropped_by_the_ingress_guard_on_tcx() {
+    ingress_guard_holds(GuardHook::Auto);
+}
+
+#[test]
+fn what_gets_past_xdp_is_dropped_by_the_ingress_guard_on_clsact() {
+    ingress_guard_holds(GuardHook::Clsact);
+}
+
 /// Makes the kernel ask for the addresses of neighbours it has not asked for yet.
 fn make_the_kernel_send(turn: u8) {
     let socket = std::net::UdpSocket::bind("10.77.0.1:0").expect("a socket");

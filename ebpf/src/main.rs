@@ -1,8 +1,9 @@
-//! The kernel side of Portcullis: three programs in one object.
+//! The kernel side of Portcullis: four programs in one object.
 //!
 //! | program | hook | in a frame's way |
 //! |---|---|---|
 //! | `admission` | XDP, ingress of a port | first: before the kernel allocates anything |
+//! | `ingress_guard` | tcx or clsact, ingress of a port | whatever got past the driver's XDP hook |
 //! | `guard` | tcx or clsact, egress of a port | last: whatever the kernel's own stack would send |
 //! | `steering` | TUNSETSTEERINGEBPF | which worker's TUN queue gets a packet for a Workstation |
 //!
@@ -36,7 +37,16 @@ extern "C" fn admission(context: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 extern "C" fn guard(_context: *mut __sk_buff) -> i32 {
-    guard::count();
+    guard::count(guard::EGRESS);
+    TC_ACT_SHOT as i32
+}
+
+/// Drops everything that would enter the kernel's stack by the port. Admitted frames do not come this
+/// way, and others only where a driver leaves its XDP hook out: veth does while its link goes down.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn ingress_guard(_context: *mut __sk_buff) -> i32 {
+    guard::count(guard::INGRESS);
     TC_ACT_SHOT as i32
 }
 

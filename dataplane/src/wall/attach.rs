@@ -1,5 +1,5 @@
-//! How the wall's two programs come to stand on an interface, and how a new pair takes over from an
-//! old one without a frame passing in between.
+//! How the wall's programs come to stand on an interface, and how new ones take over from old ones
+//! without a frame passing in between.
 
 use std::fs;
 use std::io;
@@ -155,38 +155,76 @@ fn mode_of(mode: u8) -> Option<AttachMode> {
     }
 }
 
-/// Puts the guard on the interface, or in the place of the one that stands there.
+/// Which way the packets go that a guard drops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Out of the kernel's stack.
+    Egress,
+    /// Into it.
+    Ingress,
+}
+
+impl Direction {
+    const ALL: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+    /// The file its link is pinned as.
+    fn pin(self) -> &'static str {
+        match self {
+            Direction::Egress => "guard",
+            Direction::Ingress => "ingress_guard",
+        }
+    }
+
+    fn tcx(self) -> Hook {
+        match self {
+            Direction::Egress => Hook::TcxEgress,
+            Direction::Ingress => Hook::TcxIngress,
+        }
+    }
+
+    fn clsact(self) -> TcAttachType {
+        match self {
+            Direction::Egress => TcAttachType::Egress,
+            Direction::Ingress => TcAttachType::Ingress,
+        }
+    }
+}
+
+/// Puts a guard on the interface, or in the place of the one that stands there. Its link is pinned in
+/// `directory`.
 pub(super) fn guard(
     interface: Interface<'_>,
-    pin: &Path,
+    directory: &Path,
     program: &mut SchedClassifier,
     hook: GuardHook,
+    direction: Direction,
 ) -> Result<(), WallError> {
+    let pin = &directory.join(direction.pin());
     let tcx = match hook {
         GuardHook::Clsact => None,
-        GuardHook::Auto => kernel::tcx_programs(interface.ifindex)
-            .map_err(interface.failed("ask for the egress programs"))?,
+        GuardHook::Auto => kernel::tcx_programs(interface.ifindex, direction.tcx())
+            .map_err(interface.failed("ask for the programs on a tcx hook"))?,
     };
     let Some(running) = tcx else {
-        return guard_on_clsact(interface, program);
+        return guard_on_clsact(interface, program, direction);
     };
     let fd = program
         .fd()
         .map_err(|error| WallError::load(interface.name, error))?;
     let link = live_link(interface, pin, |info| Ok(running.contains(&info.program)))?;
     match link {
-        Some(link) => kernel::replace(link.as_fd(), fd.as_fd())
-            .map_err(interface.failed("replace the egress guard")),
+        Some(link) => {
+            kernel::replace(link.as_fd(), fd.as_fd()).map_err(interface.failed("replace a guard"))
+        }
         None => {
             let attached = kernel::attach(
                 fd.as_fd(),
                 interface.ifindex,
-                Hook::TcxEgress,
+                direction.tcx(),
                 kernel::FIRST,
             );
-            let link = attached.map_err(interface.failed("attach the egress guard"))?;
-            kernel::pin(link.as_fd(), pin)
-                .map_err(interface.failed("pin the link of the egress guard"))
+            let link = attached.map_err(interface.failed("attach a guard"))?;
+            kernel::pin(link.as_fd(), pin).map_err(interface.failed("pin the link of a guard"))
         }
     }
 }
@@ -196,14 +234,15 @@ pub(super) fn guard(
 fn guard_on_clsact(
     interface: Interface<'_>,
     program: &mut SchedClassifier,
+    direction: Direction,
 ) -> Result<(), WallError> {
     match tc::qdisc_add_clsact(interface.name) {
         Ok(()) => {}
         Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(WallError::load(interface.name, error)),
     }
-    let standing =
-        clsact_link(interface.name).map_err(interface.failed("name the egress guard on clsact"))?;
+    let standing = clsact_link(interface.name, direction)
+        .map_err(interface.failed("name a guard on clsact"))?;
     // Without a filter at this place to replace, the kernel says ENOENT.
     let attached = program.attach_to_link(standing).or_else(|_| {
         let options = NlOptions {
@@ -213,7 +252,7 @@ fn guard_on_clsact(
         };
         program.attach_with_options(
             interface.name,
-            TcAttachType::Egress,
+            direction.clsact(),
             TcAttachOptions::Netlink(options),
         )
     });
@@ -225,8 +264,8 @@ fn guard_on_clsact(
     Ok(())
 }
 
-fn clsact_link(interface: &str) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, TcAttachType::Egress, PRIORITY, HANDLE, None)
+fn clsact_link(interface: &str, direction: Direction) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, direction.clsact(), PRIORITY, HANDLE, None)
 }
 
 /// The pinned link, when it stands on this interface. One that does not (its interface was removed,
@@ -249,10 +288,11 @@ fn live_link(
     Ok(None)
 }
 
-/// Takes both programs off, wherever they stand.
+/// Takes the programs off, wherever they stand.
 pub(super) fn lower(name: &str, directory: &Path) -> Result<(), WallError> {
     let interface = Interface { name, ifindex: 0 };
-    for pin in ["admission", "guard"].map(|file| directory.join(file)) {
+    let guards = Direction::ALL.map(Direction::pin);
+    for pin in [guards[0], guards[1], "admission"].map(|file| directory.join(file)) {
         let pinned = kernel::pinned(&pin).map_err(interface.failed("open the pinned link"))?;
         let Some(link) = pinned else { continue };
         match kernel::detach(link.as_fd()) {
@@ -269,9 +309,11 @@ pub(super) fn lower(name: &str, directory: &Path) -> Result<(), WallError> {
         }
         _ => {}
     }
-    // There is one only where the guard stands on clsact.
-    if let Ok(link) = clsact_link(name) {
-        drop(link);
+    for direction in Direction::ALL {
+        // There is one only where the guard stands on clsact.
+        if let Ok(link) = clsact_link(name, direction) {
+            drop(link);
+        }
     }
     Ok(())
 }

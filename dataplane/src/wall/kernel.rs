@@ -16,6 +16,8 @@ use std::path::Path;
 pub(super) enum Hook {
     /// BPF_XDP.
     Xdp = 37,
+    /// BPF_TCX_INGRESS.
+    TcxIngress = 46,
     /// BPF_TCX_EGRESS.
     TcxEgress = 47,
 }
@@ -283,9 +285,9 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(34, &mut attributes).map(drop)
 }
 
-/// BPF_PROG_QUERY of tcx egress: the programs on the interface, the first to run first. `Ok(None)`
+/// BPF_PROG_QUERY of a tcx hook: the programs on the interface, the first to run first. `Ok(None)`
 /// when the kernel has no tcx.
-pub(super) fn tcx_programs(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
+pub(super) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Option<Vec<u32>>> {
     #[repr(C)]
     struct Query {
         ifindex: u32,
@@ -303,7 +305,7 @@ pub(super) fn tcx_programs(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
     let mut programs = vec![0u32; 64];
     let mut attributes = Query {
         ifindex,
-        hook: Hook::TcxEgress as u32,
+        hook: hook as u32,
         query_flags: 0,
         attach_flags: 0,
         programs: programs.as_mut_ptr() as u64,

@@ -202,6 +202,11 @@ pub fn ifindex(interface: &str) -> u32 {
 pub struct Tap(OwnedFd);
 
 impl Tap {
+    /// One that sees the frames of an EtherType where the kernel's own protocols get theirs.
+    pub fn of_type(interface: &str, ethertype: u16) -> Self {
+        Self::open(interface, ethertype, libc::SOCK_NONBLOCK)
+    }
+
     /// One that sends frames, past the hook of the guard, and sees every frame that the kernel's
     /// stack receives or sends there. It waits for nothing.
     pub fn on(interface: &str) -> Self {

@@ -96,7 +96,26 @@ impl Capture {
         filter: impl Fn(&Captured) -> bool + Send + 'static,
     ) -> Result<Self> {
         let socket = PacketSocket::open(namespace, interface)?;
-        let all = interface.is_none();
+        Ok(Self::from_socket(socket, interface.is_none(), keep, filter))
+    }
+
+    /// Counts frames of one EtherType that reach a host's protocols, by any Ethernet interface.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn into_stack(namespace: &Namespace, ethertype: u16, keep: usize) -> Result<Self> {
+        let socket = PacketSocket::of_type(namespace, ethertype)?;
+        Ok(Self::from_socket(socket, true, keep, |frame| {
+            frame.kind == PacketKind::Incoming
+        }))
+    }
+
+    fn from_socket(
+        socket: PacketSocket,
+        all: bool,
+        keep: usize,
+        filter: impl Fn(&Captured) -> bool + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -141,10 +160,10 @@ impl Capture {
                 }
             }
         });
-        Ok(Self {
+        Self {
             shared,
             thread: Some(thread),
-        })
+        }
     }
 
     /// Waits until every frame that was on its way before this call is counted: a few milliseconds

@@ -56,6 +56,15 @@ impl PacketSocket {
         namespace.run(|| Self::open_here(interface, ETH_P_ALL))
     }
 
+    /// A socket that receives the frames of one EtherType, of all interfaces, where the kernel's own
+    /// protocols get theirs: behind the traffic control hook, which a socket for all frames is not.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn of_type(namespace: &Namespace, ethertype: u16) -> Result<Self> {
+        namespace.run(|| Self::open_here(None, ethertype))
+    }
+
     /// A socket that only sends, past the traffic control hook; it receives nothing.
     ///
     /// # Errors
