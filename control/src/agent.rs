@@ -198,7 +198,7 @@ impl Agent {
         };
         let machine = Machine::new(
             WorkstationConfig {
-                static_private: Zeroizing::new(*identity.private_key.as_bytes()),
+                static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
                 gateway_public: *identity.gateway_public_key.as_bytes(),
                 psk: Zeroizing::new(*identity.psk.as_bytes()),
                 key_id: identity.key_id.get(),

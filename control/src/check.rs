@@ -3,7 +3,7 @@
 use crate::config::Gateway;
 use crate::init::overlap;
 use crate::interfaces::{self, Interface};
-use crate::keys::PrivateKey;
+use crate::keyring::Keyring;
 use crate::layout::{self, Machine};
 use crate::problem::{Kind, Problem};
 use crate::registry::{self, GATEWAY_KEY};
@@ -93,7 +93,7 @@ fn workers(config: &Gateway) -> Finding {
 
 fn key(config: &Gateway) -> Finding {
     let path = config.state_directory.join(GATEWAY_KEY);
-    match PrivateKey::load(&path) {
+    match Keyring::load(&path) {
         Ok(key) => Finding::good(format!("the Gateway's public key is {}", key.public())),
         Err(problem) if problem.kind == Kind::NotFound => Finding::good(format!(
             "there is no key {} yet; it is made at the first start",

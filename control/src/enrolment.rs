@@ -7,6 +7,7 @@
 
 use crate::config::{Gateway, check_interface_name};
 use crate::files;
+use crate::keygen;
 use crate::keys::{KeyId, PrivateKey, Psk, PublicKey};
 use crate::problem::{self, Kind, Problem};
 use crate::workstation::{Name, Workstation};
@@ -34,14 +35,33 @@ pub struct Enrolment {
     pub key_id: KeyId,
     /// The Gateway's static public key.
     pub gateway_public_key: PublicKey,
-    /// The Workstation's static private key.
-    pub private_key: PrivateKey,
+    /// The Workstation's static key.
+    pub key: StationKey,
     /// The key both share.
     pub psk: Psk,
     /// How frames travel.
     pub encapsulation: Encapsulation,
     /// The interface that is cabled to the Gateway, where it was named at enrolment.
     pub interface: Option<String>,
+}
+
+/// A Workstation's static key, as an enrolment has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StationKey {
+    /// The private key: it was made on the Gateway, or this is the identity.
+    Private(PrivateKey),
+    /// The public key of a pair that the Workstation has made itself.
+    Public(PublicKey),
+}
+
+impl StationKey {
+    /// The public key.
+    pub fn public(&self) -> PublicKey {
+        match self {
+            StationKey::Private(private) => private.public(),
+            StationKey::Public(public) => *public,
+        }
+    }
 }
 
 /// How the tunnel's frames travel.
@@ -64,6 +84,7 @@ struct Raw {
     key_id: Option<String>,
     gateway_public_key: Option<String>,
     workstation_private_key: Option<String>,
+    workstation_public_key: Option<String>,
     psk: Option<String>,
     encapsulation: Option<String>,
     ethertype: Option<u16>,
@@ -87,6 +108,10 @@ impl Raw {
             "workstation_private_key",
             self.workstation_private_key.as_deref(),
         );
+        field(
+            "workstation_public_key",
+            self.workstation_public_key.as_deref(),
+        );
         field("psk", self.psk.as_deref());
         field("encapsulation", self.encapsulation.as_deref());
         field(
@@ -100,22 +125,27 @@ impl Raw {
 }
 
 impl Enrolment {
-    /// The enrolment of a Workstation that was just added.
+    /// The enrolment of a Workstation whose keys were just made: the next ones, where it has some.
+    /// `private_key` is none for one that made its key pair itself.
     ///
     /// # Errors
     /// The ports have different EtherTypes and the Workstation is bound to none of them.
     pub fn of(
         workstation: &Workstation,
-        private_key: PrivateKey,
+        private_key: Option<PrivateKey>,
         gateway: PublicKey,
         config: &Gateway,
     ) -> Result<Self, Problem> {
+        let (key_id, public_key, psk) = match &workstation.next {
+            Some(next) => (next.key_id, next.public_key, &next.psk),
+            None => (workstation.key_id, workstation.public_key, &workstation.psk),
+        };
         Ok(Self {
             name: workstation.name.clone(),
-            key_id: workstation.key_id,
+            key_id,
             gateway_public_key: gateway,
-            private_key,
-            psk: workstation.psk.clone(),
+            key: private_key.map_or(StationKey::Public(public_key), StationKey::Private),
+            psk: psk.clone(),
             encapsulation: Encapsulation::Ether {
                 ethertype: config.ethertype_for(workstation.port.as_deref())?,
             },
@@ -131,7 +161,14 @@ impl Enrolment {
             name: Some(self.name.to_string()),
             key_id: Some(self.key_id.to_string()),
             gateway_public_key: Some(self.gateway_public_key.to_string()),
-            workstation_private_key: Some(self.private_key.to_text().to_string()),
+            workstation_private_key: match &self.key {
+                StationKey::Private(key) => Some(key.to_text().to_string()),
+                StationKey::Public(_) => None,
+            },
+            workstation_public_key: match &self.key {
+                StationKey::Private(_) => None,
+                StationKey::Public(key) => Some(key.to_string()),
+            },
             psk: Some(self.psk.to_text().to_string()),
             encapsulation: Some("ether".into()),
             ethertype: Some(ethertype),
@@ -142,7 +179,7 @@ impl Enrolment {
         let _ = write!(
             text,
             "# Portcullis enrolment of the Workstation {}.\n\
-             # It holds this Workstation's secret keys: carry it by hand, show it to nobody, and delete it\n\
+             # It holds secret keys of this Workstation: carry it by hand, show it to nobody, and delete it\n\
              # once the Workstation is enrolled (portcullis-agent enroll FILE).\n\
              version = {VERSION}\n",
             self.name
@@ -152,6 +189,7 @@ impl Enrolment {
             ("key_id", &raw.key_id),
             ("gateway_public_key", &raw.gateway_public_key),
             ("workstation_private_key", &raw.workstation_private_key),
+            ("workstation_public_key", &raw.workstation_public_key),
             ("psk", &raw.psk),
             ("encapsulation", &raw.encapsulation),
             ("interface", &raw.interface),
@@ -256,16 +294,26 @@ impl Enrolment {
         if ethertype < 0x0600 {
             return Err(bad("ethertype", format!("{ethertype} is not an EtherType")));
         }
+        let key = match (&raw.workstation_private_key, &raw.workstation_public_key) {
+            (None, Some(_)) => StationKey::Public(parsed!(workstation_public_key)),
+            (_, None) => StationKey::Private(parsed!(workstation_private_key)),
+            (Some(_), Some(_)) => {
+                return Err(wrong(
+                    "it has a private key and a public one of the Workstation".into(),
+                    again,
+                ));
+            }
+        };
         let enrolment = Self {
             name: parsed!(name),
             key_id: parsed!(key_id),
             gateway_public_key: parsed!(gateway_public_key),
-            private_key: parsed!(workstation_private_key),
+            key,
             psk: parsed!(psk),
             encapsulation: Encapsulation::Ether { ethertype },
             interface: raw.interface.clone(),
         };
-        if enrolment.private_key.public() == enrolment.gateway_public_key {
+        if enrolment.key.public() == enrolment.gateway_public_key {
             return Err(wrong(
                 "the Workstation's key is the Gateway's own".into(),
                 again,
@@ -317,10 +365,64 @@ impl Enrolment {
         Self::parse(&path, &text)
     }
 
+    /// The private key.
+    ///
+    /// # Errors
+    /// This is an enrolment by public key, which is no identity yet.
+    pub fn private_key(&self) -> Result<&PrivateKey, Problem> {
+        match &self.key {
+            StationKey::Private(key) => Ok(key),
+            StationKey::Public(key) => Err(Problem::new(
+                Kind::Invalid,
+                format!("using the identity {}", self.name),
+                format!("it lacks the private key of {key}"),
+                "enrol again: portcullis-agent enroll FILE",
+            )),
+        }
+    }
+
+    /// With the private key that this Workstation made for itself, where the file has only the
+    /// public one.
+    fn completed(&self, state_directory: &Path) -> Result<Self, Problem> {
+        let StationKey::Public(wanted) = self.key else {
+            return Ok(self.clone());
+        };
+        let made = keygen::path(state_directory);
+        let mut found = None;
+        if made.symlink_metadata().is_ok() {
+            found = Some(PrivateKey::load(&made)?).filter(|key| key.public() == wanted);
+        }
+        // After a rotation that kept the key pair it is part of the identity.
+        if found.is_none()
+            && let Ok(identity) = Self::load(state_directory)
+            && let StationKey::Private(key) = identity.key
+            && key.public() == wanted
+        {
+            found = Some(key);
+        }
+        let key = found.ok_or_else(|| {
+            Problem::new(
+                Kind::NotFound,
+                format!("enrolling this Workstation as {}", self.name),
+                format!(
+                    "the file is for the key pair {wanted}, which is not in {}",
+                    state_directory.display()
+                ),
+                "enrol on the machine that made the key pair; or make one here (portcullis-agent \
+                 keygen) and have the Gateway enrol that",
+            )
+        })?;
+        Ok(Self {
+            key: StationKey::Private(key),
+            ..self.clone()
+        })
+    }
+
     /// Makes this the Workstation's identity. One that is there is kept unless `replace` is set.
     ///
     /// # Errors
-    /// It is enrolled already, or what the system answered; the old identity is then still there.
+    /// It is enrolled already, or it is for a key pair that is not here, or what the system
+    /// answered; the old identity is then still there.
     pub fn store(&self, state_directory: &Path, replace: bool) -> Result<(), Problem> {
         files::private_directory(state_directory)?;
         let path = Self::path(state_directory);
@@ -331,8 +433,9 @@ impl Enrolment {
             "two enrolments at once would undo each other",
         )?;
         files::remove_leftovers(state_directory);
+        let identity = self.completed(state_directory)?;
         if path.symlink_metadata().is_ok() && !replace {
-            if matches!(Self::load(state_directory), Ok(old) if old == *self) {
+            if matches!(Self::load(state_directory), Ok(old) if old == identity) {
                 return Ok(());
             }
             let holder = match Self::load(state_directory) {
@@ -346,7 +449,13 @@ impl Enrolment {
                 "nothing was changed; to give up the old identity, say --replace",
             ));
         }
-        files::write_secret(&path, &self.to_text())
+        files::write_secret(&path, &identity.to_text())?;
+        // The identity has it now. A copy left behind is as safe as the identity is.
+        let made = keygen::path(state_directory);
+        if PrivateKey::load(&made).is_ok_and(|key| key.public() == identity.key.public()) {
+            let _ = files::remove(&made);
+        }
+        Ok(())
     }
 }
 
@@ -376,7 +485,7 @@ mod tests {
             name: "alpha".parse().unwrap(),
             key_id: KeyId::new(0x1234_abcd).unwrap(),
             gateway_public_key: PrivateKey::new([3; 32]).unwrap().public(),
-            private_key: PrivateKey::new([4; 32]).unwrap(),
+            key: StationKey::Private(PrivateKey::new([4; 32]).unwrap()),
             psk: Psk::new([5; 32]).unwrap(),
             encapsulation: Encapsulation::Ether { ethertype: 0x88B5 },
             interface: None,
@@ -410,8 +519,8 @@ mod tests {
         let good = enrolment().to_text();
         let low = "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=";
         let public = enrolment().gateway_public_key.to_string();
-        let private = enrolment().private_key.to_text().to_string();
-        let own = enrolment().private_key.public().to_string();
+        let private = PrivateKey::new([4; 32]).unwrap().to_text().to_string();
+        let own = enrolment().key.public().to_string();
         for (from, to, damaged, wrong) in [
             ("1234abcd", "1234abce", "checksum does not match", ""),
             (&public, low, "checksum does not match", "low order"),

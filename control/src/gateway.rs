@@ -6,6 +6,7 @@
 
 mod guide;
 mod homes;
+mod lifecycle;
 mod ports;
 mod requests;
 mod status;
@@ -19,7 +20,7 @@ use crate::entropy;
 use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
 use crate::handshake::{Action, kdf};
 use crate::hostif;
-use crate::keys::PrivateKey;
+use crate::keyring::Keyring;
 use crate::layout;
 use crate::mailbox::{Letter, Mailboxes};
 use crate::monitor;
@@ -63,6 +64,8 @@ const ROUND: Duration = Duration::from_millis(500);
 /// A Workstation that is served.
 struct Served {
     key_id: u32,
+    /// That of the keys that wait to be used.
+    next_key_id: Option<u32>,
     prefixes: Vec<IpNet>,
     /// What each worker counts of it.
     counters: Vec<Arc<PeerCounters>>,
@@ -74,7 +77,7 @@ struct Served {
 struct Daemon {
     config: config::Gateway,
     config_path: PathBuf,
-    key: PrivateKey,
+    keyring: Keyring,
     registry: Registry,
     machine: Machine,
     pool: Pool,
@@ -93,6 +96,8 @@ struct Daemon {
     mail: Mailboxes,
     started: Instant,
     retried: Instant,
+    /// When the deadlines of keys were looked at.
+    looked: Instant,
     /// The host interface has failed.
     failed: Option<std::io::Error>,
 }
@@ -106,10 +111,10 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
     let signals = process::signals()?;
     let registry = Registry::open(&config)?;
-    let key = registry.gateway_key()?;
+    let keyring = registry.keyring()?;
     let socket = Socket::bind(&config.runtime_directory)?;
     let link_events = monitor::start()?;
-    let mut daemon = Daemon::new(config, config_path, key, registry)?;
+    let mut daemon = Daemon::new(config, config_path, keyring, registry)?;
     daemon.raise_all()?;
     let (asker, requests) = bounded(64);
     let server = Server::start(socket, Arc::new(Asker(asker)))?;
@@ -145,7 +150,7 @@ impl Daemon {
     fn new(
         config: config::Gateway,
         config_path: &Path,
-        key: PrivateKey,
+        keyring: Keyring,
         registry: Registry,
     ) -> Result<Self, Problem> {
         let links =
@@ -191,7 +196,7 @@ impl Daemon {
         let mut boot_id = [0; 8];
         entropy::fill(&mut boot_id)?;
         let gateway_config = GatewayConfig {
-            static_private: Zeroizing::new(*key.as_bytes()),
+            static_keys: lifecycle::static_keys(&keyring),
             boot_id,
             ports: Vec::new(),
             v4: config
@@ -222,7 +227,7 @@ impl Daemon {
         let mut daemon = Self {
             config,
             config_path: config_path.to_owned(),
-            key,
+            keyring,
             registry,
             machine,
             pool,
@@ -237,11 +242,13 @@ impl Daemon {
             mail: Mailboxes::default(),
             started: Instant::now(),
             retried: Instant::now(),
+            looked: Instant::now(),
             failed: None,
         };
         for broken in daemon.registry.broken() {
             tracing::error!(workstation = broken.name, problem = %broken.problem, remedy = broken.problem.remedy, "not served: its file cannot be used");
         }
+        daemon.end_rotations()?;
         let enabled: Vec<_> = daemon.registry.workstations().map(|(id, _)| id).collect();
         for id in enabled {
             daemon.serve_workstation(id)?;
@@ -298,6 +305,18 @@ impl Daemon {
             }
             self.machine.tick(now());
             self.retry_ports();
+            self.look_at_deadlines();
+        }
+    }
+
+    /// Ends keys whose time is over.
+    fn look_at_deadlines(&mut self) {
+        if self.looked.elapsed() < ROUND {
+            return;
+        }
+        self.looked = Instant::now();
+        if let Err(problem) = self.end_rotations() {
+            tracing::error!(%problem, remedy = problem.remedy, "a Workstation's old keys do not end in time");
         }
     }
 
@@ -338,7 +357,10 @@ impl Daemon {
                 self.machine.inner(now(), workstation, index, &message);
             }
             Event::Confirmed { workstation, index } => {
-                self.machine.confirmed(now(), workstation, index);
+                let old = self.machine.confirmed(now(), workstation, index);
+                if let Some(old) = old {
+                    self.promoted(workstation, old);
+                }
                 if let Some(live) = self.sessions.get(&index) {
                     self.steer(workstation, live.worker);
                     self.guide(index);
@@ -465,6 +487,7 @@ impl Daemon {
         })?;
         let served = Served {
             key_id: workstation.key_id.get(),
+            next_key_id: workstation.next.as_ref().map(|next| next.key_id.get()),
             prefixes: workstation.addresses().map(IpNet::from).collect(),
             counters: (0..self.pool.len()).map(|_| Arc::default()).collect(),
             ports: ports.clone(),
@@ -496,9 +519,8 @@ impl Daemon {
         };
         Enrolled {
             id,
-            key_id: workstation.key_id.get(),
-            public: *workstation.public_key.as_bytes(),
-            psk: Zeroizing::new(*workstation.psk.as_bytes()),
+            credentials: lifecycle::credentials(workstation, &self.keyring),
+            next: workstation.next.as_ref().map(lifecycle::next_credentials),
             v4: workstation.v4.map(|address| (address, prefix(true))),
             v6: workstation.v6.map(|address| (address, prefix(false))),
             protection: workstation.protection,
@@ -534,13 +556,11 @@ impl Daemon {
         let Some(served) = self.served.remove(&id) else {
             return Ok(());
         };
-        for port in &self.ports {
-            if let Some(up) = &port.up
-                && let Err(error) = up.tables.remove_knock(served.key_id)
-            {
-                tracing::warn!(%error, port = port.plan.interface, "XDP may still admit handshakes of a removed Workstation; they are refused here");
-            }
-        }
+        self.lock_out(served.key_id);
+        served
+            .next_key_id
+            .into_iter()
+            .for_each(|next| self.lock_out(next));
         self.machine.remove(id);
         self.carry_out();
         self.homes.forget(id);
@@ -575,13 +595,24 @@ impl Daemon {
     }
 }
 
-/// The entry that lets a Workstation's handshakes through XDP at the Gateway.
-fn knock_entry(id: WorkstationId, workstation: &Workstation) -> KnockEntry {
-    KnockEntry {
-        key: kdf::knock_keys(workstation.psk.as_bytes()).w2g,
-        workstation: id,
-        ..KnockEntry::default()
-    }
+/// The entries, with their key ids, that let a Workstation's handshakes through XDP at the Gateway.
+fn knock_entries(
+    id: WorkstationId,
+    workstation: &Workstation,
+) -> impl Iterator<Item = (u32, KnockEntry)> {
+    let next = workstation
+        .next
+        .as_ref()
+        .map(|next| (next.key_id, &next.psk));
+    let both = [Some((workstation.key_id, &workstation.psk)), next];
+    both.into_iter().flatten().map(move |(key_id, psk)| {
+        let entry = KnockEntry {
+            key: kdf::knock_keys(psk.as_bytes()).w2g,
+            workstation: id,
+            ..KnockEntry::default()
+        };
+        (key_id.get(), entry)
+    })
 }
 
 /// The state machine's time: CLOCK_BOOTTIME, as the workers'.

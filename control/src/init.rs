@@ -66,7 +66,7 @@ pub fn init(path: &Path, request: &Request) -> Result<Made, Problem> {
         ..problem
     })?;
     let registry = Registry::open(&config)?;
-    let public_key = registry.gateway_key()?.public();
+    let public_key = registry.keyring()?.public();
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         files::directory(parent, 0o755)?;
     }

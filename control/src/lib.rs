@@ -21,6 +21,8 @@ pub mod handshake;
 mod hostif;
 pub mod init;
 pub mod interfaces;
+pub mod keygen;
+pub mod keyring;
 pub mod keys;
 mod layout;
 mod mailbox;

@@ -8,9 +8,10 @@
 use crate::choices::CipherChoice;
 use crate::config::Gateway;
 use crate::files;
-use crate::keys::{KeyId, PrivateKey, Psk};
+use crate::keyring::{Keyring, Known};
+use crate::keys::{KeyId, PrivateKey, Psk, PublicKey};
 use crate::problem::{Kind, Problem};
-pub use crate::workstation::{Name, Workstation};
+pub use crate::workstation::{Name, Next, Workstation};
 use dataplane::WorkstationId;
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
@@ -82,6 +83,10 @@ pub struct New {
     pub cipher: CipherChoice,
     /// How its packets are padded.
     pub padding: Padding,
+    /// Its public key, when it made its key pair itself.
+    pub public_key: Option<PublicKey>,
+    /// The Gateway's public key that its enrolment names.
+    pub gateway_key: Option<PublicKey>,
 }
 
 impl New {
@@ -94,6 +99,8 @@ impl New {
             protection: Protection::Encrypt,
             cipher: CipherChoice::Auto,
             padding: Padding::None,
+            public_key: None,
+            gateway_key: None,
         }
     }
 }
@@ -139,19 +146,19 @@ impl Registry {
         }
     }
 
-    /// The Gateway's static key. It is made here when there is none, unless Workstations are
+    /// The Gateway's static keys. One is made here when there is none, unless Workstations are
     /// enrolled already: they know the one that is missing.
     ///
     /// # Errors
     /// It is missing though it is needed, its file is not safe or wrong, or what the system
     /// answered.
-    pub fn gateway_key(&self) -> Result<PrivateKey, Problem> {
-        let path = self.directory.with_file_name(GATEWAY_KEY);
+    pub fn keyring(&self) -> Result<Keyring, Problem> {
+        let path = self.key_path();
         let known = self.entries.len() + self.broken.len();
         if path.symlink_metadata().is_ok() {
-            PrivateKey::load(&path)
+            Keyring::load(&path)
         } else if known == 0 {
-            PrivateKey::create(&path)
+            Keyring::create(&path)
         } else {
             Err(Problem::new(
                 Kind::NotFound,
@@ -160,6 +167,61 @@ impl Registry {
                 "put it back from a copy; or remove every Workstation and enrol them again",
             ))
         }
+    }
+
+    /// Rolls the Gateway's static key over: enrolments name a new one from now on, and the one
+    /// before is still accepted.
+    ///
+    /// # Errors
+    /// There is an old key already, or what the system answered; nothing has changed then.
+    pub fn rotate_key(&mut self) -> Result<Keyring, Problem> {
+        let keyring = self.keyring()?;
+        if keyring.old().is_none() {
+            // Which key those know that were enrolled when there was but one, for good.
+            let unsaid = |w: &&Workstation| w.gateway_key.is_none();
+            let unsaid: Vec<_> = self
+                .workstations()
+                .map(|(_, w)| w)
+                .filter(unsaid)
+                .cloned()
+                .collect();
+            for mut workstation in unsaid {
+                workstation.gateway_key = Some(keyring.public());
+                self.rewrite(workstation)?;
+            }
+        }
+        keyring.rotate(&self.key_path())
+    }
+
+    /// Gives up the Gateway's old static key, and tells which Workstations that locks out. There
+    /// must be none unless `force` is set. Without an old key nothing changes.
+    ///
+    /// # Errors
+    /// Somebody would be locked out, or what the system answered; nothing has changed then.
+    pub fn retire_key(&mut self, force: bool) -> Result<(Keyring, Vec<String>), Problem> {
+        let keyring = self.keyring()?;
+        if keyring.old().is_none() {
+            return Ok((keyring, Vec::new()));
+        }
+        let old = |w: &&Workstation| keyring.known(w.gateway_key) == Known::Old;
+        let known = self.workstations().map(|(_, w)| w).filter(old);
+        let mut out: Vec<_> = known.map(|w| w.name.to_string()).collect();
+        // Which key these know cannot be read.
+        out.extend(self.broken.iter().map(|broken| broken.name.clone()));
+        if !out.is_empty() && !force {
+            return Err(Problem::new(
+                Kind::Conflict,
+                "retiring the Gateway's old key",
+                format!("{} would be locked out", out.join(", ")),
+                "give each new keys (portcullis workstation rotate NAME) and have it use them; or \
+                 lock them out with --force",
+            ));
+        }
+        Ok((keyring.retire(&self.key_path())?, out))
+    }
+
+    fn key_path(&self) -> PathBuf {
+        self.directory.with_file_name(GATEWAY_KEY)
     }
 
     /// All usable Workstations by name, disabled ones too.
@@ -187,11 +249,12 @@ impl Registry {
             .find_map(|(at, workstation)| (at == slot).then_some(workstation))
     }
 
-    /// Adds a Workstation. Its private key is returned and kept nowhere.
+    /// Adds a Workstation. Its private key, where it has not made its own, is returned and kept
+    /// nowhere.
     ///
     /// # Errors
     /// The name or an address is taken or cannot be, there is no room, or what the system answered.
-    pub fn add(&mut self, new: New) -> Result<(WorkstationId, PrivateKey), Problem> {
+    pub fn add(&mut self, new: New) -> Result<(WorkstationId, Option<PrivateKey>), Problem> {
         let tried = format!("adding the Workstation {}", new.name);
         let path = self.path_of(new.name.as_str());
         if self.entries.contains_key(&new.name) || path.symlink_metadata().is_ok() {
@@ -212,11 +275,11 @@ impl Registry {
         }
         let slot = self.free_slot().ok_or_else(|| self.no_room(&tried))?;
         let (v4, v6) = self.choose_addresses(&tried, &new.addresses)?;
-        let private = PrivateKey::generate()?;
+        let (private, public) = self.key_pair(&tried, new.public_key, None)?;
         let workstation = Workstation {
             name: new.name,
             key_id: self.fresh_key_id()?,
-            public_key: private.public(),
+            public_key: public,
             psk: Psk::generate()?,
             v4,
             v6,
@@ -225,11 +288,137 @@ impl Registry {
             cipher: new.cipher,
             padding: new.padding,
             enabled: true,
+            own_key: private.is_none(),
+            gateway_key: new.gateway_key,
             created: crate::workstation::now(),
+            next: None,
         };
         files::write_secret(&path, &workstation.to_text())?;
         self.insert(slot, workstation);
         Ok((slot, private))
+    }
+
+    /// A new key pair, or no private key where the Workstation has made its own. `whose` is the
+    /// Workstation that may have that key already.
+    fn key_pair(
+        &self,
+        tried: &str,
+        own: Option<PublicKey>,
+        whose: Option<&Name>,
+    ) -> Result<(Option<PrivateKey>, PublicKey), Problem> {
+        let Some(own) = own else {
+            let private = PrivateKey::generate()?;
+            let public = private.public();
+            return Ok((Some(private), public));
+        };
+        let gateway = self.keyring()?;
+        let has = |w: &Workstation| {
+            w.public_key == own || w.next.as_ref().is_some_and(|next| next.public_key == own)
+        };
+        let mut others = self.workstations().map(|(_, w)| w);
+        let holder = match gateway.private().any(|key| key.public() == own) {
+            true => Some("the Gateway itself"),
+            false => others
+                .find(|w| whose != Some(&w.name) && has(w))
+                .map(|w| w.name.as_str()),
+        };
+        match holder {
+            None => Ok((None, own)),
+            Some(holder) => Err(Problem::new(
+                Kind::Conflict,
+                tried,
+                format!("the public key {own} belongs to {holder}"),
+                "each Workstation needs a key pair of its own: portcullis-agent keygen, on that machine",
+            )),
+        }
+    }
+
+    /// Gives a Workstation new keys, which take the place of those it has when it first uses them,
+    /// or at `until` (seconds since 1970). Others that waited are void. The private key, where the
+    /// Workstation has not made its own, is returned and kept nowhere.
+    ///
+    /// # Errors
+    /// There is none of that name, its public key is another's, or what the system answered; the
+    /// Workstation is then as it was.
+    pub fn rotate(
+        &mut self,
+        name: &str,
+        own: Option<PublicKey>,
+        gateway_key: PublicKey,
+        until: u64,
+    ) -> Result<(WorkstationId, Option<PrivateKey>), Problem> {
+        let tried = format!("rotating the keys of the Workstation {name}");
+        let Some((slot, workstation)) = self.get(name) else {
+            return Err(self.no_such_workstation(tried));
+        };
+        let mut workstation = workstation.clone();
+        // One that has made its own key pair keeps it, unless it brings another.
+        let own = own.or(workstation.own_key.then_some(workstation.public_key));
+        let (private, public_key) = self.key_pair(&tried, own, Some(&workstation.name))?;
+        workstation.next = Some(Next {
+            key_id: self.fresh_key_id()?,
+            public_key,
+            psk: Psk::generate()?,
+            own_key: private.is_none(),
+            gateway_key,
+            until,
+        });
+        self.rewrite(workstation)?;
+        Ok((slot, private))
+    }
+
+    /// Takes back the keys that a Workstation has not used yet. Without any nothing changes.
+    ///
+    /// # Errors
+    /// There is none of that name, or what the system answered; nothing has changed then.
+    pub fn cancel_rotation(&mut self, name: &str) -> Result<WorkstationId, Problem> {
+        let Some((slot, workstation)) = self.get(name) else {
+            return Err(
+                self.no_such_workstation(format!("keeping the keys of the Workstation {name}"))
+            );
+        };
+        if workstation.next.is_some() {
+            let workstation = workstation.clone();
+            self.rewrite(Workstation {
+                next: None,
+                ..workstation
+            })?;
+        }
+        Ok(slot)
+    }
+
+    /// Puts a Workstation's next keys in the place of those it has. Without any nothing changes.
+    ///
+    /// # Errors
+    /// What the system answered; nothing has changed then.
+    pub fn promote(&mut self, slot: WorkstationId) -> Result<(), Problem> {
+        let Some(workstation) = self.by_slot(slot).cloned() else {
+            return Ok(());
+        };
+        match workstation.next.clone() {
+            None => Ok(()),
+            Some(next) => self.rewrite(Workstation {
+                key_id: next.key_id,
+                public_key: next.public_key,
+                psk: next.psk,
+                own_key: next.own_key,
+                gateway_key: Some(next.gateway_key),
+                next: None,
+                ..workstation
+            }),
+        }
+    }
+
+    /// Writes the file of a Workstation that there is, and then takes it over.
+    fn rewrite(&mut self, workstation: Workstation) -> Result<(), Problem> {
+        files::write_secret(
+            &self.path_of(workstation.name.as_str()),
+            &workstation.to_text(),
+        )?;
+        if let Some(entry) = self.entries.get_mut(&workstation.name) {
+            entry.workstation = workstation;
+        }
+        Ok(())
     }
 
     /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`
@@ -333,7 +522,10 @@ impl Registry {
                 }
                 None => {
                     let problem = self.no_room(&format!("using the Workstation {name}"));
-                    let reserved = (workstation.addresses().collect(), vec![workstation.key_id]);
+                    let reserved = (
+                        workstation.addresses().collect(),
+                        workstation.key_ids().collect(),
+                    );
                     self.broken.push(Broken {
                         name: name.to_string(),
                         problem,
@@ -378,7 +570,10 @@ impl Registry {
                 broken.push(Broken {
                     name: name.to_string(),
                     problem,
-                    reserved: (workstation.addresses().collect(), vec![workstation.key_id]),
+                    reserved: (
+                        workstation.addresses().collect(),
+                        workstation.key_ids().collect(),
+                    ),
                 });
             }
         }
@@ -540,7 +735,7 @@ impl Registry {
             let taken = self
                 .entries
                 .values()
-                .any(|entry| entry.workstation.key_id == id)
+                .any(|entry| entry.workstation.key_ids().any(|taken| taken == id))
                 || self
                     .broken
                     .iter()
@@ -709,11 +904,14 @@ fn conflicts(found: &BTreeMap<Name, Workstation>) -> Vec<(Name, Problem)> {
         let things = workstation
             .addresses()
             .map(|address| format!("the address {address}"))
-            .chain([
-                format!("the key id {}", workstation.key_id),
-                format!("the public key {}", workstation.public_key),
-            ]);
-        for thing in things {
+            .chain(workstation.key_ids().map(|id| format!("the key id {id}")))
+            .chain(
+                workstation
+                    .public_keys()
+                    .map(|key| format!("the public key {key}")),
+            );
+        // Once for each, though next keys may be of the same key pair.
+        for thing in things.collect::<HashSet<_>>() {
             owners.entry(thing).or_default().push(&workstation.name);
         }
     }

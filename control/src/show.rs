@@ -3,6 +3,7 @@
 use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
 use crate::api::{ErrorBody, WorkstationStatus};
 use crate::check::Finding;
+use crate::keyring::Known;
 use crate::layout::{self, ranges};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -91,6 +92,15 @@ pub fn status(status: &Status, colours: bool) -> String {
         status.engine,
         status.host_interface
     );
+    if let Some(old) = &status.old_public_key {
+        let knows = |one: &&WorkstationStatus| one.gateway_key == Known::Old;
+        let _ = writeln!(
+            text,
+            "public key {}; the one before, {old}, is still accepted, which {} of the Workstations know only",
+            status.public_key,
+            status.workstations.iter().filter(knows).count(),
+        );
+    }
     for warning in &status.warnings {
         let _ = writeln!(text, "{} {warning}", painter.paint("warning:", Colour::Odd));
     }
@@ -231,6 +241,27 @@ fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
             "two machines seem to have its keys: remove it here and enrol it again, on one machine"
                 .into(),
         );
+    }
+    under.extend(one.refused.clone());
+    if let Some(rotation) = &one.rotation {
+        under.push(format!(
+            "has not used its new keys ({}) yet; the old ones end in {}",
+            rotation.key_id,
+            duration(rotation.old_ends_in_seconds)
+        ));
+    }
+    match one.gateway_key {
+        _ if one.broken.is_some() => {}
+        Known::Current => {}
+        Known::Old if one.rotation.is_some() => under.push("knows the Gateway's old key only".into()),
+        Known::Old => under.push(format!(
+            "knows the Gateway's old key only: portcullis workstation rotate {}",
+            one.name
+        )),
+        Known::Retired => under.push(format!(
+            "locked out, as it knows a key that the Gateway has no more: portcullis workstation rotate {}",
+            one.name
+        )),
     }
     under.extend(reasons("refused", &one.verdicts));
     under.extend(reasons("dropped", &one.drops));

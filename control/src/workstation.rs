@@ -87,8 +87,31 @@ pub struct Workstation {
     pub padding: Padding,
     /// Whether it is served at all.
     pub enabled: bool,
+    /// Whether it made its key pair itself, so that nobody else ever had the private half.
+    pub own_key: bool,
+    /// The Gateway's public key that it was told at enrolment; `None`: the eldest there is.
+    pub gateway_key: Option<PublicKey>,
     /// When it was added, for people to read.
     pub created: String,
+    /// The keys of a newer enrolment, which it has not used yet.
+    pub next: Option<Next>,
+}
+
+/// Keys that take the place of a Workstation's when it first uses them, or at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next {
+    /// As [`Workstation::key_id`].
+    pub key_id: KeyId,
+    /// As [`Workstation::public_key`].
+    pub public_key: PublicKey,
+    /// As [`Workstation::psk`].
+    pub psk: Psk,
+    /// As [`Workstation::own_key`].
+    pub own_key: bool,
+    /// The Gateway's public key that goes with them.
+    pub gateway_key: PublicKey,
+    /// When the keys before end though these were not used, in seconds since 1970.
+    pub until: u64,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +131,23 @@ struct Raw {
     #[serde(default, with = "padding_by_name")]
     padding: Padding,
     enabled: bool,
+    #[serde(default)]
+    own_key: bool,
+    gateway_key: Option<PublicKey>,
     created: toml::value::Datetime,
+    next: Option<RawNext>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNext {
+    key_id: KeyId,
+    public_key: PublicKey,
+    psk: Psk,
+    #[serde(default)]
+    own_key: bool,
+    gateway_key: PublicKey,
+    until: toml::value::Datetime,
 }
 
 impl Workstation {
@@ -116,6 +155,18 @@ impl Workstation {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let v4 = self.v4.map(IpAddr::V4);
         v4.into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Its key ids: the one in use, and the one that waits.
+    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + use<> {
+        let next = self.next.as_ref().map(|next| next.key_id);
+        std::iter::once(self.key_id).chain(next)
+    }
+
+    /// Its public keys: the one in use, and the one that waits.
+    pub fn public_keys(&self) -> impl Iterator<Item = PublicKey> + use<> {
+        let next = self.next.as_ref().map(|next| next.public_key);
+        std::iter::once(self.public_key).chain(next)
     }
 
     /// Reads the file `path` with the text `text`.
@@ -146,6 +197,25 @@ impl Workstation {
         {
             return invalid(happened, "give the name of a configured port");
         }
+        let next = match raw.next {
+            None => None,
+            Some(next) => {
+                let Some(until) = seconds(&next.until) else {
+                    return invalid(
+                        format!("until = {} is no date and time in UTC", next.until),
+                        "write it like 2026-01-31T12:00:00Z",
+                    );
+                };
+                Some(Next {
+                    key_id: next.key_id,
+                    public_key: next.public_key,
+                    psk: next.psk,
+                    own_key: next.own_key,
+                    gateway_key: next.gateway_key,
+                    until,
+                })
+            }
+        };
         Ok(Self {
             name: raw.name,
             key_id: raw.key_id,
@@ -158,7 +228,10 @@ impl Workstation {
             cipher: raw.cipher,
             padding: raw.padding,
             enabled: raw.enabled,
+            own_key: raw.own_key,
+            gateway_key: raw.gateway_key,
             created: raw.created.to_string(),
+            next,
         })
     }
 
@@ -180,7 +253,10 @@ impl Workstation {
              cipher = \"{cipher}\"\n\
              padding = \"{padding}\"\n\
              enabled = {enabled}\n\
-             created = {created}\n",
+             own_key = {own_key}\n\
+             {gateway_key}\
+             created = {created}\n\
+             {next}",
             name = self.name,
             key_id = self.key_id,
             public_key = self.public_key,
@@ -192,18 +268,72 @@ impl Workstation {
             cipher = self.cipher.name(),
             padding = self.padding.name(),
             enabled = self.enabled,
+            own_key = self.own_key,
+            gateway_key = line("gateway_key", self.gateway_key.map(|key| key.to_string())),
             created = self.created,
+            next = *self.next.as_ref().map(Next::to_text).unwrap_or_default(),
         );
         Zeroizing::new(text)
     }
 }
 
+impl Next {
+    fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!(
+            "\n# Keys it has been given and not used yet; those above end when it does, or at the time given.\n\
+             [next]\n\
+             key_id = \"{}\"\n\
+             public_key = \"{}\"\n\
+             psk = \"{}\"\n\
+             own_key = {}\n\
+             gateway_key = \"{}\"\n\
+             until = {}\n",
+            self.key_id,
+            self.public_key,
+            *self.psk.to_text(),
+            self.own_key,
+            self.gateway_key,
+            date(self.until),
+        ))
+    }
+}
+
 /// The time now, as TOML writes it. Only for people to read: nothing is decided by it.
 pub(crate) fn now() -> String {
-    let seconds = SystemTime::now()
+    date(unix_now())
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    date(seconds)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The seconds since 1970 of a date and time in UTC: the other way round than [`date`].
+fn seconds(when: &toml::value::Datetime) -> Option<u64> {
+    let (day, time) = (when.date?, when.time?);
+    let utc = matches!(
+        when.offset,
+        Some(toml::value::Offset::Z | toml::value::Offset::Custom { minutes: 0 })
+    );
+    if !utc || day.year < 1970 {
+        return None;
+    }
+    let month = u64::from(day.month);
+    let (year, month) = match month > 2 {
+        true => (u64::from(day.year), month - 3),
+        false => (u64::from(day.year) - 1, month + 9),
+    };
+    let days = year * 365 + year / 4 - year / 100
+        + year / 400
+        + (153 * month + 2) / 5
+        + u64::from(day.day)
+        - 1;
+    let clock = u64::from(time.hour) * 3600
+        + u64::from(time.minute) * 60
+        + u64::from(time.second.unwrap_or_default());
+    Some((days - 719_468) * 86_400 + clock)
 }
 
 /// Seconds since 1970 as a date and time. The calendar is computed in eras of 400 years, which
@@ -245,7 +375,17 @@ mod tests {
             cipher: "aes-256-gcm-siv".parse().unwrap(),
             padding: Padding::Sixteen,
             enabled: false,
+            own_key: true,
+            gateway_key: Some(PrivateKey::new([9; 32]).unwrap().public()),
             created: now(),
+            next: Some(Next {
+                key_id: KeyId::new(8).unwrap(),
+                public_key: PrivateKey::new([10; 32]).unwrap().public(),
+                psk: Psk::new([11; 32]).unwrap(),
+                own_key: true,
+                gateway_key: PrivateKey::new([12; 32]).unwrap().public(),
+                until: 1_709_164_801,
+            }),
         }
     }
 
@@ -258,6 +398,7 @@ mod tests {
         let mut alpha = alpha();
         assert_eq!(parse(&alpha.to_text()).unwrap(), alpha);
         (alpha.v4, alpha.port, alpha.enabled) = (None, None, true);
+        (alpha.own_key, alpha.gateway_key, alpha.next) = (false, None, None);
         assert_eq!(parse(&alpha.to_text()).unwrap(), alpha);
     }
 
@@ -296,6 +437,12 @@ mod tests {
                 "`encrypt`",
             ),
             ("padding = \"16\"", "padding = 16", "invalid type"),
+            (
+                "until = 2024-02-29T00:00:01Z",
+                "until = 2024-02-29",
+                "no date and time in UTC",
+            ),
+            ("until", "till", "unknown field `till`"),
             (
                 "v4 = \"10.152.152.11\"\nv6 = \"fd50:6f72:7463::2\"\n",
                 "",
@@ -337,6 +484,7 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(date(seconds), text);
+            assert_eq!(super::seconds(&text.parse().unwrap()), Some(seconds));
         }
     }
 

@@ -372,7 +372,7 @@ fn a_downgrade_is_refused_by_the_workstation_and_by_the_gateway() {
         sim.restart_station(0);
         sim.run(SECOND * 4);
         assert!(!sim.status(0).connected);
-        assert!(sim.info(0).outcomes.policy > 0);
+        assert!(sim.info(0).outcomes.policy > 0 && sim.info(0).unmet);
         assert_eq!(sim.info(0).outcomes.responses, 0);
     }
     // With consent it is given.
@@ -385,6 +385,7 @@ fn a_downgrade_is_refused_by_the_workstation_and_by_the_gateway() {
     config.protections.push(Protection::Authenticate);
     sim.restart_station_as(0, config);
     sim.run(SECOND);
+    assert!(!sim.info(0).unmet);
     assert_eq!(
         sim.status(0).protected_by,
         Some((Cipher::Aes256Gcm, Protection::Authenticate))

@@ -3,8 +3,9 @@
 use portcullis_control::api::server::Server;
 use portcullis_control::api::socket::Socket;
 use portcullis_control::api::{
-    self, AddWorkstation, Added, AgentControl, AgentStatus, Control, PortState, PortStatus,
-    Reloaded, Removed, Status, WorkstationStatus,
+    self, AddWorkstation, Added, AgentControl, AgentStatus, Control, KeyRetired, KeyRotated,
+    PortState, PortStatus, Reloaded, Removed, RetireKey, RotateWorkstation, Rotated,
+    SetWorkstation, Status, Switched, WorkstationStatus,
 };
 use portcullis_control::config::Gateway;
 use portcullis_control::enrolment::Enrolment;
@@ -135,14 +136,17 @@ impl Control for Fake {
                 reason: Some("no such interface".into()),
                 ..PortStatus::default()
             }],
-            workstations: WorkstationStatus::all(&self.registry.lock().unwrap()),
+            workstations: {
+                let registry = self.registry.lock().unwrap();
+                WorkstationStatus::all(&registry, &registry.keyring()?)
+            },
             ..Status::default()
         })
     }
 
     fn add(&self, request: AddWorkstation) -> Result<Added, Problem> {
         let mut registry = self.registry.lock().unwrap();
-        let key = registry.gateway_key()?.public();
+        let key = registry.keyring()?.public();
         Ok(api::add_workstation(&mut registry, &self.config, key, request)?.1)
     }
 
@@ -150,6 +154,42 @@ impl Control for Fake {
         assert_ne!(name, "panic", "the test asked for it");
         self.registry.lock().unwrap().remove(name)?;
         Ok(Removed { name: name.into() })
+    }
+
+    fn set(&self, name: &str, request: SetWorkstation) -> Result<SetWorkstation, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        let (slot, _) = api::set_workstation(&mut registry, name, &request)?;
+        Ok(SetWorkstation::of(registry.by_slot(slot).unwrap()))
+    }
+
+    fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        registry.change(name, |one| one.enabled = enabled)?;
+        let name = name.into();
+        Ok(Switched { name, enabled })
+    }
+
+    fn rotate(&self, name: &str, request: RotateWorkstation) -> Result<Rotated, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        let keyring = registry.keyring()?;
+        api::rotate_workstation(&mut registry, &self.config, &keyring, name, request)
+            .map(|(_, rotated)| rotated)
+    }
+
+    fn cancel_rotation(&self, name: &str) -> Result<(), Problem> {
+        self.registry.lock().unwrap().cancel_rotation(name)?;
+        Ok(())
+    }
+
+    fn rotate_key(&self) -> Result<KeyRotated, Problem> {
+        let mut registry = self.registry.lock().unwrap();
+        let keyring = registry.rotate_key()?;
+        Ok(api::key_rotated(&registry, &keyring))
+    }
+
+    fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
+        let (_, locked_out) = self.registry.lock().unwrap().retire_key(request.force)?;
+        Ok(KeyRetired { locked_out })
     }
 
     fn reload(&self) -> Result<Reloaded, Problem> {
@@ -345,11 +385,11 @@ fn a_workstation_is_added_carried_over_and_enrolled() {
     let registry = Registry::open(&config).unwrap();
     let identity = Enrolment::load(&rig.path("agent-state")).unwrap();
     let beta = registry.get("beta").unwrap().1;
-    assert_eq!(beta.public_key, identity.private_key.public());
+    assert_eq!(beta.public_key, identity.key.public());
     assert_eq!(beta.psk, identity.psk);
     assert_eq!(beta.key_id, identity.key_id);
     assert_eq!(
-        registry.gateway_key().unwrap().public(),
+        registry.keyring().unwrap().public(),
         identity.gateway_public_key
     );
     drop(registry);
@@ -362,6 +402,90 @@ fn a_workstation_is_added_carried_over_and_enrolled() {
     assert_eq!(out(&output), "{\n  \"name\": \"beta\"\n}\n");
     let text = failure(&rig.portcullis(&["workstation", "remove", "beta"]));
     assert!(text.contains("there is none of that name"), "{text}");
+}
+
+#[test]
+fn keys_are_replaced_the_same_with_and_without_the_daemon() {
+    for daemon in [false, true] {
+        let rig = Rig::new();
+        let config = rig.init();
+        let _server = daemon.then(|| serve(&config));
+        let good = |arguments: &[&str]| {
+            let output = rig.portcullis(arguments);
+            assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+            out(&output)
+        };
+        good(&["workstation", "add", "alpha"]);
+        assert!(rig.agent(&["enroll", "alpha.enrolment"]).status.success());
+        // The old file is not overwritten, and nothing was changed.
+        let text = failure(&rig.portcullis(&["workstation", "rotate", "alpha"]));
+        assert!(
+            text.contains("exists") && text.contains("--output"),
+            "{text}"
+        );
+        assert!(!good(&["workstation", "list"]).contains("new keys"));
+        let rotate = ["workstation", "rotate", "alpha", "--output", "new"];
+        assert!(good(&rotate).contains("or in 168 hours"));
+        assert_eq!(mode(&rig.path("new")), 0o600);
+        assert!(good(&["workstation", "list"]).contains("has not used its new keys"));
+        let text = failure(&rig.agent(&["enroll", "new"]));
+        assert!(
+            text.contains("enrolled already") && text.contains("--replace"),
+            "{text}"
+        );
+        assert!(rig.agent(&["enroll", "--replace", "new"]).status.success());
+        assert!(
+            rig.agent(&["enroll", "new"]).status.success(),
+            "again is no error"
+        );
+        good(&["workstation", "rotate", "alpha", "--cancel"]);
+        good(&["workstation", "rotate", "alpha", "--cancel"]);
+        assert!(!good(&["workstation", "list"]).contains("new keys"));
+        let text =
+            failure(&rig.portcullis(&["workstation", "rotate", "alpha", "--output", "no/dir"]));
+        assert!(text.contains("creating no/dir"), "{text}");
+        assert!(!good(&["workstation", "list"]).contains("new keys"));
+
+        let set = [
+            "workstation",
+            "set",
+            "alpha",
+            "--protection",
+            "authenticate",
+        ];
+        let text = good(&[&set[..], &["--cipher", "aes-128-gcm"]].concat());
+        assert!(
+            text.contains("authenticate, cipher aes-128-gcm, padding none"),
+            "{text}"
+        );
+        let text = good(&["workstation", "set", "alpha", "--padding", "full"]);
+        assert!(
+            text.contains("authenticate, cipher aes-128-gcm, padding full"),
+            "{text}"
+        );
+        let text = failure(&rig.portcullis(&["workstation", "set", "alpha", "--padding", "8"]));
+        assert!(text.contains("`full`"), "{text}");
+        for _ in 0..2 {
+            good(&["workstation", "disable", "alpha"]);
+            assert!(good(&["workstation", "list"]).contains("disabled"));
+        }
+        good(&["workstation", "enable", "alpha"]);
+        assert!(!good(&["workstation", "list"]).contains("disabled"));
+        for what in ["disable", "enable", "rotate"] {
+            let text = failure(&rig.portcullis(&["workstation", what, "none"]));
+            assert!(text.contains("there is none of that name"), "{text}");
+        }
+
+        assert!(good(&["key", "rotate"]).contains("still accepted: alpha"));
+        let text = failure(&rig.portcullis(&["key", "rotate"]));
+        assert!(text.contains("portcullis key retire"), "{text}");
+        assert!(good(&["workstation", "list"]).contains("knows the Gateway's old key only"));
+        let text = failure(&rig.portcullis(&["key", "retire"]));
+        assert!(text.contains("alpha would be locked out"), "{text}");
+        assert!(good(&["key", "retire", "--force"]).contains("new keys: alpha"));
+        assert!(good(&["workstation", "list"]).contains("locked out"));
+        assert!(good(&["key", "retire"]).contains("has one key"));
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 use super::socket::SOCKET;
 use super::{
-    AddWorkstation, Added, AgentStatus, Done, ErrorBody, Reloaded, Removed, Status,
-    WorkstationStatus,
+    AddWorkstation, Added, AgentStatus, Done, ErrorBody, KeyRetired, KeyRotated, Reloaded, Removed,
+    RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched, WorkstationStatus,
 };
 use crate::problem::{Kind, Problem};
 use axum::http::{Method, Request, StatusCode};
@@ -97,16 +97,56 @@ impl Client {
     /// # Errors
     /// As [`Client::status`].
     pub fn remove(&self, name: &str) -> Result<Removed, Problem> {
-        let mut path = String::from("/v1/workstations/");
-        for byte in name.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                    path.push(char::from(byte));
-                }
-                other => path.push_str(&format!("%{other:02X}")),
-            }
-        }
-        self.call(Method::DELETE, &path, None::<&()>)
+        self.call(Method::DELETE, &of(name, ""), None::<&()>)
+    }
+
+    /// Changes what a Workstation's sessions are protected with.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn set(&self, name: &str, request: &SetWorkstation) -> Result<SetWorkstation, Problem> {
+        self.call(Method::PATCH, &of(name, ""), Some(request))
+    }
+
+    /// Turns a Workstation on or off.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem> {
+        let what = if enabled { "/enable" } else { "/disable" };
+        self.call(Method::POST, &of(name, what), None::<&()>)
+    }
+
+    /// Gives a Workstation new keys.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn rotate(&self, name: &str, request: &RotateWorkstation) -> Result<Rotated, Problem> {
+        self.call(Method::POST, &of(name, "/rotation"), Some(request))
+    }
+
+    /// Takes back the keys that a Workstation has not used.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn cancel_rotation(&self, name: &str) -> Result<Done, Problem> {
+        self.call(Method::DELETE, &of(name, "/rotation"), None::<&()>)
+    }
+
+    /// Rolls the Gateway's static key over.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn rotate_key(&self) -> Result<KeyRotated, Problem> {
+        self.call(Method::POST, "/v1/key/rotate", None::<&()>)
+    }
+
+    /// Gives up the Gateway's old static key.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
+        self.call(Method::POST, "/v1/key/retire", Some(&request))
     }
 
     /// Has the Workstation files read again.
@@ -234,4 +274,18 @@ impl Client {
             ),
         )
     }
+}
+
+/// The path of something of a Workstation.
+fn of(name: &str, what: &str) -> String {
+    let mut path = String::from("/v1/workstations/");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                path.push(char::from(byte));
+            }
+            other => path.push_str(&format!("%{other:02X}")),
+        }
+    }
+    path + what
 }

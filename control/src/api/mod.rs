@@ -6,6 +6,12 @@
 //! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
 //! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |
 //! | `DELETE /v1/workstations/NAME` | [`Removed`], when its sessions are gone |
+//! | `PATCH /v1/workstations/NAME` with [`SetWorkstation`] | [`SetWorkstation`] as it is now |
+//! | `POST /v1/workstations/NAME/disable`, `/enable` | [`Switched`], when its sessions are gone |
+//! | `POST /v1/workstations/NAME/rotation` with [`RotateWorkstation`] | [`Rotated`], the enrolment file in it |
+//! | `DELETE /v1/workstations/NAME/rotation` | [`Done`]: it keeps the keys it has |
+//! | `POST /v1/key/rotate` | [`KeyRotated`] |
+//! | `POST /v1/key/retire` with [`RetireKey`] | [`KeyRetired`] |
 //! | `POST /v1/reload` | [`Reloaded`] |
 //! | `POST /v1/down` (agent) | [`Done`] |
 //!
@@ -19,10 +25,11 @@ pub mod socket;
 use crate::choices::{CipherChoice, padding_by_name};
 use crate::config::Gateway;
 use crate::enrolment::Enrolment;
+use crate::keyring::{Keyring, Known};
 use crate::keys::PublicKey;
 use crate::problem::{Kind, Problem};
 use crate::registry::{New, Registry};
-use crate::workstation::Workstation;
+use crate::workstation::{Workstation, unix_now};
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
 use serde::{Deserialize, Serialize};
@@ -50,6 +57,9 @@ pub struct Status {
     pub host_interface: String,
     /// The Gateway's static public key.
     pub public_key: String,
+    /// The one before, while it is still accepted.
+    #[serde(default)]
+    pub old_public_key: Option<String>,
     /// The ports, as configured.
     pub ports: Vec<PortStatus>,
     /// The Workstations by name, the broken ones too.
@@ -138,6 +148,12 @@ pub struct WorkstationStatus {
     pub worker: Option<usize>,
     /// Its session, where it has one.
     pub session: Option<SessionStatus>,
+    /// What its sessions are to be protected with.
+    #[serde(default)]
+    pub wanted: SetWorkstation,
+    /// Why it gets no session though it has the right keys.
+    #[serde(default)]
+    pub refused: Option<String>,
     /// How long ago the last handshake was finished.
     pub last_handshake_seconds: Option<u64>,
     /// Inner packets and bytes from it.
@@ -154,26 +170,47 @@ pub struct WorkstationStatus {
     pub rekeys: u64,
     /// Whether two machines seem to have its keys.
     pub clone_suspected: bool,
+    /// Which of the Gateway's keys it knows.
+    #[serde(default)]
+    pub gateway_key: Known,
+    /// The keys it was given and has not used yet.
+    #[serde(default)]
+    pub rotation: Option<RotationStatus>,
+}
+
+/// Keys that wait to be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationStatus {
+    /// Their key id.
+    pub key_id: String,
+    /// In how many seconds those before end.
+    pub old_ends_in_seconds: u64,
 }
 
 impl WorkstationStatus {
     /// What the registry knows of a Workstation; the daemon fills in the rest.
-    pub fn of(workstation: &Workstation) -> Self {
+    pub fn of(workstation: &Workstation, keyring: &Keyring) -> Self {
         Self {
+            gateway_key: keyring.known(workstation.gateway_key),
+            rotation: workstation.next.as_ref().map(|next| RotationStatus {
+                key_id: next.key_id.to_string(),
+                old_ends_in_seconds: next.until.saturating_sub(unix_now()),
+            }),
             name: workstation.name.to_string(),
             key_id: Some(workstation.key_id.to_string()),
             enabled: workstation.enabled,
             addresses: workstation.addresses().collect(),
             port: workstation.port.clone(),
+            wanted: SetWorkstation::of(workstation),
             ..Self::default()
         }
     }
 
     /// All of the registry's Workstations, with the broken ones, by name.
-    pub fn all(registry: &Registry) -> Vec<Self> {
+    pub fn all(registry: &Registry, keyring: &Keyring) -> Vec<Self> {
         let mut all: Vec<Self> = registry
             .workstations()
-            .map(|(_, workstation)| Self::of(workstation))
+            .map(|(_, workstation)| Self::of(workstation, keyring))
             .collect();
         all.extend(registry.broken().iter().map(|broken| Self {
             name: broken.name.clone(),
@@ -265,6 +302,9 @@ pub struct AddWorkstation {
     /// How its packets are padded.
     #[serde(default, with = "padding_by_name")]
     pub padding: Padding,
+    /// Its public key, when it has made its key pair itself.
+    #[serde(default)]
+    pub public_key: Option<PublicKey>,
 }
 
 impl AddWorkstation {
@@ -291,7 +331,210 @@ impl AddWorkstation {
             protection,
             cipher: self.cipher,
             padding: self.padding,
+            public_key: self.public_key,
+            gateway_key: None,
         })
+    }
+}
+
+/// How long the keys a Workstation has stay good while it has not used its new ones, unless told
+/// otherwise.
+pub const KEEP_OLD: u64 = 7 * 86_400;
+/// The longest that can be told.
+pub const MOST_KEEP_OLD: u64 = 366 * 86_400;
+
+/// New keys for a Workstation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateWorkstation {
+    /// The public key of a key pair it has made itself.
+    #[serde(default)]
+    pub public_key: Option<PublicKey>,
+    /// For how many seconds the keys it has stay good though it does not use the new ones: a week
+    /// when not given; with 0 they end at once.
+    #[serde(default)]
+    pub keep_old_seconds: Option<u64>,
+}
+
+/// A Workstation that was given new keys.
+#[derive(
+    Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
+)]
+pub struct Rotated {
+    /// Its name.
+    pub name: String,
+    /// The new key id.
+    pub key_id: String,
+    /// In how many seconds the keys before end, if the new ones are not used sooner.
+    pub old_ends_in_seconds: u64,
+    /// The text of its new enrolment file, secret.
+    pub enrolment: String,
+}
+
+impl std::fmt::Debug for Rotated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rotated({}, {})", self.name, self.key_id)
+    }
+}
+
+/// What a Workstation's sessions are protected with. What is not given stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetWorkstation {
+    /// What the AEAD does with its packets: `encrypt` or `authenticate`.
+    #[serde(default)]
+    pub protection: Option<String>,
+    /// The cipher.
+    #[serde(default)]
+    pub cipher: Option<CipherChoice>,
+    /// How its packets are padded: `none`, `16` or `full`.
+    #[serde(default)]
+    pub padding: Option<String>,
+}
+
+impl SetWorkstation {
+    /// What a Workstation's are.
+    pub fn of(workstation: &Workstation) -> Self {
+        Self {
+            protection: Some(workstation.protection.name().to_owned()),
+            cipher: Some(workstation.cipher),
+            padding: Some(workstation.padding.name().to_owned()),
+        }
+    }
+}
+
+/// Changes what a Workstation's sessions are protected with in the registry. Tells whether that is a
+/// change.
+///
+/// # Errors
+/// A name stands for nothing, there is no such Workstation, or what the system answered; nothing has
+/// changed then.
+pub fn set_workstation(
+    registry: &mut Registry,
+    name: &str,
+    request: &SetWorkstation,
+) -> Result<(dataplane::WorkstationId, bool), Problem> {
+    let wrong = |happened: String| {
+        let tried = format!("changing the Workstation {name}");
+        Problem::new(
+            Kind::Invalid,
+            tried,
+            happened,
+            "use one of those, or leave it out",
+        )
+    };
+    let by_name =
+        |text: &Option<String>| text.as_deref().map(crate::choices::protection).transpose();
+    let protection = by_name(&request.protection).map_err(wrong)?;
+    let padding = request.padding.as_deref().map(crate::choices::padding);
+    let padding = padding.transpose().map_err(wrong)?;
+    let before = registry
+        .get(name)
+        .map(|(_, workstation)| SetWorkstation::of(workstation));
+    let slot = registry.change(name, |one| {
+        one.protection = protection.unwrap_or(one.protection);
+        one.cipher = request.cipher.unwrap_or(one.cipher);
+        one.padding = padding.unwrap_or(one.padding);
+    })?;
+    let after = registry.by_slot(slot).map(SetWorkstation::of);
+    Ok((slot, before != after))
+}
+
+/// A Workstation that was turned on or off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Its name.
+    pub name: String,
+    /// Whether it is served now.
+    pub enabled: bool,
+}
+
+/// The Gateway's static key, rolled over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRotated {
+    /// The public key that enrolments name from now on.
+    pub public_key: String,
+    /// The one before, which is still accepted.
+    pub old_public_key: Option<String>,
+    /// The Workstations that know that one.
+    pub workstations: Vec<String>,
+}
+
+/// The Gateway's old static key is to be given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetireKey {
+    /// Though that locks Workstations out.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The Gateway has no old static key any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRetired {
+    /// Workstations that cannot connect any more; their sessions were ended.
+    pub locked_out: Vec<String>,
+}
+
+/// Gives a Workstation new keys in the registry and makes its enrolment file: all that a rotation
+/// is, but for telling the dataplane.
+///
+/// # Errors
+/// As [`Registry::rotate`]; and the time is too long, or the ports' EtherTypes differ.
+pub fn rotate_workstation(
+    registry: &mut Registry,
+    config: &Gateway,
+    keyring: &Keyring,
+    name: &str,
+    request: RotateWorkstation,
+) -> Result<(dataplane::WorkstationId, Rotated), Problem> {
+    let keep = request.keep_old_seconds.unwrap_or(KEEP_OLD);
+    if keep > MOST_KEEP_OLD {
+        return Err(Problem::new(
+            Kind::Invalid,
+            format!("rotating the keys of the Workstation {name}"),
+            format!("{keep} seconds is longer than the keys before may stay"),
+            "give at most 366 days; when the new keys are used, the old ones end anyway",
+        ));
+    }
+    // Asked first: after the registry's answer nothing may fail.
+    if let Some((_, workstation)) = registry.get(name) {
+        config.ethertype_for(workstation.port.as_deref())?;
+    }
+    let gateway = keyring.public();
+    let until = unix_now().saturating_add(keep);
+    let (slot, private) = registry.rotate(name, request.public_key, gateway, until)?;
+    let workstation = registry.by_slot(slot).ok_or_else(gone)?;
+    let enrolment = Enrolment::of(workstation, private, gateway, config)?;
+    let rotated = Rotated {
+        name: workstation.name.to_string(),
+        key_id: enrolment.key_id.to_string(),
+        old_ends_in_seconds: keep,
+        enrolment: enrolment.to_text().to_string(),
+    };
+    if keep == 0 {
+        registry.promote(slot)?;
+    }
+    Ok((slot, rotated))
+}
+
+fn gone() -> Problem {
+    Problem::new(
+        Kind::Failed,
+        "changing a Workstation",
+        "it is not in the registry",
+        "restart portcullisd",
+    )
+}
+
+/// What a rollover of the Gateway's key is answered with.
+pub fn key_rotated(registry: &Registry, keyring: &Keyring) -> KeyRotated {
+    let old = |w: &&Workstation| keyring.known(w.gateway_key) == Known::Old;
+    let known = registry.workstations().map(|(_, w)| w).filter(old);
+    KeyRotated {
+        public_key: keyring.public().to_string(),
+        old_public_key: keyring.old().map(|key| key.to_string()),
+        workstations: known.map(|w| w.name.to_string()).collect(),
     }
 }
 
@@ -306,18 +549,12 @@ pub fn add_workstation(
     gateway: PublicKey,
     request: AddWorkstation,
 ) -> Result<(dataplane::WorkstationId, Added), Problem> {
-    let new = request.into_new()?;
+    let mut new = request.into_new()?;
+    new.gateway_key = Some(gateway);
     // Asked first: after the registry's answer nothing may fail.
     config.ethertype_for(new.port.as_deref())?;
     let (slot, private) = registry.add(new)?;
-    let workstation = registry.by_slot(slot).ok_or_else(|| {
-        Problem::new(
-            Kind::Failed,
-            "adding a Workstation",
-            "it is not in the registry",
-            "restart portcullisd",
-        )
-    })?;
+    let workstation = registry.by_slot(slot).ok_or_else(gone)?;
     let enrolment = Enrolment::of(workstation, private, gateway, config)?;
     let added = Added {
         name: workstation.name.to_string(),
@@ -424,6 +661,44 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// There is none of that name, or what the system answered.
     fn remove(&self, name: &str) -> Result<Removed, Problem>;
+
+    /// Changes what a Workstation's sessions are protected with ([`set_workstation`]). They end, and
+    /// it begins another.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    fn set(&self, name: &str, request: SetWorkstation) -> Result<SetWorkstation, Problem>;
+
+    /// Turns a Workstation on or off, and returns when, if it is off, its sessions are gone from XDP
+    /// and the workers.
+    ///
+    /// # Errors
+    /// There is none of that name, or what the system answered.
+    fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem>;
+
+    /// Gives a Workstation new keys ([`rotate_workstation`]).
+    ///
+    /// # Errors
+    /// Why not; it keeps the keys it has.
+    fn rotate(&self, name: &str, request: RotateWorkstation) -> Result<Rotated, Problem>;
+
+    /// Takes back the keys that a Workstation was given and has not used.
+    ///
+    /// # Errors
+    /// There is none of that name, or what the system answered.
+    fn cancel_rotation(&self, name: &str) -> Result<(), Problem>;
+
+    /// Rolls the Gateway's static key over ([`Registry::rotate_key`]).
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    fn rotate_key(&self) -> Result<KeyRotated, Problem>;
+
+    /// Gives up the Gateway's old static key ([`Registry::retire_key`]).
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem>;
 
     /// Reads the Workstation files again.
     ///

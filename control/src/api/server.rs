@@ -1,7 +1,7 @@
 //! The server of the control API: a thread of its own, with bounds on everything a client can do.
 
 use super::socket::Socket;
-use super::{AddWorkstation, AgentControl, Control, Done, ErrorBody};
+use super::{AgentControl, Control, Done, ErrorBody};
 use crate::problem::{Kind, Problem};
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +13,7 @@ use axum::routing::{delete, get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -46,7 +47,15 @@ impl Server {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/workstations", get(workstations).post(add))
-            .route("/v1/workstations/{name}", delete(remove))
+            .route("/v1/workstations/{name}", delete(remove).patch(set))
+            .route("/v1/workstations/{name}/enable", post(enable))
+            .route("/v1/workstations/{name}/disable", post(disable))
+            .route(
+                "/v1/workstations/{name}/rotation",
+                post(rotate).delete(cancel_rotation),
+            )
+            .route("/v1/key/rotate", post(rotate_key))
+            .route("/v1/key/retire", post(retire_key))
             .route("/v1/reload", post(reload))
             .with_state(control);
         Self::serve(socket, router)
@@ -157,24 +166,64 @@ async fn workstations(State(control): State<Arc<dyn Control>>) -> Response {
     answer(StatusCode::OK, move || control.workstations()).await
 }
 
-async fn add(
-    State(control): State<Arc<dyn Control>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
-    };
-    let request: AddWorkstation = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(error) => {
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                &format!("the request is not a Workstation to add: {error}"),
-            );
-        }
-    };
-    answer(StatusCode::CREATED, move || control.add(request)).await
+type Gateway = State<Arc<dyn Control>>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// The request in a body, or the refusal of one that is none.
+#[allow(clippy::result_large_err)] // The response is returned at once.
+fn parse<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
+    let body = body.map_err(|rejection| refuse(rejection.status(), &rejection.body_text()))?;
+    serde_json::from_slice(&body).map_err(|error| {
+        refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("the request is not {what}: {error}"),
+        )
+    })
+}
+
+async fn add(State(control): Gateway, body: Body) -> Response {
+    match parse(body, "a Workstation to add") {
+        Ok(request) => answer(StatusCode::CREATED, move || control.add(request)).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn set(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
+    match parse(body, "a change of a Workstation") {
+        Ok(request) => answer(StatusCode::OK, move || control.set(&name, request)).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn enable(State(control): Gateway, Path(name): Path<String>) -> Response {
+    answer(StatusCode::OK, move || control.switch(&name, true)).await
+}
+
+async fn disable(State(control): Gateway, Path(name): Path<String>) -> Response {
+    answer(StatusCode::OK, move || control.switch(&name, false)).await
+}
+
+async fn rotate(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
+    match parse(body, "a rotation") {
+        Ok(request) => answer(StatusCode::CREATED, move || control.rotate(&name, request)).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn cancel_rotation(State(control): Gateway, Path(name): Path<String>) -> Response {
+    let done = move || control.cancel_rotation(&name).map(|()| Done {});
+    answer(StatusCode::OK, done).await
+}
+
+async fn rotate_key(State(control): Gateway) -> Response {
+    answer(StatusCode::OK, move || control.rotate_key()).await
+}
+
+async fn retire_key(State(control): Gateway, body: Body) -> Response {
+    match parse(body, "a key to retire") {
+        Ok(request) => answer(StatusCode::OK, move || control.retire_key(request)).await,
+        Err(refusal) => refusal,
+    }
 }
 
 async fn remove(State(control): State<Arc<dyn Control>>, Path(name): Path<String>) -> Response {

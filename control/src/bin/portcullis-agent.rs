@@ -6,7 +6,7 @@ use portcullis_control::api::client::Client;
 use portcullis_control::config::{self, AGENT_PATH, Agent, check_interface_name};
 use portcullis_control::enrolment::Enrolment;
 use portcullis_control::problem::{Kind, Problem};
-use portcullis_control::{agent, files, interfaces, program, show};
+use portcullis_control::{agent, files, interfaces, keygen, program, show};
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,6 +34,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a key pair here, so that the private key never leaves this Workstation, and print the
+    /// public key for the Gateway. A second time it is the same one.
+    Keygen {
+        /// Write the file that is carried to the Gateway.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Take the identity from an enrolment file that was carried here from the Gateway.
     Enroll {
         /// The file that `portcullis workstation add` wrote.
@@ -73,6 +80,24 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let start = format!("portcullis-agent{} up", config::option(path, AGENT_PATH));
     let client = Client::agent(&config.runtime_directory, start.clone());
     match arguments.command {
+        Command::Keygen { output } => {
+            let public = keygen::own_key(&config.state_directory)?.public();
+            let text = keygen::to_text(&public);
+            match output {
+                None => program::print(&text),
+                Some(file) => {
+                    files::write_with_mode(&file, &text, 0o644)?;
+                    program::print(&format!(
+                        "The public key {public} is in {0}, and the private one stays here.\n\n\
+                         Next, on the Gateway:\n  portcullis workstation add NAME --public-key {1}\n\
+                         and with the file it makes, here:\n  portcullis-agent enroll NAME.enrolment\n",
+                        file.display(),
+                        file.file_name().unwrap_or_default().to_string_lossy(),
+                    ));
+                }
+            }
+            Ok(())
+        }
         Command::Enroll {
             file,
             interface,

@@ -4,7 +4,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dataplane::session::Padding;
 use portcullis_control::api::client::Client;
-use portcullis_control::api::{self, AddWorkstation, Added, WorkstationStatus};
+use portcullis_control::api::{
+    self, AddWorkstation, Added, Done, KeyRetired, KeyRotated, RetireKey, RotateWorkstation,
+    Rotated, SetWorkstation, Switched, WorkstationStatus,
+};
 use portcullis_control::choices::{self, CipherChoice};
 use portcullis_control::config::{self, GATEWAY_PATH, Gateway};
 use portcullis_control::enrolment::EXTENSION;
@@ -12,7 +15,7 @@ use portcullis_control::files::Reserved;
 use portcullis_control::problem::{Kind, Problem};
 use portcullis_control::registry::Registry;
 use portcullis_control::workstation::Name;
-use portcullis_control::{check, init, program, show};
+use portcullis_control::{check, init, keygen, program, show};
 use serde::Serialize;
 use std::io::stdout;
 use std::net::IpAddr;
@@ -29,6 +32,7 @@ use std::process::ExitCode;
   portcullis init --port eth1                  set this machine up as a Gateway
   portcullis workstation add alpha             enrol a Workstation; writes alpha.enrolment
   portcullis workstation add beta --port eth2 --address 10.152.152.20
+  portcullis workstation rotate alpha          give it new keys; disable ends its sessions
   portcullis --json show | jq '.workstations[].name'
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -76,6 +80,9 @@ enum Command {
     /// Say who may use this Gateway.
     #[command(subcommand)]
     Workstation(Workstation),
+    /// Change the Gateway's own key.
+    #[command(subcommand)]
+    Key(Key),
     /// Have the daemon read the Workstation files again.
     Reload,
     /// Check configuration, keys, Workstation files and interfaces, without changing anything.
@@ -107,6 +114,10 @@ Then on the Workstation:
         /// Pad what is sent: none, 16 or full.
         #[arg(long, default_value = "none", value_parser = choices::padding)]
         padding: Padding,
+        /// The public key it has made itself (portcullis-agent keygen): its private key then never
+        /// leaves it.
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
         /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -117,6 +128,72 @@ Then on the Workstation:
     Remove {
         /// Its name.
         name: String,
+    },
+    /// Change what a Workstation's sessions are protected with; the one it has ends, and it begins another within seconds.
+    Set {
+        /// Its name.
+        name: String,
+        /// encrypt, or authenticate for a virtual LAN nobody else can listen to.
+        #[arg(long)]
+        protection: Option<String>,
+        /// auto, aes-256-gcm, aes-128-gcm or aes-256-gcm-siv.
+        #[arg(long)]
+        cipher: Option<CipherChoice>,
+        /// Pad what is sent: none, 16 or full.
+        #[arg(long)]
+        padding: Option<String>,
+    },
+    /// Turn a Workstation off; its sessions are gone when this returns. Its keys are kept.
+    Disable {
+        /// Its name.
+        name: String,
+    },
+    /// Turn a Workstation on again.
+    Enable {
+        /// Its name.
+        name: String,
+    },
+    /// Give a Workstation new keys by a new enrolment file.
+    ///
+    /// The keys it has stay good until it uses the new ones, for a week at most.
+    #[command(after_help = "Example:
+  portcullis workstation rotate alpha --output /media/usb/alpha.enrolment
+Then on the Workstation:
+  portcullis-agent enroll --replace /media/usb/alpha.enrolment
+and restart the agent there.")]
+    Rotate {
+        /// Its name.
+        name: String,
+        /// A new public key it has made itself; else one that did so before keeps its key pair.
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
+        /// How long the keys it has stay good though it does not use the new ones; 0 ends them, and
+        /// its sessions, at once.
+        #[arg(long, value_name = "HOURS", default_value_t = api::KEEP_OLD / 3600)]
+        keep_old: u64,
+        /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Take new keys back that it has not used yet.
+        #[arg(long, conflicts_with_all = ["public_key", "keep_old", "output"])]
+        cancel: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Key {
+    /// Make a new key, which enrolments name from now on. The one before is still accepted.
+    #[command(after_help = "The whole way:
+  portcullis key rotate
+  portcullis workstation rotate NAME     for each, and carry the file to it
+  portcullis                             says who still knows the old key only
+  portcullis key retire")]
+    Rotate,
+    /// Give up the key before. Refused while it would lock somebody out.
+    Retire {
+        /// Lock them out.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -160,6 +237,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             protection,
             cipher,
             padding,
+            public_key,
             output,
         }) => {
             let request = AddWorkstation {
@@ -169,6 +247,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 protection,
                 cipher,
                 padding,
+                public_key: public_key.as_deref().map(keygen::read).transpose()?,
             };
             add(&Daemon::of(&path)?, request, output, json)
         }
@@ -185,6 +264,89 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                     "Removed the Workstation {}; its keys are worth nothing now.\n",
                     removed.name
                 )
+            })
+        }
+        Command::Workstation(Workstation::Set {
+            name,
+            protection,
+            cipher,
+            padding,
+        }) => {
+            let request = SetWorkstation {
+                protection,
+                cipher,
+                padding,
+            };
+            let now = Daemon::of(&path)?.set(&name, &request)?;
+            print(json, &now, || {
+                format!(
+                    "The Workstation {name} is given: protection {}, cipher {}, padding {}.\n",
+                    now.protection.as_deref().unwrap_or_default(),
+                    now.cipher.unwrap_or_default().name(),
+                    now.padding.as_deref().unwrap_or_default(),
+                )
+            })
+        }
+        Command::Workstation(Workstation::Disable { name }) => {
+            let switched = Daemon::of(&path)?.switch(&name, false)?;
+            print(json, &switched, || {
+                format!("The Workstation {name} is off, and has no session. It keeps its keys.\n")
+            })
+        }
+        Command::Workstation(Workstation::Enable { name }) => {
+            let switched = Daemon::of(&path)?.switch(&name, true)?;
+            print(json, &switched, || {
+                format!("The Workstation {name} is on.\n")
+            })
+        }
+        Command::Workstation(Workstation::Rotate {
+            name, cancel: true, ..
+        }) => {
+            let done = Daemon::of(&path)?.cancel_rotation(&name)?;
+            print(json, &done, || {
+                format!("The Workstation {name} keeps the keys it has.\n")
+            })
+        }
+        Command::Workstation(Workstation::Rotate {
+            name,
+            public_key,
+            keep_old,
+            output,
+            cancel: false,
+        }) => {
+            let request = RotateWorkstation {
+                public_key: public_key.as_deref().map(keygen::read).transpose()?,
+                keep_old_seconds: Some(keep_old.saturating_mul(3600)),
+            };
+            rotate(&Daemon::of(&path)?, &name, &request, output, json)
+        }
+        Command::Key(Key::Rotate) => {
+            let rotated = Daemon::of(&path)?.rotate_key()?;
+            print(json, &rotated, || {
+                let next = match rotated.workstations.is_empty() {
+                    true => "No Workstation knows the old one. Next:\n  portcullis key retire\n"
+                        .to_owned(),
+                    false => format!(
+                        "These know only the old one, which is still accepted: {}\n\n\
+                         Next, for each:\n  portcullis workstation rotate NAME\nand when all use \
+                         their new keys:\n  portcullis key retire\n",
+                        rotated.workstations.join(", ")
+                    ),
+                };
+                format!(
+                    "The Gateway's public key is {} now.\n{next}",
+                    rotated.public_key
+                )
+            })
+        }
+        Command::Key(Key::Retire { force }) => {
+            let retired = Daemon::of(&path)?.retire_key(RetireKey { force })?;
+            print(json, &retired, || match retired.locked_out.is_empty() {
+                true => "The Gateway has one key, which every Workstation knows.\n".to_owned(),
+                false => format!(
+                    "The Gateway has one key. Locked out until they get new keys: {}\n",
+                    retired.locked_out.join(", ")
+                ),
             })
         }
         Command::Reload => {
@@ -280,33 +442,25 @@ fn add(
     // The name first: it becomes a file's.
     let name: Name = request.name.parse()?;
     let output = output.unwrap_or_else(|| format!("{name}.{EXTENSION}").into());
+    let other = format!(
+        "see whether {name} is enrolled already (portcullis workstation list); else move the file \
+         away, or name another with --output FILE"
+    );
+    let own_key = request.public_key.is_some();
+    let added = deliver(
+        &output,
+        &other,
+        || daemon.add(&request),
+        |added| &added.enrolment,
+        || {
+            (
+                "the Workstation was not added",
+                daemon.remove(name.as_str()).map(drop),
+            )
+        },
+    )?;
     if output == Path::new("-") {
-        let added = daemon.add(&request)?;
-        program::print(&added.enrolment);
         return Ok(());
-    }
-    // The place second: once the Workstation is added its keys exist nowhere else.
-    let place = Reserved::new(&output).map_err(|mut problem| {
-        if problem.kind == Kind::Conflict {
-            problem.remedy = format!(
-                "see whether {name} is enrolled already (portcullis workstation list); else move \
-                 the file away, or name another with --output FILE"
-            );
-        }
-        problem
-    })?;
-    let added = daemon.add(&request)?;
-    if let Err(problem) = place.fill(&added.enrolment) {
-        let outcome = daemon.remove(name.as_str());
-        let happened = match outcome {
-            Ok(_) => format!("{}; the Workstation was not added", problem.happened),
-            Err(other) => format!("{}; and {other}", problem.happened),
-        };
-        return Err(Problem {
-            happened,
-            ..problem
-        }
-        .into());
     }
     let addresses: Vec<_> = added.addresses.iter().map(ToString::to_string).collect();
     let value = serde_json::json!({
@@ -318,14 +472,97 @@ fn add(
     print(json, &value, || {
         format!(
             "Added the Workstation {} ({}) with {}.\n\n\
-             Its keys are in {} and nowhere else. Carry that file to the Workstation by hand, and there:\n  \
+             {} in {} and nowhere else. Carry that file to the Workstation by hand, and there:\n  \
              portcullis-agent enroll {}\nThen delete it.\n",
             added.name,
             added.key_id,
             addresses.join(" and "),
+            match own_key {
+                true => "What it needs beside its own private key, and a secret, is",
+                false => "Its keys are",
+            },
             output.display(),
             output.file_name().unwrap_or_default().to_string_lossy(),
         )
+    })
+}
+
+fn rotate(
+    daemon: &Daemon,
+    name: &str,
+    request: &RotateWorkstation,
+    output: Option<PathBuf>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let name: Name = name.parse()?;
+    let output = output.unwrap_or_else(|| format!("{name}.{EXTENSION}").into());
+    let rotated = deliver(
+        &output,
+        "move that file away, or name another with --output FILE",
+        || daemon.rotate(name.as_str(), request),
+        |rotated| &rotated.enrolment,
+        || {
+            let cancelled = daemon.cancel_rotation(name.as_str());
+            ("the Workstation keeps the keys it has", cancelled.map(drop))
+        },
+    )?;
+    if output == Path::new("-") {
+        return Ok(());
+    }
+    let value = serde_json::json!({
+        "name": rotated.name,
+        "key_id": rotated.key_id,
+        "old_ends_in_seconds": rotated.old_ends_in_seconds,
+        "enrolment_file": output,
+    });
+    print(json, &value, || {
+        let old = match rotated.old_ends_in_seconds / 3600 {
+            0 => "The old ones have ended.".to_owned(),
+            hours => format!("The old ones end when it uses them, or in {hours} hours."),
+        };
+        format!(
+            "New keys of the Workstation {} ({}) are in {}. {old}\n\n\
+             Carry that file to the Workstation by hand, and there:\n  \
+             portcullis-agent enroll --replace {}\nThen delete it, and restart the agent.\n",
+            rotated.name,
+            rotated.key_id,
+            output.display(),
+            output.file_name().unwrap_or_default().to_string_lossy(),
+        )
+    })
+}
+
+/// Has keys made and writes the file that carries them, or has them undone. A place for the file is
+/// made sure of first: the keys exist nowhere else.
+fn deliver<T>(
+    output: &Path,
+    remedy: &str,
+    make: impl FnOnce() -> Result<T, Problem>,
+    enrolment: impl Fn(&T) -> &str,
+    undo: impl FnOnce() -> (&'static str, Result<(), Problem>),
+) -> Result<T, Problem> {
+    if output == Path::new("-") {
+        let made = make()?;
+        program::print(enrolment(&made));
+        return Ok(made);
+    }
+    let place = Reserved::new(output).map_err(|mut problem| {
+        if problem.kind == Kind::Conflict {
+            problem.remedy = remedy.to_owned();
+        }
+        problem
+    })?;
+    let made = make()?;
+    let Err(problem) = place.fill(enrolment(&made)) else {
+        return Ok(made);
+    };
+    let happened = match undo() {
+        (undone, Ok(())) => format!("{}; {undone}", problem.happened),
+        (_, Err(other)) => format!("{}; and {other}", problem.happened),
+    };
+    Err(Problem {
+        happened,
+        ..problem
     })
 }
 
@@ -364,7 +601,7 @@ impl Daemon {
 
     fn add(&self, request: &AddWorkstation) -> Result<Added, Problem> {
         self.or_registry(self.client.add(request), |mut registry| {
-            let key = registry.gateway_key()?.public();
+            let key = registry.keyring()?.public();
             let added = api::add_workstation(&mut registry, &self.config, key, request.clone())?;
             Ok(added.1)
         })
@@ -379,7 +616,54 @@ impl Daemon {
 
     fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {
         self.or_registry(self.client.workstations(), |registry| {
-            Ok(WorkstationStatus::all(&registry))
+            Ok(WorkstationStatus::all(&registry, &registry.keyring()?))
+        })
+    }
+
+    fn set(&self, name: &str, request: &SetWorkstation) -> Result<SetWorkstation, Problem> {
+        self.or_registry(self.client.set(name, request), |mut registry| {
+            let (slot, _) = api::set_workstation(&mut registry, name, request)?;
+            Ok(registry
+                .by_slot(slot)
+                .map(SetWorkstation::of)
+                .unwrap_or_default())
+        })
+    }
+
+    fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem> {
+        self.or_registry(self.client.switch(name, enabled), |mut registry| {
+            registry.change(name, |one| one.enabled = enabled)?;
+            let name = name.to_owned();
+            Ok(Switched { name, enabled })
+        })
+    }
+
+    fn rotate(&self, name: &str, request: &RotateWorkstation) -> Result<Rotated, Problem> {
+        self.or_registry(self.client.rotate(name, request), |mut registry| {
+            let keyring = registry.keyring()?;
+            let request = request.clone();
+            api::rotate_workstation(&mut registry, &self.config, &keyring, name, request)
+                .map(|(_, rotated)| rotated)
+        })
+    }
+
+    fn cancel_rotation(&self, name: &str) -> Result<Done, Problem> {
+        self.or_registry(self.client.cancel_rotation(name), |mut registry| {
+            registry.cancel_rotation(name).map(|_| Done {})
+        })
+    }
+
+    fn rotate_key(&self) -> Result<KeyRotated, Problem> {
+        self.or_registry(self.client.rotate_key(), |mut registry| {
+            let keyring = registry.rotate_key()?;
+            Ok(api::key_rotated(&registry, &keyring))
+        })
+    }
+
+    fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
+        self.or_registry(self.client.retire_key(request), |mut registry| {
+            let (_, locked_out) = registry.retire_key(request.force)?;
+            Ok(KeyRetired { locked_out })
         })
     }
 }

@@ -43,7 +43,7 @@ impl Daemon {
             .keys()
             .filter_map(|slot| Some((*slot, self.registry.by_slot(*slot)?)))
             .filter(|(_, workstation)| self.ports_of(workstation).contains(&id))
-            .map(|(slot, workstation)| (workstation.key_id.get(), knock_entry(slot, workstation)))
+            .flat_map(|(slot, workstation)| knock_entries(slot, workstation))
             .collect();
         let users = self.users(&self.ports[at]).count();
         let port = &mut self.ports[at];
@@ -112,8 +112,8 @@ impl Daemon {
         {
             Some(up) => {
                 up.wall.clear_workstation_verdicts(id)?;
-                up.tables
-                    .install_knock(workstation.key_id.get(), &knock_entry(id, workstation))
+                knock_entries(id, workstation)
+                    .try_for_each(|(key_id, entry)| up.tables.install_knock(key_id, &entry))
             }
             None => Ok(()),
         }

@@ -1,13 +1,26 @@
 //! What the control API asks, and how the control thread does it.
 
 use super::*;
-use crate::api::{self, AddWorkstation, Added, Control, Reloaded, Removed, Status};
+use crate::api::{
+    self, AddWorkstation, Added, Control, KeyRetired, KeyRotated, Reloaded, Removed, RetireKey,
+    RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
+};
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
     Status(Sender<Status>),
     Add(AddWorkstation, Sender<Result<Added, Problem>>),
     Remove(String, Sender<Result<Removed, Problem>>),
+    Set(
+        String,
+        SetWorkstation,
+        Sender<Result<SetWorkstation, Problem>>,
+    ),
+    Switch(String, bool, Sender<Result<Switched, Problem>>),
+    Rotate(String, RotateWorkstation, Sender<Result<Rotated, Problem>>),
+    CancelRotation(String, Sender<Result<(), Problem>>),
+    RotateKey(Sender<Result<KeyRotated, Problem>>),
+    RetireKey(RetireKey, Sender<Result<KeyRetired, Problem>>),
     Reload(Sender<Result<Reloaded, Problem>>),
 }
 
@@ -17,12 +30,22 @@ impl Daemon {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Add(new, answer) => drop(answer.send(self.add(new))),
             Request::Remove(name, answer) => drop(answer.send(self.remove(&name))),
+            Request::Set(name, what, answer) => drop(answer.send(self.set(&name, &what))),
+            Request::Switch(name, on, answer) => drop(answer.send(self.switch(&name, on))),
+            Request::Rotate(name, how, answer) => drop(answer.send(self.rotate(&name, how))),
+            Request::CancelRotation(name, answer) => {
+                drop(answer.send(self.cancel_rotation(&name)));
+            }
+            Request::RotateKey(answer) => drop(answer.send(self.rotate_key())),
+            Request::RetireKey(request, answer) => {
+                drop(answer.send(self.retire_key(request.force)));
+            }
             Request::Reload(answer) => drop(answer.send(self.reload())),
         }
     }
 
     fn add(&mut self, request: AddWorkstation) -> Result<Added, Problem> {
-        let public = self.key.public();
+        let public = self.keyring.public();
         let (id, added) = api::add_workstation(&mut self.registry, &self.config, public, request)?;
         if let Err(problem) = self.serve_workstation(id) {
             self.remove(&added.name)?;
@@ -110,6 +133,30 @@ impl Control for Asker<Request> {
 
     fn remove(&self, name: &str) -> Result<Removed, Problem> {
         self.ask(|answer| Request::Remove(name.to_owned(), answer))?
+    }
+
+    fn set(&self, name: &str, request: SetWorkstation) -> Result<SetWorkstation, Problem> {
+        self.ask(|answer| Request::Set(name.to_owned(), request, answer))?
+    }
+
+    fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem> {
+        self.ask(|answer| Request::Switch(name.to_owned(), enabled, answer))?
+    }
+
+    fn rotate(&self, name: &str, request: RotateWorkstation) -> Result<Rotated, Problem> {
+        self.ask(|answer| Request::Rotate(name.to_owned(), request, answer))?
+    }
+
+    fn cancel_rotation(&self, name: &str) -> Result<(), Problem> {
+        self.ask(|answer| Request::CancelRotation(name.to_owned(), answer))?
+    }
+
+    fn rotate_key(&self) -> Result<KeyRotated, Problem> {
+        self.ask(Request::RotateKey)?
+    }
+
+    fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
+        self.ask(|answer| Request::RetireKey(request, answer))?
     }
 
     fn reload(&self) -> Result<Reloaded, Problem> {

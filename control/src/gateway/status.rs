@@ -15,7 +15,7 @@ impl Daemon {
             .iter()
             .map(|port| port.status(&self.links, rings.get(&port.id)))
             .collect();
-        let workstations = WorkstationStatus::all(&self.registry)
+        let workstations = WorkstationStatus::all(&self.registry, &self.keyring)
             .into_iter()
             .map(|status| self.fill_in(status, &infos))
             .collect();
@@ -35,7 +35,8 @@ impl Daemon {
             workers: self.pool.len(),
             worker_cores: self.pool.cores().collect(),
             host_interface: self.config.host_interface.clone(),
-            public_key: self.key.public().to_string(),
+            public_key: self.keyring.public().to_string(),
+            old_public_key: self.keyring.old().map(|key| key.to_string()),
             ports,
             workstations,
             counters: self
@@ -72,6 +73,9 @@ impl Daemon {
                 status.worker = self.sessions.get(&session.index).map(|live| live.worker);
             }
             status.last_handshake_seconds = info.last_handshake.map(|at| at.as_secs());
+            if info.unmet {
+                status.refused = Some(unmet(&status));
+            }
             status.rekeys = info.outcomes.rekeys;
             status.clone_suspected = info.clone_suspected;
         }
@@ -94,4 +98,25 @@ impl Daemon {
         }
         status
     }
+}
+
+/// Why one that does not offer what it is to be given gets no session.
+fn unmet(status: &WorkstationStatus) -> String {
+    let protection = status.wanted.protection.as_deref().unwrap_or_default();
+    let cipher = status.wanted.cipher.unwrap_or_default().name();
+    let minimum = match (protection, cipher) {
+        ("authenticate", "aes-128-gcm") => {
+            "minimum_protection = \"authenticate\" and minimum_cipher = \"aes-128-gcm\""
+        }
+        ("authenticate", _) => {
+            "minimum_protection = \"authenticate\" (and no higher minimum_cipher)"
+        }
+        (_, "aes-128-gcm") => "minimum_cipher = \"aes-128-gcm\"",
+        _ => "no higher minimum_cipher",
+    };
+    format!(
+        "it does not accept {protection} with cipher {cipher}, which it is to be given: set {minimum} in \
+         its agent.toml, or change it here: portcullis workstation set {}",
+        status.name
+    )
 }

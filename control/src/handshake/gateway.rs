@@ -11,8 +11,8 @@ use super::clock::Clock;
 use super::cookie::{Cookies, Nonce, Origin};
 use super::kdf::{hello_prologue, rekey_prologue};
 use super::message::{self, Answer, Challenge, Inner, Offer};
-use super::noise::{NoiseError, Responder, Secrets, is_station};
-use super::peer::{PENDING_FOR, Peer, ResetPlan, Session};
+use super::noise::{NoiseError, Responder, Secrets, is_station, public_key};
+use super::peer::{Keys, PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
 use super::slots::Slots;
 use super::{Action, Install, Mac, Parameters};
@@ -27,7 +27,7 @@ use wire::tables::Bucket;
 use wire::{Header, Role};
 use zeroize::Zeroizing;
 
-pub use super::peer::{CipherPolicy, Enrolled, Outcomes};
+pub use super::peer::{CipherPolicy, Credentials, Enrolled, Outcomes};
 pub use super::show::{SessionInfo, WorkstationInfo};
 
 /// RekeyInits of a session: two a second.
@@ -51,8 +51,8 @@ pub struct PortConfig {
 
 /// What a Gateway is started with.
 pub struct GatewayConfig {
-    /// The static private key.
-    pub static_private: Zeroizing<[u8; 32]>,
+    /// The static private keys: the one in use, and the one before while it is still accepted.
+    pub static_keys: Vec<Zeroizing<[u8; 32]>>,
     /// Chosen afresh at each start.
     pub boot_id: [u8; 8],
     /// The ports there are at the start.
@@ -80,7 +80,7 @@ pub struct Unattributed {
 
 /// The machine.
 pub struct Gateway {
-    static_private: Zeroizing<[u8; 32]>,
+    statics: Vec<Static>,
     boot_id: [u8; 8],
     ports: BTreeMap<PortId, PortConfig>,
     v4: Option<Ipv4Addr>,
@@ -93,6 +93,20 @@ pub struct Gateway {
     clock: Clock,
     unattributed: Unattributed,
     actions: Vec<Action>,
+}
+
+/// One of the Gateway's static keys.
+struct Static {
+    public: [u8; 32],
+    private: Zeroizing<[u8; 32]>,
+}
+
+fn statics(keys: Vec<Zeroizing<[u8; 32]>>) -> Vec<Static> {
+    let of = |private: Zeroizing<[u8; 32]>| Static {
+        public: public_key(&private),
+        private,
+    };
+    keys.into_iter().map(of).collect()
 }
 
 /// Why a Workstation cannot be added.
@@ -112,7 +126,7 @@ impl Gateway {
         let mut random = Randomness::new(*config.seed);
         let clock = Clock::new(now);
         Self {
-            static_private: config.static_private,
+            statics: statics(config.static_keys),
             boot_id: config.boot_id,
             ports: config
                 .ports
@@ -143,12 +157,17 @@ impl Gateway {
     /// When its slot or its key id is in use.
     pub fn add(&mut self, now: Duration, enrolled: Enrolled) -> Result<(), AddError> {
         let now = self.clock.advance(now);
-        let (id, key_id) = (enrolled.id, enrolled.key_id);
+        let id = enrolled.id;
         if self.peers.contains_key(&id) {
             return Err(AddError::SlotInUse(id));
         }
-        if self.by_key.contains_key(&key_id) {
-            return Err(AddError::KeyIdInUse(key_id));
+        let next = enrolled.next.iter().map(|next| next.key_id);
+        let key_ids: Vec<u32> = [enrolled.credentials.key_id]
+            .into_iter()
+            .chain(next)
+            .collect();
+        if let Some(taken) = key_ids.iter().find(|key| self.by_key.contains_key(key)) {
+            return Err(AddError::KeyIdInUse(*taken));
         }
         let mut peer = Peer::new(enrolled);
         peer.resets = self
@@ -158,8 +177,61 @@ impl Gateway {
             .map(|port| ResetPlan::new(*port, now))
             .collect();
         self.peers.insert(id, peer);
-        self.by_key.insert(key_id, id);
+        self.by_key.extend(key_ids.into_iter().map(|key| (key, id)));
         Ok(())
+    }
+
+    /// Gives a Workstation keys that take the place of those it has as soon as a session is proven
+    /// under them; `None` takes them back. Sessions not yet proven under others that waited end.
+    ///
+    /// # Errors
+    /// When their key id is in use.
+    pub fn set_next(
+        &mut self,
+        id: WorkstationId,
+        next: Option<Credentials>,
+    ) -> Result<(), AddError> {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Ok(());
+        };
+        if let Some(next) = &next
+            && self.by_key.contains_key(&next.key_id)
+        {
+            return Err(AddError::KeyIdInUse(next.key_id));
+        }
+        if let Some(old) = peer.next.take() {
+            self.by_key.remove(&old.key_id);
+            peer.erase_where(|session| session.key_id == old.key_id, &mut self.actions);
+        }
+        if let Some(next) = next {
+            self.by_key.insert(next.key_id, id);
+            peer.next = Some(Keys::new(next));
+        }
+        Ok(())
+    }
+
+    /// Puts the keys that wait in the place of those in use, whose sessions end, though no session is
+    /// proven under them yet. Gives the key id that is gone.
+    pub fn promote(&mut self, id: WorkstationId) -> Option<u32> {
+        let old = self.peers.get_mut(&id)?.promote(&mut self.actions)?;
+        self.by_key.remove(&old);
+        Some(old)
+    }
+
+    /// Changes the Gateway's static keys. Sessions agreed on with one that is gone end.
+    pub fn set_static_keys(&mut self, keys: Vec<Zeroizing<[u8; 32]>>) {
+        self.statics = statics(keys);
+        for peer in self.peers.values_mut() {
+            let held = |keys: &Keys| self.statics.iter().any(|one| one.public == keys.gateway);
+            let both = [Some(&peer.keys), peer.next.as_ref()];
+            let gone: Vec<u32> = both
+                .into_iter()
+                .flatten()
+                .filter(|keys| !held(keys))
+                .map(|keys| keys.key_id)
+                .collect();
+            peer.erase_where(|session| gone.contains(&session.key_id), &mut self.actions);
+        }
     }
 
     /// Removes a Workstation. Its sessions are to be erased at once; the removal is complete when
@@ -168,7 +240,7 @@ impl Gateway {
         let Some(mut peer) = self.peers.remove(&id) else {
             return Vec::new();
         };
-        self.by_key.remove(&peer.enrolled.key_id);
+        self.by_key.retain(|_, owner| *owner != id);
         peer.erase_where(|_| true, &mut self.actions);
         peer.erasing.iter().map(|erasing| erasing.index).collect()
     }
@@ -232,11 +304,12 @@ impl Gateway {
         let peer = id
             .and_then(|id| self.peers.get(&id))
             .filter(|peer| peer.may_use(port.port));
-        let (Some(id), Some(peer)) = (id, peer) else {
+        let keys = peer.and_then(|peer| peer.keys(header.index));
+        let (Some(id), Some(keys)) = (id, keys) else {
             self.unattributed.unknown_key += 1;
             return;
         };
-        if !message::tag_is_good(&header, peer.knock.w2g, payload) {
+        if !message::tag_is_good(&header, keys.knock.w2g, payload) {
             self.unattributed.bad_tag += 1;
             return;
         }
@@ -255,6 +328,9 @@ impl Gateway {
         payload: &[u8],
     ) {
         let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(knock) = peer.keys(header.index).map(|keys| keys.knock.g2w) else {
             return;
         };
         if payload != [0; HELLO_LEN] {
@@ -278,7 +354,7 @@ impl Gateway {
                 kind::CHALLENGE,
                 header.index,
                 header.counter,
-                peer.knock.g2w,
+                knock,
                 &challenge.encode(),
             ),
         });
@@ -325,10 +401,14 @@ impl Gateway {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&header.encode()[..16]);
         let prologue = hello_prologue(&bytes, challenge_bytes);
-        let Some(message) = self.establish(now, id, port, source, &prologue, noise, true) else {
+        let key_id = header.index;
+        let Some(message) = self.establish(now, (id, key_id), port, source, &prologue, noise, true)
+        else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some(knock) = peer.keys(key_id).map(|keys| keys.knock.g2w)
+        {
             peer.outcomes.responses += 1;
             self.actions.push(Action::Send {
                 port: port.port,
@@ -337,7 +417,7 @@ impl Gateway {
                     kind::RESPONSE,
                     header.index,
                     header.counter,
-                    peer.knock.g2w,
+                    knock,
                     &message,
                 ),
             });
@@ -355,22 +435,23 @@ impl Gateway {
         let Some(Inner::RekeyInit(nonce, noise)) = Inner::decode(message) else {
             return;
         };
-        let key_id = peer.enrolled.key_id;
         let carrier = peer.carrier(index).and_then(|session| {
             let time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
             session.rekeys.take(time, REKEYS).then_some((
                 session.port,
                 session.peer_mac,
                 session.hash,
+                session.key_id,
             ))
         });
         let port = carrier.and_then(|(port, ..)| self.ports.get(&port).copied());
-        let (Some((_, mac, hash)), Some(port)) = (carrier, port) else {
+        let (Some((_, mac, hash, key_id)), Some(port)) = (carrier, port) else {
             peer.outcomes.rekey_refused += 1;
             return;
         };
         let prologue = rekey_prologue(key_id, nonce, &hash);
-        let Some(answer) = self.establish(now, id, &port, mac, &prologue, &noise, false) else {
+        let from = (id, key_id);
+        let Some(answer) = self.establish(now, from, &port, mac, &prologue, &noise, false) else {
             return;
         };
         if let (Some(peer), Ok(answer)) = (self.peers.get_mut(&id), answer.try_into()) {
@@ -388,7 +469,7 @@ impl Gateway {
     fn establish(
         &mut self,
         now: Duration,
-        id: WorkstationId,
+        (id, key_id): (WorkstationId, u32),
         port: &PortConfig,
         source: Mac,
         prologue: &[u8],
@@ -400,10 +481,17 @@ impl Gateway {
             peer.outcomes.no_slot += 1;
             return None;
         }
+        // Each enrolment names one of the Gateway's keys, so there is nothing to try out.
+        let keys = peer.keys(key_id)?;
+        let own = self.statics.iter().find(|one| one.public == keys.gateway);
+        let Some(own) = own else {
+            peer.outcomes.retired_static += 1;
+            return None;
+        };
         let secrets = Secrets {
-            static_private: &self.static_private,
-            peer_public: &peer.enrolled.public,
-            psk: &peer.noise_psk,
+            static_private: &own.private,
+            peer_public: &keys.public,
+            psk: &keys.noise_psk,
         };
         let (responder, payload) =
             match Responder::read(secrets, prologue, self.random.bytes(), noise) {
@@ -421,14 +509,15 @@ impl Gateway {
             peer.outcomes.bad_payload += 1;
             return None;
         };
-        let protection = peer.enrolled.protection;
+        let protection = peer.terms.protection;
         let cipher = peer
-            .enrolled
+            .terms
             .cipher
             .choose(offer.ciphers, offer.virtualised)
             .filter(|_| offer.protections & protection.offer() != 0);
         let Some(cipher) = cipher else {
             peer.outcomes.policy += 1;
+            peer.unmet = true;
             return None;
         };
         let index = self.slots.take(&mut self.random)?;
@@ -438,11 +527,11 @@ impl Gateway {
             mac: port.mac,
             cipher,
             protection,
-            padding: peer.enrolled.padding,
+            padding: peer.terms.padding,
             parameters: Parameters {
                 mtu: port.mtu.min(offer.mtu),
-                v4: peer.enrolled.v4,
-                v6: peer.enrolled.v6,
+                v4: peer.terms.v4,
+                v6: peer.terms.v6,
                 gateway_v4: self.v4,
                 gateway_v6: self.v6,
             },
@@ -455,6 +544,7 @@ impl Gateway {
         peer.erase_pending(&mut self.actions);
         let session = Session {
             index,
+            key_id,
             port: port.port,
             peer_mac: source,
             hash: split.hash,
@@ -479,11 +569,14 @@ impl Gateway {
     }
 
     /// The worker opened a first frame under the pending session `index` and has made it current.
-    pub fn confirmed(&mut self, now: Duration, id: WorkstationId, index: u32) {
+    /// When that is the first session under the Workstation's next keys, they take the place of the
+    /// others; their key id, which is gone, is the answer.
+    pub fn confirmed(&mut self, now: Duration, id: WorkstationId, index: u32) -> Option<u32> {
         let now = self.clock.advance(now);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.confirm(now, index, &mut self.actions);
-        }
+        let peer = self.peers.get_mut(&id)?;
+        let old = peer.confirm(now, index, &mut self.actions)?;
+        self.by_key.remove(&old);
+        Some(old)
     }
 
     /// A session has sealed as much as its keys allow: it ends.
@@ -510,17 +603,19 @@ impl Gateway {
             peer.expire(now, &mut self.actions);
             for plan in peer.resets.iter_mut().filter(|plan| plan.next <= now) {
                 plan.advance(now);
-                self.actions.push(Action::Send {
-                    port: plan.port,
-                    destination: BROADCAST,
-                    frame: message::frame(
-                        kind::RESET,
-                        peer.enrolled.key_id,
-                        self.random.nonzero_u64(),
-                        peer.knock.g2w,
-                        &message::encode_reset(&self.boot_id),
-                    ),
-                });
+                for keys in [Some(&peer.keys), peer.next.as_ref()].into_iter().flatten() {
+                    self.actions.push(Action::Send {
+                        port: plan.port,
+                        destination: BROADCAST,
+                        frame: message::frame(
+                            kind::RESET,
+                            keys.key_id,
+                            self.random.nonzero_u64(),
+                            keys.knock.g2w,
+                            &message::encode_reset(&self.boot_id),
+                        ),
+                    });
+                }
             }
         }
     }

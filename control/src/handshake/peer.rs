@@ -36,17 +36,28 @@ impl CipherPolicy {
     }
 }
 
-/// An enrolled Workstation.
+/// A Workstation's keys, as one enrolment gives them.
 #[derive(Clone)]
-pub struct Enrolled {
-    /// Its slot.
-    pub id: WorkstationId,
+pub struct Credentials {
     /// Its key id: random, unique, on the wire in clear.
     pub key_id: u32,
     /// Its static public key.
     pub public: [u8; 32],
     /// Its PSK.
     pub psk: Zeroizing<[u8; 32]>,
+    /// The Gateway's static public key that the Workstation was told.
+    pub gateway: [u8; 32],
+}
+
+/// An enrolled Workstation.
+#[derive(Clone)]
+pub struct Enrolled {
+    /// Its slot.
+    pub id: WorkstationId,
+    /// Its keys.
+    pub credentials: Credentials,
+    /// The keys that take their place once a session is proven under them.
+    pub next: Option<Credentials>,
     /// Its inner IPv4 address and prefix length.
     pub v4: Option<(Ipv4Addr, u8)>,
     /// Its inner IPv6 address and prefix length.
@@ -81,6 +92,8 @@ pub struct Outcomes {
     pub does_not_open: u64,
     /// Noise messages by another static key than the enrolled one.
     pub wrong_static: u64,
+    /// Initiations to a static key of the Gateway that was retired.
+    pub retired_static: u64,
     /// Payloads that are malformed, or whose MAC address is not the sender's.
     pub bad_payload: u64,
     /// Workstations that do not offer the cipher or the protection of the policy.
@@ -99,6 +112,8 @@ pub struct Outcomes {
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     pub(super) index: u32,
+    /// Whose keys it was agreed on with.
+    pub(super) key_id: u32,
     pub(super) port: PortId,
     pub(super) peer_mac: Mac,
     /// Its handshake hash, for a rekey in it.
@@ -167,11 +182,34 @@ const CLONE_WINDOW: Duration = Duration::from_secs(60);
 /// More replacements than this, from alternating addresses, look like two machines with one key.
 const CLONE_REPLACEMENTS: usize = 3;
 
-/// One Workstation.
-pub(super) struct Peer {
-    pub(super) enrolled: Enrolled,
+/// [`Credentials`] in the form they are used in.
+pub(super) struct Keys {
+    pub(super) key_id: u32,
+    pub(super) public: [u8; 32],
+    pub(super) gateway: [u8; 32],
     pub(super) knock: KnockKeys,
     pub(super) noise_psk: Zeroizing<[u8; 32]>,
+}
+
+impl Keys {
+    /// Takes what is derived from the PSK, and wipes the PSK.
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self {
+            key_id: credentials.key_id,
+            public: credentials.public,
+            gateway: credentials.gateway,
+            knock: knock_keys(&credentials.psk),
+            noise_psk: noise_psk(&credentials.psk),
+        }
+    }
+}
+
+/// One Workstation.
+pub(super) struct Peer {
+    pub(super) id: WorkstationId,
+    pub(super) terms: Terms,
+    pub(super) keys: Keys,
+    pub(super) next: Option<Keys>,
     pub(super) pending: Option<(Session, Duration)>,
     pub(super) cur: Option<Session>,
     pub(super) prev: Option<(Session, Duration)>,
@@ -179,6 +217,8 @@ pub(super) struct Peer {
     pub(super) nonces: Nonces,
     pub(super) outcomes: Outcomes,
     pub(super) last_handshake: Option<Duration>,
+    /// It last asked for a session without offering what it is to be given.
+    pub(super) unmet: bool,
     pub(super) resets: Vec<ResetPlan>,
     /// When a session was replaced by one from another address.
     replacements: VecDeque<Duration>,
@@ -191,12 +231,30 @@ pub(super) const PENDING_FOR: Duration = Duration::from_secs(10);
 /// How long the session before the current one may still be received on.
 pub(super) const PREV_FOR: Duration = Duration::from_secs(10);
 
+/// What a Workstation is given in its sessions.
+pub(super) struct Terms {
+    pub(super) v4: Option<(Ipv4Addr, u8)>,
+    pub(super) v6: Option<(Ipv6Addr, u8)>,
+    pub(super) protection: Protection,
+    pub(super) cipher: CipherPolicy,
+    pub(super) padding: Padding,
+    ports: Option<Vec<PortId>>,
+}
+
 impl Peer {
     pub(super) fn new(enrolled: Enrolled) -> Self {
         Self {
-            knock: knock_keys(&enrolled.psk),
-            noise_psk: noise_psk(&enrolled.psk),
-            enrolled,
+            id: enrolled.id,
+            keys: Keys::new(enrolled.credentials),
+            next: enrolled.next.map(Keys::new),
+            terms: Terms {
+                v4: enrolled.v4,
+                v6: enrolled.v6,
+                protection: enrolled.protection,
+                cipher: enrolled.cipher,
+                padding: enrolled.padding,
+                ports: enrolled.ports,
+            },
             pending: None,
             cur: None,
             prev: None,
@@ -204,16 +262,33 @@ impl Peer {
             nonces: Nonces::default(),
             outcomes: Outcomes::default(),
             last_handshake: None,
+            unmet: false,
             resets: Vec::new(),
             replacements: VecDeque::new(),
         }
     }
 
     pub(super) fn may_use(&self, port: PortId) -> bool {
-        self.enrolled
+        self.terms
             .ports
             .as_ref()
             .is_none_or(|ports| ports.contains(&port))
+    }
+
+    /// The keys with this key id: those in use, or those that wait to be.
+    pub(super) fn keys(&self, key_id: u32) -> Option<&Keys> {
+        let both = [Some(&self.keys), self.next.as_ref()];
+        both.into_iter()
+            .flatten()
+            .find(|keys| keys.key_id == key_id)
+    }
+
+    /// Puts the keys that waited in the place of those in use, whose sessions end. Gives the key id
+    /// that is gone.
+    pub(super) fn promote(&mut self, actions: &mut Vec<Action>) -> Option<u32> {
+        let old = std::mem::replace(&mut self.keys, self.next.take()?).key_id;
+        self.erase_where(|session| session.key_id == old, actions);
+        Some(old)
     }
 
     /// Sessions installed and not yet known to be erased.
@@ -227,7 +302,7 @@ impl Peer {
     fn erase(&mut self, index: u32, was_pending: bool, actions: &mut Vec<Action>) {
         self.erasing.push(Erasing { index, was_pending });
         actions.push(Action::Erase {
-            workstation: self.enrolled.id,
+            workstation: self.id,
             index,
         });
     }
@@ -288,8 +363,14 @@ impl Peer {
         self.prev.take_if(|(session, _)| session.index == index);
     }
 
-    /// The worker has opened a first frame under `index` and made it current.
-    pub(super) fn confirm(&mut self, now: Duration, index: u32, actions: &mut Vec<Action>) {
+    /// The worker has opened a first frame under `index` and made it current. Gives the key id that
+    /// ends with this: that of the keys in use, when the session is the first under the next ones.
+    pub(super) fn confirm(
+        &mut self,
+        now: Duration,
+        index: u32,
+        actions: &mut Vec<Action>,
+    ) -> Option<u32> {
         if let Some((session, _)) = self.pending.take_if(|(session, _)| session.index == index) {
             self.erase_prev(actions);
             if let Some(old) = self.cur.replace(session.clone()) {
@@ -303,7 +384,11 @@ impl Peer {
             }
             self.outcomes.confirmed += 1;
             self.last_handshake = Some(now);
+            self.unmet = false;
             self.resets.clear();
+            if session.key_id != self.keys.key_id {
+                return self.promote(actions);
+            }
         } else if let Some(erasing) = self
             .erasing
             .iter_mut()
@@ -317,6 +402,7 @@ impl Peer {
                 self.prev = Some((old, now + PREV_FOR));
             }
         }
+        None
     }
 
     /// Erases what is too old.

@@ -40,6 +40,9 @@ pub struct WorkstationInfo {
     pub erasing: usize,
     /// How long ago the last session was proven.
     pub last_handshake: Option<Duration>,
+    /// Whether it asked for a session last without offering the cipher and protection it is to be
+    /// given.
+    pub unmet: bool,
     /// Handshakes by outcome.
     pub outcomes: Outcomes,
     /// Whether two machines seem to use its keys.
@@ -49,8 +52,8 @@ pub struct WorkstationInfo {
 impl WorkstationInfo {
     pub(super) fn of(peer: &mut Peer, now: Duration) -> Self {
         Self {
-            id: peer.enrolled.id,
-            key_id: peer.enrolled.key_id,
+            id: peer.id,
+            key_id: peer.keys.key_id,
             cur: peer.cur.as_ref().map(|session| SessionInfo {
                 index: session.index,
                 port: session.port,
@@ -63,6 +66,7 @@ impl WorkstationInfo {
             prev: peer.prev.is_some(),
             erasing: peer.erasing.len(),
             last_handshake: peer.last_handshake.map(|at| now.saturating_sub(at)),
+            unmet: peer.unmet,
             outcomes: peer.outcomes,
             clone_suspected: peer.clone_suspected(now),
         }

@@ -50,7 +50,7 @@ fn workstations_survive_a_restart() {
     let (_, private) = registry.add(new("alpha")).unwrap();
     registry.add(new("beta")).unwrap();
     let before: Vec<_> = registry.workstations().map(|(_, w)| w.clone()).collect();
-    assert_eq!(before[0].public_key, private.public());
+    assert_eq!(before[0].public_key, private.unwrap().public());
     drop(registry);
     let registry = rig.open();
     let after: Vec<_> = registry.workstations().map(|(_, w)| w.clone()).collect();
@@ -389,11 +389,11 @@ fn a_second_process_is_told_who_owns_the_state() {
 fn the_gateways_key_is_made_once_and_never_in_place_of_a_lost_one() {
     let rig = Rig::new();
     let mut registry = rig.open();
-    let key = registry.gateway_key().unwrap();
-    assert_eq!(registry.gateway_key().unwrap(), key);
+    let key = registry.keyring().unwrap();
+    assert_eq!(registry.keyring().unwrap(), key);
     registry.add(new("alpha")).unwrap();
     fs::remove_file(rig.config.state_directory.join(GATEWAY_KEY)).unwrap();
-    let problem = registry.gateway_key().unwrap_err();
+    let problem = registry.keyring().unwrap_err();
     assert!(
         problem.happened.contains("1 Workstations are enrolled"),
         "{problem}"
@@ -416,7 +416,15 @@ fn a_look_takes_no_lock_and_makes_nothing() {
 #[test]
 fn a_crash_at_any_step_leaves_every_workstation_as_it_was_or_as_it_was_to_be() {
     type Action = fn(&mut Registry);
-    let actions: [(&str, Action); 3] = [
+    let actions: [(&str, Action); 6] = [
+        ("rotate", |registry| {
+            let gateway = registry.keyring().unwrap().public();
+            registry.rotate("alpha", None, gateway, 78).unwrap();
+        }),
+        ("promote", |registry| registry.promote(0).unwrap()),
+        ("cancel", |registry| {
+            registry.cancel_rotation("alpha").unwrap();
+        }),
         ("add", |registry| drop(registry.add(new("beta")).unwrap())),
         ("change", |registry| {
             registry
@@ -430,7 +438,9 @@ fn a_crash_at_any_step_leaves_every_workstation_as_it_was_or_as_it_was_to_be() {
         for steps in 0.. {
             let rig = Rig::new();
             let mut registry = rig.open();
+            let gateway = registry.keyring().unwrap().public();
             registry.add(new("alpha")).unwrap();
+            registry.rotate("alpha", None, gateway, 77).unwrap();
             let before: Vec<_> = registry.workstations().map(|(_, w)| w.clone()).collect();
             let finished = files::crash::after(steps, || action(&mut registry)).is_some();
             drop(registry);
@@ -450,6 +460,9 @@ fn a_crash_at_any_step_leaves_every_workstation_as_it_was_or_as_it_was_to_be() {
             let done = match what {
                 "add" => after.len() == 2,
                 "change" => !after[0].enabled,
+                "rotate" => after[0].next.as_ref().unwrap().until == 78,
+                "promote" => after[0].key_id == before[0].next.as_ref().unwrap().key_id,
+                "cancel" => after[0].next.is_none(),
                 _ => after.is_empty(),
             };
             if !done {
@@ -467,4 +480,112 @@ fn a_crash_at_any_step_leaves_every_workstation_as_it_was_or_as_it_was_to_be() {
             "{what}: both outcomes must have been seen"
         );
     }
+}
+
+#[test]
+fn a_rotation_waits_beside_the_keys_in_use_and_takes_their_place_once() {
+    let rig = Rig::new();
+    let mut registry = rig.open();
+    let gateway = registry.keyring().unwrap().public();
+    registry.add(new("alpha")).unwrap();
+    registry.add(new("beta")).unwrap();
+    let before = registry.get("alpha").unwrap().1.clone();
+    let (slot, private) = registry.rotate("alpha", None, gateway, 77).unwrap();
+    let waiting = registry.get("alpha").unwrap().1.clone();
+    let next = waiting.next.clone().unwrap();
+    assert_eq!(next.public_key, private.unwrap().public());
+    assert_ne!((next.key_id, &next.psk), (before.key_id, &before.psk));
+    assert_eq!(
+        Workstation {
+            next: None,
+            ..waiting.clone()
+        },
+        before
+    );
+    // Another rotation voids the first one's keys.
+    registry.rotate("alpha", None, gateway, 78).unwrap();
+    let again = registry.get("alpha").unwrap().1.next.clone().unwrap();
+    assert_ne!(again.key_id, next.key_id);
+    drop(registry);
+    let mut registry = rig.open();
+    assert_eq!(registry.get("alpha").unwrap().1.next, Some(again.clone()));
+    for _ in 0..2 {
+        registry.promote(slot).unwrap();
+        let after = registry.get("alpha").unwrap().1;
+        assert_eq!((after.key_id, &after.psk), (again.key_id, &again.psk));
+        assert_eq!(after.gateway_key, Some(gateway));
+        assert_eq!((after.v4, after.next.as_ref()), (before.v4, None));
+    }
+    assert_eq!(
+        registry.rotate("gamma", None, gateway, 0).unwrap_err().kind,
+        Kind::NotFound
+    );
+}
+
+#[test]
+fn a_key_pair_of_its_own_is_kept_over_rotations_and_is_nobody_elses() {
+    let rig = Rig::new();
+    let mut registry = rig.open();
+    let keyring = registry.keyring().unwrap();
+    let own = |seed| Some(PrivateKey::new([seed; 32]).unwrap().public());
+    let with = |name, public_key| New {
+        public_key,
+        ..new(name)
+    };
+    let (_, private) = registry.add(with("alpha", own(1))).unwrap();
+    assert_eq!(private, None);
+    registry
+        .rotate("alpha", None, keyring.public(), 77)
+        .unwrap();
+    let next = registry.get("alpha").unwrap().1.next.clone().unwrap();
+    assert_eq!((Some(next.public_key), next.own_key), (own(1), true));
+    registry
+        .rotate("alpha", own(2), keyring.public(), 77)
+        .unwrap();
+    for taken in [own(1), own(2)] {
+        let problem = registry.add(with("beta", taken)).unwrap_err();
+        assert!(problem.happened.contains("belongs to alpha"), "{problem}");
+    }
+    let problem = registry
+        .add(with("beta", Some(keyring.public())))
+        .unwrap_err();
+    assert!(problem.happened.contains("the Gateway itself"), "{problem}");
+    // The file is as good as what is in memory: its own key is no conflict.
+    drop(registry);
+    assert!(rig.open().broken().is_empty());
+}
+
+#[test]
+fn the_gateways_old_key_is_not_given_up_while_somebody_knows_no_other() {
+    let rig = Rig::new();
+    let mut registry = rig.open();
+    let first = registry.keyring().unwrap().public();
+    registry.add(new("alpha")).unwrap();
+    registry.add(new("beta")).unwrap();
+    assert_eq!(registry.retire_key(false).unwrap().1, Vec::<String>::new());
+    let keyring = registry.rotate_key().unwrap();
+    assert_eq!(registry.rotate_key().unwrap_err().kind, Kind::Conflict);
+    // Which key they know is written down, for when there have been more.
+    drop(registry);
+    let mut registry = rig.open();
+    assert!(
+        registry
+            .workstations()
+            .all(|(_, w)| w.gateway_key == Some(first))
+    );
+    assert_eq!(registry.keyring().unwrap(), keyring);
+    let (slot, _) = registry
+        .rotate("alpha", None, keyring.public(), 77)
+        .unwrap();
+    let problem = registry.retire_key(false).unwrap_err();
+    assert!(
+        problem.happened.contains("alpha, beta would be"),
+        "{problem}"
+    );
+    registry.promote(slot).unwrap();
+    let problem = registry.retire_key(false).unwrap_err();
+    assert!(problem.happened.starts_with("beta would be"), "{problem}");
+    let (keyring, locked_out) = registry.retire_key(true).unwrap();
+    assert_eq!((keyring.old(), locked_out), (None, vec!["beta".into()]));
+    assert_eq!(keyring.known(Some(first)), Known::Retired);
 }

@@ -135,6 +135,8 @@ pub struct Node {
     pub machine: Workstation,
     pub worker: Worker,
     pub mac: Mac,
+    /// Whose keys it uses: those of this id.
+    pub keys: u32,
     pub expected: u64,
     nonces: VecDeque<u64>,
     sent: u64,
@@ -185,14 +187,25 @@ pub struct Sim {
     gateway_slots: BTreeSet<u16>,
     keys: HashSet<(bool, [u8; 32])>,
     pub installs: u64,
+    /// Key ids that ended because the next keys were used.
+    pub ended_keys: Vec<u32>,
+}
+
+/// A Workstation's keys. Those of one that is not among the stations can be its next ones.
+pub fn credentials(id: u32) -> Credentials {
+    Credentials {
+        key_id: key_id(id),
+        public: public_key(&station_private(id)),
+        psk: Zeroizing::new(station_psk(id)),
+        gateway: public_key(&gateway_private()),
+    }
 }
 
 pub fn enrolled(id: u32) -> Enrolled {
     Enrolled {
         id,
-        key_id: key_id(id),
-        public: public_key(&station_private(id)),
-        psk: Zeroizing::new(station_psk(id)),
+        credentials: credentials(id),
+        next: None,
         v4: Some((Ipv4Addr::new(10, 0, 0, 10 + id as u8), 24)),
         v6: None,
         protection: Protection::Encrypt,
@@ -221,7 +234,7 @@ pub fn station_config(id: u32, seed: [u8; 32]) -> WorkstationConfig {
 fn new_gateway(boot: u8, seed: [u8; 32], now: Duration) -> Gateway {
     Gateway::new(
         GatewayConfig {
-            static_private: Zeroizing::new(gateway_private()),
+            static_keys: vec![Zeroizing::new(gateway_private())],
             boot_id: [boot; 8],
             ports: vec![PortConfig {
                 port: 0,
@@ -270,6 +283,9 @@ impl Sim {
                     station_mac(id),
                 ),
             );
+            if let Some(node) = nodes.get_mut(&id) {
+                node.keys = id;
+            }
         }
         let mut sim = Self {
             now: START,
@@ -291,6 +307,7 @@ impl Sim {
             gateway_slots: BTreeSet::new(),
             keys: HashSet::new(),
             installs: 0,
+            ended_keys: Vec::new(),
         };
         for id in 0..stations {
             sim.with_station(id, |station, now| station.start(now));
@@ -535,7 +552,7 @@ impl Sim {
                     .get(4..8)
                     .map(|key| u32::from_le_bytes(key.try_into().unwrap()));
                 // As XDP does, without its buckets.
-                if key != Some(key_id(id))
+                if key != Some(key_id(node.keys))
                     || (matches!(kind_of, kind::CHALLENGE | kind::RESPONSE)
                         && nonce != node.expected)
                     || (matches!(kind_of, kind::RESPONSE | kind::RESET)
@@ -543,7 +560,7 @@ impl Sim {
                 {
                     return;
                 }
-                let good = tag_is_good(&frame, station_psk(id), false);
+                let good = tag_is_good(&frame, station_psk(node.keys), false);
                 if good && matches!(kind_of, kind::RESPONSE | kind::RESET) {
                     remember(&mut node.nonces, nonce);
                 }
@@ -641,7 +658,8 @@ impl Sim {
     fn tell(&mut self, end: End, id: u32, news: News) {
         match (end, news) {
             (End::Gateway, News::Confirmed(index)) => {
-                self.with_gateway(|gateway, now| gateway.confirmed(now, id, index))
+                let old = self.with_gateway(|gateway, now| gateway.confirmed(now, id, index));
+                self.ended_keys.extend(old);
             }
             (End::Gateway, News::Inner(index, message)) => {
                 self.with_gateway(|gateway, now| gateway.inner(now, id, index, &message))
@@ -825,9 +843,10 @@ impl Sim {
     /// As [`Sim::restart_station`], configured otherwise.
     pub fn restart_station_as(&mut self, id: u32, config: WorkstationConfig) {
         let skew = self.stations[&id].skew;
-        let mac = config.mac;
+        let (mac, keys) = (config.mac, config.key_id - key_id(0));
         let now = raw(self.now, skew);
         let mut node = new_node(Workstation::new(config, now), mac);
+        node.keys = keys;
         node.skew = skew;
         self.stations.insert(id, node);
         self.queue.retain(
@@ -849,6 +868,7 @@ fn new_node(machine: Workstation, mac: Mac) -> Node {
         machine,
         worker: Worker::default(),
         mac,
+        keys: 0,
         expected: 0,
         nonces: VecDeque::new(),
         sent: 0,

@@ -34,7 +34,7 @@ pub enum Failure {
     NoChallenge,
     /// An Initiation without a Response.
     #[error(
-        "the Gateway answers Hellos but refuses the handshake; its log and `portcullis show` say why (other static key, cipher or protection policy)"
+        "the Gateway answers Hellos but refuses the handshake; `portcullis show` there may say why (another static key; or it asks for a cipher or protection below minimum_cipher or minimum_protection here)"
     )]
     NoResponse,
     /// A Response that does not open.
