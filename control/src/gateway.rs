@@ -6,6 +6,7 @@
 
 mod guide;
 mod homes;
+mod policies;
 mod ports;
 mod requests;
 mod status;
@@ -33,6 +34,7 @@ use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
 use dataplane::link::{LinkEvent, Links};
+use dataplane::policy::{Policy, Surroundings};
 use dataplane::wall::Steering;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
@@ -41,6 +43,7 @@ use dataplane::{PortId, WorkstationId};
 use guide::Guide;
 use homes::{Homes, Live};
 use ipnet::IpNet;
+use policies::Policies;
 use requests::Request;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -64,6 +67,7 @@ const ROUND: Duration = Duration::from_millis(500);
 struct Served {
     key_id: u32,
     prefixes: Vec<IpNet>,
+    policy: Arc<Policy>,
     /// What each worker counts of it.
     counters: Vec<Arc<PeerCounters>>,
     /// The ports it may come from.
@@ -82,6 +86,10 @@ struct Daemon {
     steering: Option<Steering>,
     ports: Vec<Port>,
     served: BTreeMap<WorkstationId, Served>,
+    policies: Policies,
+    surroundings: Arc<Surroundings>,
+    /// Why packets from Workstations might be forwarded.
+    let_out: Option<Problem>,
     /// Every session, by our index of it.
     sessions: HashMap<u32, Live>,
     /// Which worker has the Workstations' sessions.
@@ -138,7 +146,8 @@ pub fn lower(config: &config::Gateway) -> Result<(), Problem> {
     for port in &config.ports {
         raise::lower(&port.interface, &config.pin_directory)?;
     }
-    hostif::delete(&config.host_interface)
+    hostif::delete(&config.host_interface)?;
+    hostif::let_out(&config.host_interface)
 }
 
 impl Daemon {
@@ -171,6 +180,7 @@ impl Daemon {
             workers,
             &config.host_addresses,
         )?;
+        hostif::keep_in(&links, &config.host_interface)?;
         let steering = hostif::steer(&queues)?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
         let settings = Settings {
@@ -230,6 +240,9 @@ impl Daemon {
             steering,
             ports,
             served: BTreeMap::new(),
+            policies: Policies::default(),
+            surroundings: Arc::default(),
+            let_out: None,
             sessions: HashMap::new(),
             homes: Homes::default(),
             guide,
@@ -239,6 +252,7 @@ impl Daemon {
             retried: Instant::now(),
             failed: None,
         };
+        daemon.look_around()?;
         for broken in daemon.registry.broken() {
             tracing::error!(workstation = broken.name, problem = %broken.problem, remedy = broken.problem.remedy, "not served: its file cannot be used");
         }
@@ -466,6 +480,7 @@ impl Daemon {
         let served = Served {
             key_id: workstation.key_id.get(),
             prefixes: workstation.addresses().map(IpNet::from).collect(),
+            policy: self.policy(id),
             counters: (0..self.pool.len()).map(|_| Arc::default()).collect(),
             ports: ports.clone(),
         };
@@ -473,6 +488,7 @@ impl Daemon {
             let setup = PeerSetup {
                 id,
                 prefixes: served.prefixes.clone(),
+                policy: Arc::clone(&served.policy),
                 counters: Arc::clone(counters),
             };
             self.pool.give(worker, Command::AddPeer(Box::new(setup)));

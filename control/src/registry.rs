@@ -10,6 +10,7 @@ use crate::config::Gateway;
 use crate::files;
 use crate::keys::{KeyId, PrivateKey, Psk};
 use crate::problem::{Kind, Problem};
+use crate::rules::{self, Rule};
 pub use crate::workstation::{Name, Workstation};
 use dataplane::WorkstationId;
 use dataplane::keys::Protection;
@@ -82,6 +83,8 @@ pub struct New {
     pub cipher: CipherChoice,
     /// How its packets are padded.
     pub padding: Padding,
+    /// What it may reach.
+    pub allow: Vec<Rule>,
 }
 
 impl New {
@@ -94,6 +97,7 @@ impl New {
             protection: Protection::Encrypt,
             cipher: CipherChoice::Auto,
             padding: Padding::None,
+            allow: rules::usual(),
         }
     }
 }
@@ -105,6 +109,8 @@ pub struct Changes {
     pub added: Vec<WorkstationId>,
     /// Workstations that are described differently now: their sessions are to be ended.
     pub changed: Vec<WorkstationId>,
+    /// Workstations of which only the rules are others now: their sessions may stay.
+    pub ruled: Vec<WorkstationId>,
     /// Workstations that are gone, or whose file is broken now. Each slot is to be given to
     /// [`Registry::release`] once the dataplane is done with it.
     pub removed: Vec<(WorkstationId, Workstation)>,
@@ -205,6 +211,14 @@ impl Registry {
                 ),
             ));
         }
+        if new.name.as_str() == rules::TRANSPARENT {
+            return Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                "in rules, this name stands for transparent proxying",
+                "choose another name",
+            ));
+        }
         if let Some(port) = &new.port
             && !self.ports.contains(port)
         {
@@ -224,6 +238,7 @@ impl Registry {
             protection: new.protection,
             cipher: new.cipher,
             padding: new.padding,
+            allow: new.allow,
             enabled: true,
             created: crate::workstation::now(),
         };
@@ -232,8 +247,8 @@ impl Registry {
         Ok((slot, private))
     }
 
-    /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`
-    /// and `enabled`; what else it touches is put back.
+    /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`,
+    /// `allow` and `enabled`; what else it touches is put back.
     ///
     /// # Errors
     /// There is none of that name, the port does not exist, or what the system answered; the
@@ -254,6 +269,7 @@ impl Registry {
             protection: edited.protection,
             cipher: edited.cipher,
             padding: edited.padding,
+            allow: edited.allow,
             enabled: edited.enabled,
             ..old.clone()
         };
@@ -321,8 +337,12 @@ impl Registry {
             if let Some(workstation) = found.remove(&entry.workstation.name)
                 && workstation != entry.workstation
             {
+                entry.workstation.allow.clone_from(&workstation.allow);
+                match workstation == entry.workstation {
+                    true => changes.ruled.push(entry.slot),
+                    false => changes.changed.push(entry.slot),
+                }
                 entry.workstation = workstation;
-                changes.changed.push(entry.slot);
             }
         }
         for (name, workstation) in found {
@@ -598,7 +618,7 @@ impl Registry {
         )
     }
 
-    fn no_such_workstation(&self, tried: String) -> Problem {
+    pub(crate) fn no_such_workstation(&self, tried: String) -> Problem {
         Problem::new(
             Kind::NotFound,
             tried,

@@ -4,7 +4,7 @@
 
 use super::socket::SOCKET;
 use super::{
-    AddWorkstation, Added, AgentStatus, Done, ErrorBody, Reloaded, Removed, Status,
+    AddWorkstation, Added, AgentStatus, Allow, Allowed, Done, ErrorBody, Reloaded, Removed, Status,
     WorkstationStatus,
 };
 use crate::problem::{Kind, Problem};
@@ -97,16 +97,16 @@ impl Client {
     /// # Errors
     /// As [`Client::status`].
     pub fn remove(&self, name: &str) -> Result<Removed, Problem> {
-        let mut path = String::from("/v1/workstations/");
-        for byte in name.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                    path.push(char::from(byte));
-                }
-                other => path.push_str(&format!("%{other:02X}")),
-            }
-        }
-        self.call(Method::DELETE, &path, None::<&()>)
+        self.call(Method::DELETE, &of_workstation(name), None::<&()>)
+    }
+
+    /// Changes what a Workstation may reach.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn allow(&self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
+        let path = of_workstation(name) + "/allow";
+        self.call(Method::POST, &path, Some(request))
     }
 
     /// Has the Workstation files read again.
@@ -234,4 +234,18 @@ impl Client {
             ),
         )
     }
+}
+
+/// The path of a Workstation.
+fn of_workstation(name: &str) -> String {
+    let mut path = String::from("/v1/workstations/");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                path.push(char::from(byte));
+            }
+            other => path.push_str(&format!("%{other:02X}")),
+        }
+    }
+    path
 }

@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`]; at an agent [`AgentStatus`] |
 //! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
 //! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |
+//! | `POST /v1/workstations/NAME/allow` with [`Allow`] | [`Allowed`], when the rules are in force |
 //! | `DELETE /v1/workstations/NAME` | [`Removed`], when its sessions are gone |
 //! | `POST /v1/reload` | [`Reloaded`] |
 //! | `POST /v1/down` (agent) | [`Done`] |
@@ -22,6 +23,7 @@ use crate::enrolment::Enrolment;
 use crate::keys::PublicKey;
 use crate::problem::{Kind, Problem};
 use crate::registry::{New, Registry};
+use crate::rules::{self, Change, Rule, Target};
 use crate::workstation::Workstation;
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
@@ -131,6 +133,9 @@ pub struct WorkstationStatus {
     pub broken: Option<ErrorBody>,
     /// Its inner addresses.
     pub addresses: Vec<IpAddr>,
+    /// What it may reach.
+    #[serde(default)]
+    pub allow: Vec<Rule>,
     /// The port it is bound to, or else the port it was last heard on.
     pub port: Option<String>,
     /// The worker that has its session, where it has one.
@@ -164,6 +169,7 @@ impl WorkstationStatus {
             key_id: Some(workstation.key_id.to_string()),
             enabled: workstation.enabled,
             addresses: workstation.addresses().collect(),
+            allow: workstation.allow.clone(),
             port: workstation.port.clone(),
             ..Self::default()
         }
@@ -265,6 +271,9 @@ pub struct AddWorkstation {
     /// How its packets are padded.
     #[serde(default, with = "padding_by_name")]
     pub padding: Padding,
+    /// What it may reach; Tor's usual ports and ping when not given.
+    #[serde(default)]
+    pub allow: Option<Vec<Rule>>,
 }
 
 impl AddWorkstation {
@@ -284,7 +293,17 @@ impl AddWorkstation {
                 )
             })?,
         };
+        let allow = self.allow.unwrap_or_else(rules::usual);
+        rules::check_count(&allow).map_err(|happened| {
+            Problem::new(
+                Kind::Invalid,
+                format!("adding the Workstation {}", self.name),
+                happened,
+                "put ports that follow each other into one rule",
+            )
+        })?;
         Ok(New {
+            allow,
             name: self.name.parse()?,
             addresses: self.addresses,
             port: self.port,
@@ -328,6 +347,59 @@ pub fn add_workstation(
     Ok((slot, added))
 }
 
+/// Changes to a Workstation's rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// Rules to add and to take away, in this order.
+    pub changes: Vec<Change>,
+}
+
+/// A Workstation's rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Its name.
+    pub name: String,
+    /// What it may reach.
+    pub allow: Vec<Rule>,
+}
+
+/// Changes a Workstation's rules in the registry: all that this is, but for telling the dataplane.
+///
+/// # Errors
+/// There is none of that name; a rule to take away is not there; one to add leads to a Workstation
+/// that does not exist; or what the system answered. Nothing has changed then.
+pub fn allow_workstation(
+    registry: &mut Registry,
+    name: &str,
+    request: &Allow,
+) -> Result<Allowed, Problem> {
+    let tried = format!("changing what the Workstation {name} may reach");
+    let Some((_, workstation)) = registry.get(name) else {
+        return Err(registry.no_such_workstation(tried));
+    };
+    let invalid = |happened: String| {
+        let remedy = "see the rules and the Workstations: `portcullis workstation list`";
+        Err(Problem::new(Kind::Invalid, &tried, happened, remedy))
+    };
+    for change in request.changes.iter().filter(|change| change.add) {
+        if let Target::Workstation(peer) = &change.rule.to
+            && (peer.as_str() == name || registry.get(peer.as_str()).is_none())
+        {
+            return invalid(format!("`{}` leads to no other Workstation", change.rule));
+        }
+    }
+    let allow = match rules::apply(&workstation.allow, &request.changes) {
+        Ok(allow) => allow,
+        Err(happened) => return invalid(happened),
+    };
+    registry.change(name, |workstation| workstation.allow.clone_from(&allow))?;
+    Ok(Allowed {
+        name: name.to_owned(),
+        allow,
+    })
+}
+
 /// A Workstation that was added.
 #[derive(
     Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
@@ -364,6 +436,9 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Workstations described differently now; their sessions were ended.
     pub changed: Vec<String>,
+    /// Workstations that may reach something else now; their sessions go on.
+    #[serde(default)]
+    pub ruled: Vec<String>,
     /// Workstations that are gone or broken; their sessions were ended.
     pub removed: Vec<String>,
     /// Workstations whose file cannot be used.
@@ -424,6 +499,12 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// There is none of that name, or what the system answered.
     fn remove(&self, name: &str) -> Result<Removed, Problem>;
+
+    /// Changes what a Workstation may reach, from its next frame on ([`allow_workstation`]).
+    ///
+    /// # Errors
+    /// Why it was not changed; nothing has changed.
+    fn allow(&self, name: &str, request: Allow) -> Result<Allowed, Problem>;
 
     /// Reads the Workstation files again.
     ///

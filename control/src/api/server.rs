@@ -1,7 +1,7 @@
 //! The server of the control API: a thread of its own, with bounds on everything a client can do.
 
 use super::socket::Socket;
-use super::{AddWorkstation, AgentControl, Control, Done, ErrorBody};
+use super::{AddWorkstation, AgentControl, Allow, Control, Done, ErrorBody};
 use crate::problem::{Kind, Problem};
 use axum::Router;
 use axum::body::Bytes;
@@ -47,6 +47,7 @@ impl Server {
             .route("/v1/status", get(status))
             .route("/v1/workstations", get(workstations).post(add))
             .route("/v1/workstations/{name}", delete(remove))
+            .route("/v1/workstations/{name}/allow", post(allow))
             .route("/v1/reload", post(reload))
             .with_state(control);
         Self::serve(socket, router)
@@ -175,6 +176,24 @@ async fn add(
         }
     };
     answer(StatusCode::CREATED, move || control.add(request)).await
+}
+
+async fn allow(
+    State(control): State<Arc<dyn Control>>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
+    };
+    match serde_json::from_slice::<Allow>(&body) {
+        Ok(request) => answer(StatusCode::OK, move || control.allow(&name, request)).await,
+        Err(error) => refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("the request is not a change of rules: {error}"),
+        ),
+    }
 }
 
 async fn remove(State(control): State<Arc<dyn Control>>, Path(name): Path<String>) -> Response {

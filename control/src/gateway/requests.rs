@@ -1,13 +1,15 @@
 //! What the control API asks, and how the control thread does it.
 
 use super::*;
-use crate::api::{self, AddWorkstation, Added, Control, Reloaded, Removed, Status};
+use crate::api::{self, AddWorkstation, Added, Allow, Allowed, Control, Reloaded, Removed, Status};
+use crate::rules;
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
     Status(Sender<Status>),
     Add(AddWorkstation, Sender<Result<Added, Problem>>),
     Remove(String, Sender<Result<Removed, Problem>>),
+    Allow(String, Allow, Sender<Result<Allowed, Problem>>),
     Reload(Sender<Result<Reloaded, Problem>>),
 }
 
@@ -17,6 +19,9 @@ impl Daemon {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Add(new, answer) => drop(answer.send(self.add(new))),
             Request::Remove(name, answer) => drop(answer.send(self.remove(&name))),
+            Request::Allow(name, request, answer) => {
+                drop(answer.send(self.allow(&name, &request)));
+            }
             Request::Reload(answer) => drop(answer.send(self.reload())),
         }
     }
@@ -28,12 +33,16 @@ impl Daemon {
             self.remove(&added.name)?;
             return Err(problem);
         }
+        if let Some(workstation) = self.registry.by_slot(id) {
+            let related = self.related(&workstation.name, &workstation.allow);
+            self.refresh_policies(related);
+        }
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
         Ok(added)
     }
 
     fn remove(&mut self, name: &str) -> Result<Removed, Problem> {
-        let Some((id, _)) = self.registry.remove(name)? else {
+        let Some((id, removed)) = self.registry.remove(name)? else {
             tracing::info!(
                 workstation = name,
                 "removed a Workstation file that could not be used"
@@ -43,11 +52,28 @@ impl Daemon {
             });
         };
         self.drop_workstation(id)?;
+        let related = self.related(&removed.name, &removed.allow);
+        self.refresh_policies(related);
         self.registry.release(id);
         tracing::info!(workstation = name, "removed");
         Ok(Removed {
             name: name.to_owned(),
         })
+    }
+
+    /// The workers do what they are told in order, so the rules hold for every frame that comes after
+    /// the answer.
+    fn allow(&mut self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
+        let before = self.registry.get(name).map(|(_, ws)| ws.clone());
+        let allowed = api::allow_workstation(&mut self.registry, name, request)?;
+        if let Some(Workstation { name, allow, .. }) = before {
+            let mut related = self.related(&name, &allow);
+            related.extend(self.related(&name, &allowed.allow));
+            self.refresh_policies(related);
+        }
+        let allow = rules::list(&allowed.allow);
+        tracing::info!(workstation = name, allow, "may reach something else now");
+        Ok(allowed)
     }
 
     /// Reads the Workstation files again and applies what differs. What the configuration file says
@@ -80,6 +106,7 @@ impl Daemon {
         for id in &changes.changed {
             outcome = outcome.and(self.drop_workstation(*id));
         }
+        self.refresh_policies(self.served.keys().copied().collect());
         for id in changes.changed {
             outcome = outcome.and(self.serve_workstation(id));
             answer.changed.extend(name(self, id));
@@ -87,6 +114,10 @@ impl Daemon {
         for id in changes.added {
             outcome = outcome.and(self.serve_workstation(id));
             answer.added.extend(name(self, id));
+        }
+        self.refresh_policies(self.served.keys().copied().collect());
+        for id in changes.ruled {
+            answer.ruled.extend(name(self, id));
         }
         outcome?;
         answer.broken = self
@@ -110,6 +141,10 @@ impl Control for Asker<Request> {
 
     fn remove(&self, name: &str) -> Result<Removed, Problem> {
         self.ask(|answer| Request::Remove(name.to_owned(), answer))?
+    }
+
+    fn allow(&self, name: &str, request: Allow) -> Result<Allowed, Problem> {
+        self.ask(|answer| Request::Allow(name.to_owned(), request, answer))?
     }
 
     fn reload(&self) -> Result<Reloaded, Problem> {

@@ -1,10 +1,13 @@
 //! From the rings to the host interface.
 
 use super::*;
+use crate::host::vnet::VnetHeader;
 use crate::inner::{self, Inner, Packet, control};
+use crate::policy::{Place, Verdict};
 use crate::prefetch::prefetch;
 use crate::schedule::{self, QUANTUM};
 use crate::session::OpenError;
+use std::ops::Range;
 use wire::kind;
 
 /// How many frames ahead of the one whose header is read the CPU is asked for.
@@ -16,6 +19,15 @@ struct Opened {
     at: usize,
     start: usize,
     len: usize,
+}
+
+/// Where an opened packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the host interface.
+    Host,
+    /// To another Workstation, past the Gateway's stack.
+    Peer,
 }
 
 impl<P: Port, H: Host> Worker<P, H> {
@@ -173,9 +185,14 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut packets = [Opened::default(); BATCH];
         let mut count = 0;
         for at in 0..self.batch.len() {
-            if let Some((start, len)) = self.open_one(self.batch[at], now) {
-                packets[count] = Opened { at, start, len };
-                count += 1;
+            let place = self.batch[at];
+            match self.open_one(place, now) {
+                Some((start, len, Way::Host)) => {
+                    packets[count] = Opened { at, start, len };
+                    count += 1;
+                }
+                Some((start, len, Way::Peer)) => self.relay(place, start..start + len, now),
+                None => {}
             }
         }
         let packets = &packets[..count];
@@ -263,9 +280,28 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Opens one frame of the batch. What is to be written to the host interface is returned as
-    /// start and length within the frame.
-    fn open_one(&mut self, place: u32, now: u64) -> Option<(usize, usize)> {
+    /// Sends an opened packet to the Workstation it is for, whichever worker has that one's session.
+    fn relay(&mut self, place: u32, lies: Range<usize>, now: u64) {
+        let Some(waiting) = self.backlog.get(place) else {
+            return;
+        };
+        if let Some(Some(peer)) = self.peers.get(waiting.workstation as usize) {
+            peer.counters.rx_packets.add(1);
+            peer.counters.rx_bytes.add(lies.len() as u64);
+        }
+        let Some(port) = self.ports.get(waiting.port) else {
+            return;
+        };
+        let packet = waiting.frame.data(&port.io).get(lies).unwrap_or_default();
+        let Some(lies) = outbound::put(&mut self.packet, packet) else {
+            return;
+        };
+        self.segment(VnetHeader::default(), lies, now);
+    }
+
+    /// Opens one frame of the batch. A packet that is let through is returned as start and length
+    /// within the frame, and which way it goes.
+    fn open_one(&mut self, place: u32, now: u64) -> Option<(usize, usize, Way)> {
         let waiting = self.backlog.get_mut(place)?;
         let header = waiting.header;
         let port = self.ports.get_mut(waiting.port)?;
@@ -320,32 +356,46 @@ impl<P: Port, H: Host> Worker<P, H> {
                 None
             }
             Ok(Inner::Packet(packet)) => {
-                let permitted =
-                    self.role == Role::Workstation || permit(&self.routes, peer, &packet);
-                permitted.then_some((ETH_LEN + HEADER_LEN, packet.len))
+                let way = match self.role {
+                    Role::Gateway => permit(&self.routes, peer, &packet, payload)?,
+                    Role::Workstation => Way::Host,
+                };
+                Some((ETH_LEN + HEADER_LEN, packet.len, way))
             }
         }
     }
 }
 
-/// At the Gateway the source must be the Workstation's own, and nothing goes from one Workstation
-/// to another. A refusal is counted.
+/// At the Gateway the source must be the Workstation's own, and its policy must let the packet
+/// through to where it goes. A refusal is counted.
 #[inline]
-fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet) -> bool {
-    let pair = Some((routes.version(), packet.source, packet.destination));
-    if peer.permitted == pair {
-        return true;
-    }
-    if routes.owner(packet.source) != Some(peer.id) {
-        peer.counters.inner_source.add(1);
-        return false;
-    }
-    if routes.owner(packet.destination).is_some() {
-        peer.counters.inner_destination.add(1);
-        return false;
-    }
-    peer.permitted = pair;
-    true
+fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet, bytes: &[u8]) -> Option<Way> {
+    let (source, destination) = (packet.source, packet.destination);
+    let place = match peer.placed {
+        Some((version, from, to, place))
+            if (version, from, to) == (routes.version(), source, destination) =>
+        {
+            place
+        }
+        _ => {
+            if routes.owner(source) != Some(peer.id) {
+                peer.counters.inner_source.add(1);
+                return None;
+            }
+            let place = routes.place(destination);
+            peer.placed = Some((routes.version(), source, destination, place));
+            place
+        }
+    };
+    let counter = match peer.policy.judge(place, bytes.get(..packet.len)?) {
+        Verdict::Pass if matches!(place, Place::Workstation(_)) => return Some(Way::Peer),
+        Verdict::Pass => return Some(Way::Host),
+        Verdict::Unreachable => &peer.counters.inner_destination,
+        Verdict::Denied => &peer.counters.policy_denied,
+        Verdict::Unclassified => &peer.counters.policy_unclassified,
+    };
+    counter.add(1);
+    None
 }
 
 /// What to do with a control message.
