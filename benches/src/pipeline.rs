@@ -15,6 +15,7 @@ use dataplane::engine::Engine;
 use dataplane::host::memory::MemoryHost;
 use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::policy::{Match, Policy, PortRange, Surroundings};
 use dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
 use dataplane::session::{Session, pair_for_tests};
 use dataplane::wall::PortTables;
@@ -119,10 +120,13 @@ impl Pipeline {
         give(Command::AddPort(Box::new(setup)));
         let mut remotes = Vec::new();
         let mut packets = Vec::new();
+        give(Command::SetSurroundings(Arc::new(surroundings())));
+        let policy = Arc::new(policy());
         for id in 0..traffic.sessions {
             give(Command::AddPeer(Box::new(PeerSetup {
                 id: id as u32,
                 prefixes: vec![ipnet::IpNet::from(std::net::IpAddr::from(address(id)))],
+                policy: Arc::clone(&policy),
                 counters: Arc::default(),
             })));
             let index = 0x1_0000 | id as u32;
@@ -284,6 +288,28 @@ pub fn aead_alone(way: Way, traffic: &Traffic, engine: Engine, time: Duration) -
     Measured {
         nanoseconds: nanoseconds.split_off(warm),
         bytes: traffic.sizes.iter().sum::<usize>() as f64 / traffic.sizes.len() as f64,
+    }
+}
+
+/// The Gateway is [`HOST`].
+pub(crate) fn surroundings() -> Surroundings {
+    Surroundings {
+        host: vec![ipnet::IpNet::from(std::net::IpAddr::from(HOST))],
+        local: Vec::new(),
+    }
+}
+
+/// Thirty-two rules, the last of which let the bench's packets through.
+pub(crate) fn policy() -> Policy {
+    let range = |first: u16, last: u16| PortRange { first, last };
+    let others = (0..30).map(|n| Match::Tcp(range(9000 + 7 * n, 9003 + 7 * n)));
+    let last = [
+        Match::Udp(range(0, u16::MAX)),
+        Match::Tcp(range(0, u16::MAX)),
+    ];
+    Policy {
+        gateway: others.chain(last).collect(),
+        ..Policy::default()
     }
 }
 

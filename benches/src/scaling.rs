@@ -5,7 +5,7 @@
 //! [`Way::Own`] the frames come in where they belong, with [`Way::Handed`] each at the worker before,
 //! so that every one changes hands. More workers than the machine has cores only take turns.
 
-use crate::pipeline::{HOST, address, packet, sealed};
+use crate::pipeline::{HOST, address, packet, policy, sealed, surroundings};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use dataplane::counters::{PeerCounters, WorkerCounters};
 use dataplane::engine::Engine;
@@ -85,10 +85,13 @@ fn crew(workers: usize, way: Way, size: usize, engine: Engine) -> Vec<Member> {
             ethertype: ETHERTYPE,
         })));
         let opened: Arc<PeerCounters> = Arc::default();
+        give(Command::SetSurroundings(Arc::new(surroundings())));
+        let policy = Arc::new(policy());
         for id in 0..workers {
             give(Command::AddPeer(Box::new(PeerSetup {
                 id: id as u32,
                 prefixes: vec![ipnet::IpNet::from(std::net::IpAddr::from(address(id)))],
+                policy: Arc::clone(&policy),
                 counters: if id == at {
                     Arc::clone(&opened)
                 } else {

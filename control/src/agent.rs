@@ -188,6 +188,7 @@ impl Agent {
         let setup = PeerSetup {
             id: GATEWAY,
             prefixes: everything,
+            policy: Arc::default(),
             counters: Arc::clone(&counters),
         };
         pool.give(0, Command::AddPeer(Box::new(setup)));

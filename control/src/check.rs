@@ -5,8 +5,10 @@ use crate::init::overlap;
 use crate::interfaces::{self, Interface};
 use crate::keyring::Keyring;
 use crate::layout::{self, Machine};
+use crate::monitor;
 use crate::problem::{Kind, Problem};
 use crate::registry::{self, GATEWAY_KEY};
+use dataplane::link::Links;
 use serde::Serialize;
 use std::path::Path;
 
@@ -60,10 +62,30 @@ pub fn check(path: &Path) -> Vec<Finding> {
             );
             findings.extend(hosts(&config, &all));
             findings.push(workers(&config));
+            findings.extend(kept_in(&config, &all));
         }
         Err(problem) => findings.push(problem.into()),
     }
     findings
+}
+
+/// Whether what comes in on the host interface stays on this machine, once there is one.
+fn kept_in(config: &Gateway, all: &[Interface]) -> Option<Finding> {
+    let name = &config.host_interface;
+    all.iter().find(|interface| interface.name == *name)?;
+    let tried = format!("keeping packets from {name} on this machine");
+    let kept = Links::open().and_then(|links| links.is_kept_in(name));
+    Some(match kept {
+        Ok(true) => Finding::good(format!("packets from {name} are never forwarded")),
+        Ok(false) => Problem::new(
+            Kind::Failed,
+            tried,
+            "no routing rule sees to it, or another stands before that one",
+            "restart portcullisd, and see `ip rule` and `ip -6 rule`",
+        )
+        .into(),
+        Err(error) => monitor::problem(&tried, error).into(),
+    })
 }
 
 /// How many workers there would be, and where.

@@ -7,6 +7,7 @@
 mod guide;
 mod homes;
 mod lifecycle;
+mod policies;
 mod ports;
 mod requests;
 mod status;
@@ -34,6 +35,7 @@ use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
 use dataplane::link::{LinkEvent, Links};
+use dataplane::policy::{Policy, Surroundings};
 use dataplane::wall::Steering;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
@@ -42,6 +44,7 @@ use dataplane::{PortId, WorkstationId};
 use guide::Guide;
 use homes::{Homes, Live};
 use ipnet::IpNet;
+use policies::Policies;
 use requests::Request;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -67,6 +70,7 @@ struct Served {
     /// That of the keys that wait to be used.
     next_key_id: Option<u32>,
     prefixes: Vec<IpNet>,
+    policy: Arc<Policy>,
     /// What each worker counts of it.
     counters: Vec<Arc<PeerCounters>>,
     /// The ports it may come from.
@@ -85,6 +89,10 @@ struct Daemon {
     steering: Option<Steering>,
     ports: Vec<Port>,
     served: BTreeMap<WorkstationId, Served>,
+    policies: Policies,
+    surroundings: Arc<Surroundings>,
+    /// Why packets from Workstations might be forwarded.
+    let_out: Option<Problem>,
     /// Every session, by our index of it.
     sessions: HashMap<u32, Live>,
     /// Which worker has the Workstations' sessions.
@@ -143,7 +151,8 @@ pub fn lower(config: &config::Gateway) -> Result<(), Problem> {
     for port in &config.ports {
         raise::lower(&port.interface, &config.pin_directory)?;
     }
-    hostif::delete(&config.host_interface)
+    hostif::delete(&config.host_interface)?;
+    hostif::let_out(&config.host_interface)
 }
 
 impl Daemon {
@@ -176,6 +185,7 @@ impl Daemon {
             workers,
             &config.host_addresses,
         )?;
+        hostif::keep_in(&links, &config.host_interface)?;
         let steering = hostif::steer(&queues)?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
         let settings = Settings {
@@ -235,6 +245,9 @@ impl Daemon {
             steering,
             ports,
             served: BTreeMap::new(),
+            policies: Policies::default(),
+            surroundings: Arc::default(),
+            let_out: None,
             sessions: HashMap::new(),
             homes: Homes::default(),
             guide,
@@ -245,6 +258,7 @@ impl Daemon {
             looked: Instant::now(),
             failed: None,
         };
+        daemon.look_around()?;
         for broken in daemon.registry.broken() {
             tracing::error!(workstation = broken.name, problem = %broken.problem, remedy = broken.problem.remedy, "not served: its file cannot be used");
         }
@@ -489,6 +503,7 @@ impl Daemon {
             key_id: workstation.key_id.get(),
             next_key_id: workstation.next.as_ref().map(|next| next.key_id.get()),
             prefixes: workstation.addresses().map(IpNet::from).collect(),
+            policy: self.policy(id),
             counters: (0..self.pool.len()).map(|_| Arc::default()).collect(),
             ports: ports.clone(),
         };
@@ -496,6 +511,7 @@ impl Daemon {
             let setup = PeerSetup {
                 id,
                 prefixes: served.prefixes.clone(),
+                policy: Arc::clone(&served.policy),
                 counters: Arc::clone(counters),
             };
             self.pool.give(worker, Command::AddPeer(Box::new(setup)));

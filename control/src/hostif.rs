@@ -4,6 +4,7 @@ use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::host::tun::{Tun, TunQueue};
 use dataplane::link::{LinkError, Links};
+use dataplane::policy::Surroundings;
 use dataplane::wall::Steering;
 use ipnet::IpNet;
 use std::os::fd::AsFd;
@@ -45,6 +46,58 @@ pub fn failed(name: &str, error: std::io::Error) -> Problem {
         error,
         "start it again, which makes the interface anew",
     )
+}
+
+/// The addresses around the Workstations', as they are now.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn surroundings(
+    links: &Links,
+    name: &str,
+    addresses: &[IpNet],
+) -> Result<Surroundings, LinkError> {
+    let mut local = Vec::new();
+    for link in links.list()?.iter().filter(|link| link.name != name) {
+        for net in &link.addresses {
+            match (net, link.loopback) {
+                // The stack takes the whole prefix in.
+                (_, true) => local.push(net.trunc()),
+                (IpNet::V4(v4), false) => {
+                    local.extend([v4.addr(), v4.network(), v4.broadcast()].map(host));
+                }
+                // The first address is that of any router.
+                (IpNet::V6(v6), false) => local.extend([v6.addr(), v6.network()].map(host)),
+            }
+        }
+    }
+    local.sort_unstable();
+    local.dedup();
+    Ok(Surroundings {
+        host: addresses.to_vec(),
+        local,
+    })
+}
+
+fn host(address: impl Into<std::net::IpAddr>) -> IpNet {
+    IpNet::from(address.into())
+}
+
+/// Keeps what comes in on the host interface on this machine, whatever it forwards. True when there
+/// was something to do.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn keep_in(links: &Links, name: &str) -> Result<bool, Problem> {
+    links.keep_in(name).map_err(|error| {
+        Problem::new(
+            Kind::Failed,
+            format!("keeping packets from {name} on this machine"),
+            error,
+            "see `ip rule` and `ip -6 rule`; the kernel needs CONFIG_IP_MULTIPLE_TABLES and its \
+             IPv6 counterpart",
+        )
+    })
 }
 
 /// Attaches the steering program where there is more than one queue.
@@ -90,4 +143,13 @@ pub fn delete(name: &str) -> Result<(), Problem> {
         let remedy = format!("ip link delete {name}");
         Problem::new(Kind::Failed, "removing the host interface", error, remedy)
     })
+}
+
+/// Removes the rule of [`keep_in`].
+///
+/// # Errors
+/// What the kernel answered.
+pub fn let_out(name: &str) -> Result<(), Problem> {
+    let links = Links::open().and_then(|links| links.let_out(name));
+    links.map_err(|error| monitor::problem("removing the host interface's routing rule", error))
 }

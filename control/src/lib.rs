@@ -35,5 +35,6 @@ mod process;
 pub mod program;
 mod raise;
 pub mod registry;
+pub mod rules;
 pub mod show;
 pub mod workstation;

@@ -11,6 +11,7 @@ use crate::files;
 use crate::keyring::{Keyring, Known};
 use crate::keys::{KeyId, PrivateKey, Psk, PublicKey};
 use crate::problem::{Kind, Problem};
+use crate::rules::{self, Rule};
 pub use crate::workstation::{Name, Next, Workstation};
 use dataplane::WorkstationId;
 use dataplane::keys::Protection;
@@ -87,6 +88,8 @@ pub struct New {
     pub public_key: Option<PublicKey>,
     /// The Gateway's public key that its enrolment names.
     pub gateway_key: Option<PublicKey>,
+    /// What it may reach.
+    pub allow: Vec<Rule>,
 }
 
 impl New {
@@ -101,6 +104,7 @@ impl New {
             padding: Padding::None,
             public_key: None,
             gateway_key: None,
+            allow: rules::usual(),
         }
     }
 }
@@ -112,6 +116,8 @@ pub struct Changes {
     pub added: Vec<WorkstationId>,
     /// Workstations that are described differently now: their sessions are to be ended.
     pub changed: Vec<WorkstationId>,
+    /// Workstations of which only the rules are others now: their sessions may stay.
+    pub ruled: Vec<WorkstationId>,
     /// Workstations that are gone, or whose file is broken now. Each slot is to be given to
     /// [`Registry::release`] once the dataplane is done with it.
     pub removed: Vec<(WorkstationId, Workstation)>,
@@ -268,6 +274,14 @@ impl Registry {
                 ),
             ));
         }
+        if new.name.as_str() == rules::TRANSPARENT {
+            return Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                "in rules, this name stands for transparent proxying",
+                "choose another name",
+            ));
+        }
         if let Some(port) = &new.port
             && !self.ports.contains(port)
         {
@@ -287,6 +301,7 @@ impl Registry {
             protection: new.protection,
             cipher: new.cipher,
             padding: new.padding,
+            allow: new.allow,
             enabled: true,
             own_key: private.is_none(),
             gateway_key: new.gateway_key,
@@ -421,8 +436,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`
-    /// and `enabled`; what else it touches is put back.
+    /// Changes a Workstation by `edit`, which may touch `port`, `protection`, `cipher`, `padding`,
+    /// `allow` and `enabled`; what else it touches is put back.
     ///
     /// # Errors
     /// There is none of that name, the port does not exist, or what the system answered; the
@@ -443,6 +458,7 @@ impl Registry {
             protection: edited.protection,
             cipher: edited.cipher,
             padding: edited.padding,
+            allow: edited.allow,
             enabled: edited.enabled,
             ..old.clone()
         };
@@ -510,8 +526,12 @@ impl Registry {
             if let Some(workstation) = found.remove(&entry.workstation.name)
                 && workstation != entry.workstation
             {
+                entry.workstation.allow.clone_from(&workstation.allow);
+                match workstation == entry.workstation {
+                    true => changes.ruled.push(entry.slot),
+                    false => changes.changed.push(entry.slot),
+                }
                 entry.workstation = workstation;
-                changes.changed.push(entry.slot);
             }
         }
         for (name, workstation) in found {
@@ -793,7 +813,7 @@ impl Registry {
         )
     }
 
-    fn no_such_workstation(&self, tried: String) -> Problem {
+    pub(crate) fn no_such_workstation(&self, tried: String) -> Problem {
         Problem::new(
             Kind::NotFound,
             tried,

@@ -5,6 +5,7 @@ use crate::api::{ErrorBody, WorkstationStatus};
 use crate::check::Finding;
 use crate::keyring::Known;
 use crate::layout::{self, ranges};
+use crate::rules::Rule;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
@@ -236,6 +237,9 @@ fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
         under.push(error.clone());
         under.push(format!("remedy: {remedy}"));
     }
+    if one.broken.is_none() {
+        under.push(format!("may reach: {}", rules(&one.allow)));
+    }
     if one.clone_suspected {
         under.push(
             "two machines seem to have its keys: remove it here and enrol it again, on one machine"
@@ -266,6 +270,15 @@ fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
     under.extend(reasons("refused", &one.verdicts));
     under.extend(reasons("dropped", &one.drops));
     (row, under)
+}
+
+/// Rules in one line.
+pub fn rules(rules: &[Rule]) -> String {
+    let words: Vec<_> = rules.iter().map(ToString::to_string).collect();
+    match words.is_empty() {
+        true => "nothing".into(),
+        false => words.join(", "),
+    }
 }
 
 /// An agent's status.
@@ -441,6 +454,9 @@ mod tests {
             enabled: true,
             addresses: vec!["10.152.152.11".parse().unwrap()],
             port: Some("eth1".into()),
+            allow: ["tcp/9050", "any@beta"]
+                .map(|rule| rule.parse().unwrap())
+                .into(),
             session: Some(SessionStatus {
                 age_seconds: 61,
                 cipher: "aes-256-gcm".into(),
@@ -490,6 +506,7 @@ eth1  up     02:00:00:00:00:01  native  copy   1       1 234 567  3 012    0    
 
 WORKSTATION  STATE       ADDRESSES      PORT  SESSION                         HANDSHAKE  FROM IT       TO IT
 alpha        in session  10.152.152.11  eth1  encrypt aes-256-gcm, 1m 1s old  1m 1s ago  4.7 GiB (10)  0 B (0)
+  may reach: tcp/9050, any@beta
 beta         broken      -              any   -                               never      0 B (0)       0 B (0)
   reading beta.toml: bad
   remedy: mend it

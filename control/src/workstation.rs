@@ -4,6 +4,7 @@ use crate::choices::{CipherChoice, padding_by_name, protection_by_name};
 use crate::config;
 use crate::keys::{KeyId, Psk, PublicKey};
 use crate::problem::{self, Kind, Problem};
+use crate::rules::{self, Rule};
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
 use serde::de::{Deserializer, Error as _};
@@ -85,6 +86,8 @@ pub struct Workstation {
     pub cipher: CipherChoice,
     /// How its packets are padded.
     pub padding: Padding,
+    /// What it may reach; nothing else passes.
+    pub allow: Vec<Rule>,
     /// Whether it is served at all.
     pub enabled: bool,
     /// Whether it made its key pair itself, so that nobody else ever had the private half.
@@ -130,6 +133,8 @@ struct Raw {
     cipher: CipherChoice,
     #[serde(default, with = "padding_by_name")]
     padding: Padding,
+    #[serde(default = "rules::usual")]
+    allow: Vec<Rule>,
     enabled: bool,
     #[serde(default)]
     own_key: bool,
@@ -192,6 +197,9 @@ impl Workstation {
                 "add v4 = \"...\" or v6 = \"...\"",
             );
         }
+        if let Err(happened) = rules::check_count(&raw.allow) {
+            return invalid(happened, "put ports that follow each other into one rule");
+        }
         if let Some(port) = &raw.port
             && let Err(happened) = config::check_interface_name(port)
         {
@@ -227,6 +235,7 @@ impl Workstation {
             protection: raw.protection,
             cipher: raw.cipher,
             padding: raw.padding,
+            allow: raw.allow,
             enabled: raw.enabled,
             own_key: raw.own_key,
             gateway_key: raw.gateway_key,
@@ -252,6 +261,8 @@ impl Workstation {
              protection = \"{protection}\"\n\
              cipher = \"{cipher}\"\n\
              padding = \"{padding}\"\n\
+             # What it may reach: see `portcullis workstation allow --help`.\n\
+             allow = {allow}\n\
              enabled = {enabled}\n\
              own_key = {own_key}\n\
              {gateway_key}\
@@ -267,6 +278,7 @@ impl Workstation {
             protection = self.protection.name(),
             cipher = self.cipher.name(),
             padding = self.padding.name(),
+            allow = rules::list(&self.allow),
             enabled = self.enabled,
             own_key = self.own_key,
             gateway_key = line("gateway_key", self.gateway_key.map(|key| key.to_string())),
@@ -374,6 +386,9 @@ mod tests {
             protection: Protection::Authenticate,
             cipher: "aes-256-gcm-siv".parse().unwrap(),
             padding: Padding::Sixteen,
+            allow: ["tcp/9050", "udp/1-9@transparent", "any@web-1.lan"]
+                .map(|rule| rule.parse().unwrap())
+                .into(),
             enabled: false,
             own_key: true,
             gateway_key: Some(PrivateKey::new([9; 32]).unwrap().public()),
@@ -399,7 +414,19 @@ mod tests {
         assert_eq!(parse(&alpha.to_text()).unwrap(), alpha);
         (alpha.v4, alpha.port, alpha.enabled) = (None, None, true);
         (alpha.own_key, alpha.gateway_key, alpha.next) = (false, None, None);
+        alpha.allow.clear();
         assert_eq!(parse(&alpha.to_text()).unwrap(), alpha);
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_of_rules_has_tors_ports_and_an_empty_list_has_none() {
+        let text = alpha().to_text();
+        let line = text.lines().find(|line| line.starts_with("allow")).unwrap();
+        let without = text.replace(line, "");
+        let allow = rules::list(&parse(&without).unwrap().allow);
+        assert_eq!(allow, r#"["tcp/9050", "tcp/9040", "udp/5353", "icmp"]"#);
+        let empty = text.replace(line, "allow = []");
+        assert!(parse(&empty).unwrap().allow.is_empty());
     }
 
     #[test]
@@ -437,6 +464,8 @@ mod tests {
                 "`encrypt`",
             ),
             ("padding = \"16\"", "padding = 16", "invalid type"),
+            ("\"tcp/9050\"", "\"tcp/http\"", "`tcp/http` is no rule"),
+            ("\"tcp/9050\"", "9050", "invalid type"),
             (
                 "until = 2024-02-29T00:00:01Z",
                 "until = 2024-02-29",

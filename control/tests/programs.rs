@@ -3,8 +3,8 @@
 use portcullis_control::api::server::Server;
 use portcullis_control::api::socket::Socket;
 use portcullis_control::api::{
-    self, AddWorkstation, Added, AgentControl, AgentStatus, Control, KeyRetired, KeyRotated,
-    PortState, PortStatus, Reloaded, Removed, RetireKey, RotateWorkstation, Rotated,
+    self, AddWorkstation, Added, AgentControl, AgentStatus, Allow, Allowed, Control, KeyRetired,
+    KeyRotated, PortState, PortStatus, Reloaded, Removed, RetireKey, RotateWorkstation, Rotated,
     SetWorkstation, Status, Switched, WorkstationStatus,
 };
 use portcullis_control::config::Gateway;
@@ -148,6 +148,10 @@ impl Control for Fake {
         let mut registry = self.registry.lock().unwrap();
         let key = registry.keyring()?.public();
         Ok(api::add_workstation(&mut registry, &self.config, key, request)?.1)
+    }
+
+    fn allow(&self, name: &str, request: Allow) -> Result<Allowed, Problem> {
+        api::allow_workstation(&mut self.registry.lock().unwrap(), name, &request)
     }
 
     fn remove(&self, name: &str) -> Result<Removed, Problem> {
@@ -486,6 +490,71 @@ fn keys_are_replaced_the_same_with_and_without_the_daemon() {
         assert!(good(&["workstation", "list"]).contains("locked out"));
         assert!(good(&["key", "retire"]).contains("has one key"));
     }
+}
+
+#[test]
+fn what_a_workstation_may_reach_is_said_when_it_is_added_and_changed_rule_by_rule() {
+    let rig = Rig::new();
+    let config = rig.init();
+    for (name, daemon) in [("alpha", false), ("beta", true)] {
+        let _server = daemon.then(|| serve(&config));
+        let usual = "may reach: tcp/9050, tcp/9040, udp/5353, icmp\n";
+        rig.portcullis(&["workstation", "add", name]);
+        let shown = rig.portcullis(&["workstation", "allow", name]);
+        assert_eq!(out(&shown), format!("{name} {usual}"), "{}", err(&shown));
+        assert!(out(&rig.portcullis(&["workstation", "list"])).contains(usual));
+
+        let other = format!("{name}2");
+        let rules = "tcp/80,any@transparent";
+        rig.portcullis(&[
+            "workstation",
+            "add",
+            &other,
+            "--allow",
+            rules,
+            "--allow",
+            "icmp",
+        ]);
+        let to_other = format!("+tcp/22@{other}");
+        let changes = ["-udp/5353", &to_other, "-tcp/9040", "udp/1-9"];
+        let arguments = [&["--json", "workstation", "allow", name], &changes[..]].concat();
+        let output = rig.portcullis(&arguments);
+        let answer: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+        let tcp_22 = to_other.trim_start_matches('+');
+        let expected = serde_json::json!(["tcp/9050", "icmp", tcp_22, "udp/1-9"]);
+        assert_eq!(answer["allow"], expected);
+        let list = out(&rig.portcullis(&["--json", "workstation", "list"]));
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        let find = |name: &str| {
+            let all = list.as_array().unwrap();
+            all.iter().find(|one| one["name"] == name).unwrap()["allow"].clone()
+        };
+        assert_eq!(find(name), expected);
+        assert_eq!(
+            find(&other),
+            serde_json::json!(["tcp/80", "any@transparent", "icmp"])
+        );
+
+        // What is wrong in one change changes nothing.
+        for (change, happened) in [
+            ("-tcp/1", "there is no rule tcp/1 to take away"),
+            ("tcp/22@nobody", "leads to no other Workstation"),
+            (&*format!("any@{name}"), "leads to no other Workstation"),
+        ] {
+            let changes = ["workstation", "allow", name, "+any", change];
+            let text = failure(&rig.portcullis(&changes));
+            assert!(text.contains(happened), "{text}");
+        }
+        let text = failure(&rig.portcullis(&["workstation", "allow", "nobody", "+any"]));
+        assert!(text.contains("there is none of that name"), "{text}");
+        let text = err(&rig.portcullis(&["workstation", "allow", name, "+tcp/http"]));
+        assert!(text.contains("tcp/PORT"), "{text}");
+        let shown = rig.portcullis(&["--json", "workstation", "allow", name]);
+        let shown: serde_json::Value = serde_json::from_str(&out(&shown)).unwrap();
+        assert_eq!(shown["allow"], expected);
+    }
+    let text = failure(&rig.portcullis(&["workstation", "add", "transparent"]));
+    assert!(text.contains("stands for transparent proxying"), "{text}");
 }
 
 #[test]

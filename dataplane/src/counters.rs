@@ -69,8 +69,13 @@ counters! {
         inner_malformed,
         /// Opened packets whose source address is not this Workstation's.
         inner_source,
-        /// Opened packets for another Workstation.
+        /// Opened packets for another Workstation or for an address beyond the Gateway, where no rule
+        /// of its policy leads.
         inner_destination,
+        /// Opened packets that no rule of its policy lets through.
+        policy_denied,
+        /// Opened packets of which the policy cannot tell what they are.
+        policy_unclassified,
         /// Opened control messages of a type this side does not take, or too many of them.
         control_refused,
         /// Opened packets the host interface did not take.

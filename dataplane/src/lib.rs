@@ -16,6 +16,7 @@ pub mod inner;
 pub mod keys;
 pub mod link;
 pub mod peer;
+pub mod policy;
 pub mod port;
 pub mod prefetch;
 pub mod route;

@@ -9,6 +9,7 @@ mod fitness;
 mod monitor;
 mod napi;
 mod netlink;
+mod rules;
 mod sysctl;
 
 pub use fitness::{Unfit, port_fitness};

@@ -9,6 +9,7 @@ use crate::backlog::Queue;
 use crate::counters::PeerCounters;
 use crate::credit::Ledger;
 use crate::inner::Pair;
+use crate::policy::{Place, Policy};
 use crate::{PortId, WorkstationId};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -81,15 +82,18 @@ pub struct Peer {
     pub counters: Arc<PeerCounters>,
     /// Its credit on each open port where it has had a session.
     pub ledgers: SmallVec<[(PortId, Ledger); 1]>,
-    /// The last pair of addresses found to be permitted, and the version of the routes then.
-    pub permitted: Option<(u64, Pair)>,
+    /// What it may reach.
+    pub policy: Arc<Policy>,
+    /// The last pair of addresses of which the source was found to be its own, where the destination
+    /// is, and the version of the routes then.
+    pub placed: Option<(u64, Pair, Place)>,
     pongs: Bucket,
     rekeys: Bucket,
 }
 
 impl Peer {
     /// A Workstation without sessions.
-    pub fn new(id: WorkstationId, counters: Arc<PeerCounters>) -> Self {
+    pub fn new(id: WorkstationId, policy: Arc<Policy>, counters: Arc<PeerCounters>) -> Self {
         Self {
             id,
             standing: Standing::default(),
@@ -97,7 +101,8 @@ impl Peer {
             deficit: 0,
             counters,
             ledgers: SmallVec::new(),
-            permitted: None,
+            policy,
+            placed: None,
             pongs: Bucket::default(),
             rekeys: Bucket::default(),
         }

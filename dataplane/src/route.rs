@@ -1,11 +1,13 @@
-//! Which Workstation an inner address belongs to: longest prefix wins.
+//! Which Workstation an inner address belongs to: longest prefix wins. And where it is otherwise.
 
 use crate::WorkstationId;
 use crate::inner::Address;
+use crate::policy::{Place, Surroundings};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
 use rustc_hash::FxHashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// The inner prefixes of all Workstations, whichever worker serves them.
 #[derive(Default)]
@@ -17,6 +19,7 @@ pub struct Routes {
     hosts_v6: FxHashMap<u128, WorkstationId>,
     v4: PrefixMap<Ipv4Net, WorkstationId>,
     v6: PrefixMap<Ipv6Net, WorkstationId>,
+    surroundings: Arc<Surroundings>,
     version: u64,
 }
 
@@ -36,6 +39,21 @@ impl Routes {
             Some(owner) => Some(*owner),
             None => longest(&self.v6, Ipv6Addr::from_bits(bits).into()),
         }
+    }
+
+    /// Where an address is.
+    #[inline]
+    pub fn place(&self, address: Address) -> Place {
+        match self.owner(address) {
+            Some(owner) => Place::Workstation(owner),
+            None => self.surroundings.place(address),
+        }
+    }
+
+    /// Says which addresses are around the Workstations'.
+    pub fn set_surroundings(&mut self, surroundings: Arc<Surroundings>) {
+        self.version += 1;
+        self.surroundings = surroundings;
     }
 
     /// Changes with every change: what was looked up under another version may be wrong.

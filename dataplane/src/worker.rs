@@ -26,6 +26,7 @@ use crate::engine::Engine;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
 use crate::peer::Peer;
+use crate::policy::{Policy, Surroundings};
 use crate::port::{Port, PortError, RingStatistics};
 use crate::route::Routes;
 use crate::schedule::Schedule;
@@ -80,6 +81,8 @@ pub struct PeerSetup {
     pub id: WorkstationId,
     /// The inner prefixes that are its own.
     pub prefixes: Vec<IpNet>,
+    /// What it may reach. A Workstation's worker lets its Gateway send it anything.
+    pub policy: Arc<Policy>,
     /// Its counters.
     pub counters: Arc<PeerCounters>,
 }
@@ -93,6 +96,10 @@ pub enum Command<P> {
     /// Know this Workstation. Every worker knows every one: what is another's, nothing may come from
     /// or go to, whoever serves it.
     AddPeer(Box<PeerSetup>),
+    /// Judge what this Workstation sends by other rules from now on.
+    SetPolicy(WorkstationId, Arc<Policy>),
+    /// Know these addresses around the Workstations'.
+    SetSurroundings(Arc<Surroundings>),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
@@ -331,6 +338,12 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.outbox.push_back(Event::PortRemoved(id));
             }
             Command::AddPeer(setup) => self.add_peer(*setup),
+            Command::SetPolicy(id, policy) => {
+                if let Some(Some(peer)) = self.peers.get_mut(id as usize) {
+                    peer.policy = policy;
+                }
+            }
+            Command::SetSurroundings(surroundings) => self.routes.set_surroundings(surroundings),
             Command::RemovePeer(id) => {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
@@ -414,7 +427,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         self.remove_peer(setup.id);
         self.routes.replace(setup.id, setup.prefixes);
-        self.peers[at] = Some(Peer::new(setup.id, setup.counters));
+        self.peers[at] = Some(Peer::new(setup.id, setup.policy, setup.counters));
     }
 
     fn remove_peer(&mut self, id: WorkstationId) {

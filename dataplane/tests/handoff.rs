@@ -10,6 +10,7 @@ use dataplane::engine::Engine;
 use dataplane::host::memory::MemoryHost;
 use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::policy::{Match, PeerRules, Policy, RuleSet};
 use dataplane::port::Port;
 use dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
 use dataplane::session::{Session, pair_for_tests};
@@ -84,11 +85,14 @@ impl Team {
             .with_seat(Seat::new(&team.crew, at).unwrap());
             let far = MemoryPort::open(&MemoryConfig::default()).unwrap().1;
             let peers: Vec<Arc<PeerCounters>> = (0..workstations).map(|_| Arc::default()).collect();
+            let surroundings = Command::SetSurroundings(Arc::new(surroundings()));
+            commands.send(surroundings).unwrap();
             for (id, counters) in peers.iter().enumerate() {
                 let [a, b, c, d] = address(id as u32);
                 let setup = PeerSetup {
                     id: id as u32,
                     prefixes: vec![format!("{a}.{b}.{c}.{d}/32").parse().unwrap()],
+                    policy: Arc::new(Policy::gateway_any()),
                     counters: Arc::clone(counters),
                 };
                 commands.send(Command::AddPeer(Box::new(setup))).unwrap();
@@ -411,6 +415,40 @@ fn a_packet_read_by_another_worker_leaves_by_the_one_that_has_the_session() {
     assert_eq!(team.members[1].peers[1].no_session.get(), 1);
 }
 
+/// Sender and receiver are served by different workers.
+#[test]
+fn a_permitted_packet_for_another_workers_workstation_is_sealed_there() {
+    let mut team = Team::new(2, 2, 64);
+    let mut first = team.session(0, 0);
+    let mut second = team.session(1, 1);
+    for (at, ws) in [(0, &mut first), (1, &mut second)] {
+        let frame = ws.frame(&up(at as u32, b"proof"), team.now);
+        assert!(team.members[at].far.inject(&frame));
+        team.settle();
+    }
+    let rules = PeerRules {
+        peer: 1,
+        to: RuleSet::from_iter([Match::Any]),
+        from: RuleSet::default(),
+    };
+    let policy = Policy {
+        peers: vec![rules],
+        ..Policy::default()
+    };
+    team.crew.set_sender(1, Some(1));
+    team.give(0, Command::SetPolicy(0, Arc::new(policy)));
+    let relayed = packet(address(0), address(1), b"to the neighbour");
+    let frame = first.frame(&relayed, team.now);
+    assert!(team.members[0].far.inject(&frame));
+    team.settle();
+    let mut sent = Vec::new();
+    team.members[1]
+        .far
+        .take(usize::MAX, |frame| sent.push(frame.to_vec()));
+    assert_eq!(sent.len(), 1);
+    assert_eq!(second.open(&sent[0], team.now), relayed);
+}
+
 #[test]
 fn buffers_of_a_removed_workstation_and_of_a_closed_port_are_used_again() {
     let mut team = Team::new(2, 1, 8);
@@ -429,6 +467,7 @@ fn buffers_of_a_removed_workstation_and_of_a_closed_port_are_used_again() {
         let setup = PeerSetup {
             id: 0,
             prefixes: vec!["10.0.0.1/32".parse().unwrap()],
+            policy: Arc::new(Policy::gateway_any()),
             counters: Arc::clone(&team.members[1].peers[0]),
         };
         team.give(1, Command::AddPeer(Box::new(setup)));

@@ -6,6 +6,7 @@ use bench::*;
 use dataplane::engine::Engine;
 use dataplane::host::vnet::VnetHeader;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::policy::{Match, PeerRules, Policy, PortRange, RuleSet};
 use dataplane::port::memory::{MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Session, pair_for_tests};
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
@@ -121,6 +122,7 @@ fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
     bench.give(Command::AddPeer(Box::new(PeerSetup {
         id: 1,
         prefixes: vec!["10.0.0.2/32".parse().unwrap()],
+        policy: Default::default(),
         counters: Default::default(),
     })));
     let up = ws.frame(&packet(WS, OTHER, b"hello neighbour"), bench.now);
@@ -134,7 +136,145 @@ fn a_packet_for_another_workers_workstation_is_dropped_in_both_directions() {
     bench.give(Command::RemovePeer(1));
     let up = ws.frame(&packet(WS, OTHER, b"nobody's address now"), bench.now);
     bench.inject(&up);
-    assert_eq!(bench.written().len(), 1);
+    assert!(bench.written().is_empty());
+    assert_eq!(bench.counters[0].inner_destination.get(), 2);
+}
+
+fn udp(port: u16) -> Match {
+    Match::Udp(PortRange {
+        first: port,
+        last: port,
+    })
+}
+
+/// `packet` goes to port 2000.
+#[test]
+fn rules_take_effect_with_the_next_frame_and_refusals_are_counted_apart() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    let mut fragment = packet(WS, TOR, &[0; 20]);
+    fragment[7] = 1; // Eight bytes on, over the first one's ports.
+    let nothing = Policy::default();
+    let udp_2000 = Policy {
+        gateway: RuleSet::from_iter([udp(2000)]),
+        ..Policy::default()
+    };
+    let elsewhere = Policy {
+        transparent: RuleSet::from_iter([udp(2000)]),
+        ..Policy::default()
+    };
+    let any = Policy::gateway_any();
+    let beyond = packet(WS, [198, 51, 100, 7], b"transparent");
+    let to_tor = packet(WS, TOR, b"allowed");
+    let own_other = packet(WS, [192, 0, 2, 5], b"the Gateway's other address");
+    let mut expected = [0; 3];
+    for (policy, packet, outcome) in [
+        (&any, &to_tor, None),
+        (&udp_2000, &to_tor, None),
+        (&nothing, &to_tor, Some(1)),
+        (&any, &fragment, Some(2)),
+        (&udp_2000, &fragment, Some(2)),
+        (&any, &beyond, Some(0)),
+        (&elsewhere, &beyond, None),
+        (&elsewhere, &to_tor, Some(1)),
+        (&elsewhere, &own_other, Some(0)),
+        (&any, &own_other, Some(0)),
+    ] {
+        bench.give(Command::SetPolicy(0, Arc::new(policy.clone())));
+        let frame = ws.frame(packet, bench.now);
+        bench.inject(&frame);
+        let written = bench.written();
+        match outcome {
+            None => assert_eq!(written, [packet.clone()]),
+            Some(counter) => {
+                assert!(written.is_empty());
+                expected[counter] += 1;
+            }
+        }
+        let counters = &bench.counters[0];
+        let counted = [
+            counters.inner_destination.get(),
+            counters.policy_denied.get(),
+            counters.policy_unclassified.get(),
+        ];
+        assert_eq!(counted, expected);
+    }
+}
+
+/// What a cache remembers of a pair of addresses is forgotten when the addresses change.
+#[test]
+fn an_address_that_becomes_the_gateways_own_is_closed_with_the_next_frame() {
+    let mut bench = bench(1);
+    let mut ws = bench.session(0, 1);
+    let policy = Policy {
+        transparent: RuleSet::from_iter([Match::Any]),
+        ..Policy::default()
+    };
+    bench.give(Command::SetPolicy(0, Arc::new(policy)));
+    let beyond = packet(WS, [198, 51, 100, 7], b"transparent");
+    for (local, written) in [(None, 1), (Some("198.51.100.7/32"), 0), (None, 1)] {
+        let mut surroundings = surroundings();
+        surroundings
+            .local
+            .extend(local.map(|net| net.parse::<ipnet::IpNet>().unwrap()));
+        bench.give(Command::SetSurroundings(Arc::new(surroundings)));
+        let frame = ws.frame(&beyond, bench.now);
+        bench.inject(&frame);
+        assert_eq!(bench.written().len(), written, "{local:?}");
+    }
+}
+
+/// `WS` may send to port 2000 of `OTHER`; that one may answer from there.
+fn peers(client: u32, server: u32) -> [(u32, Policy); 2] {
+    let rules = |peer, to, from| Policy {
+        peers: vec![PeerRules { peer, to, from }],
+        ..Policy::default()
+    };
+    let port = || RuleSet::from_iter([udp(2000)]);
+    [
+        (client, rules(server, port(), RuleSet::default())),
+        (server, rules(client, RuleSet::default(), port())),
+    ]
+}
+
+#[test]
+fn a_permitted_packet_for_another_workstation_is_sealed_for_it_and_never_reaches_the_host() {
+    let mut bench = bench(2);
+    let mut ws = bench.session(0, 1);
+    let mut other = bench.session(1, 2);
+    let proof = other.frame(&packet(OTHER, TOR, b"proof"), bench.now);
+    bench.inject(&proof);
+    let proof = ws.frame(&packet(WS, TOR, b"proof"), bench.now);
+    bench.inject(&proof);
+    bench.written();
+    for (id, policy) in peers(0, 1) {
+        bench.give(Command::SetPolicy(id, Arc::new(policy)));
+    }
+    for size in [0, 1, 100, 1300] {
+        let request = packet(WS, OTHER, &vec![5; size]);
+        let frame = ws.frame(&request, bench.now);
+        bench.inject(&frame);
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(other.open(&sent[0], bench.now), request);
+        // `packet` is from port 1000: no answer.
+        let unasked = other.frame(&packet(OTHER, WS, b"unasked"), bench.now);
+        bench.inject(&unasked);
+        assert!(bench.sent().is_empty());
+        let mut answer = packet(OTHER, WS, &vec![6; size]);
+        let ports = [2000u16.to_be_bytes(), 1000u16.to_be_bytes()].concat();
+        answer[20..24].copy_from_slice(&ports);
+        let frame = other.frame(&answer, bench.now);
+        bench.inject(&frame);
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(ws.open(&sent[0], bench.now), answer);
+    }
+    assert!(bench.written().is_empty());
+    let (client, server) = (&bench.counters[0], &bench.counters[1]);
+    assert_eq!(server.policy_denied.get(), 4);
+    assert_eq!((client.tx_packets.get(), server.tx_packets.get()), (4, 4));
+    assert_eq!((client.rx_packets.get(), server.rx_packets.get()), (5, 5));
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn padding_to_the_full_mtu_fills_jumbo_frames() {
     let file = rig.gateway.directory().join("padded.enrolment");
     rig.gateway
         .cli(&format!(
-            "workstation add ws1 --padding full --output {}",
+            "workstation add ws1 --allow any --padding full --output {}",
             file.display()
         ))
         .unwrap();

@@ -4,8 +4,9 @@
 
 use super::socket::SOCKET;
 use super::{
-    AddWorkstation, Added, AgentStatus, Done, ErrorBody, KeyRetired, KeyRotated, Reloaded, Removed,
-    RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched, WorkstationStatus,
+    AddWorkstation, Added, AgentStatus, Allow, Allowed, Done, ErrorBody, KeyRetired, KeyRotated,
+    Reloaded, Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
+    WorkstationStatus,
 };
 use crate::problem::{Kind, Problem};
 use axum::http::{Method, Request, StatusCode};
@@ -147,6 +148,14 @@ impl Client {
     /// As [`Client::status`].
     pub fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
         self.call(Method::POST, "/v1/key/retire", Some(&request))
+    }
+
+    /// Changes what a Workstation may reach.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn allow(&self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
+        self.call(Method::POST, &of(name, "/allow"), Some(request))
     }
 
     /// Has the Workstation files read again.

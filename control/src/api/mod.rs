@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`]; at an agent [`AgentStatus`] |
 //! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
 //! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |
+//! | `POST /v1/workstations/NAME/allow` with [`Allow`] | [`Allowed`], when the rules are in force |
 //! | `DELETE /v1/workstations/NAME` | [`Removed`], when its sessions are gone |
 //! | `PATCH /v1/workstations/NAME` with [`SetWorkstation`] | [`SetWorkstation`] as it is now |
 //! | `POST /v1/workstations/NAME/disable`, `/enable` | [`Switched`], when its sessions are gone |
@@ -29,6 +30,7 @@ use crate::keyring::{Keyring, Known};
 use crate::keys::PublicKey;
 use crate::problem::{Kind, Problem};
 use crate::registry::{New, Registry};
+use crate::rules::{self, Change, Rule, Target};
 use crate::workstation::{Workstation, unix_now};
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
@@ -141,6 +143,9 @@ pub struct WorkstationStatus {
     pub broken: Option<ErrorBody>,
     /// Its inner addresses.
     pub addresses: Vec<IpAddr>,
+    /// What it may reach.
+    #[serde(default)]
+    pub allow: Vec<Rule>,
     /// The port it is bound to, or else the port it was last heard on.
     pub port: Option<String>,
     /// The worker that has its session, where it has one.
@@ -200,6 +205,7 @@ impl WorkstationStatus {
             key_id: Some(workstation.key_id.to_string()),
             enabled: workstation.enabled,
             addresses: workstation.addresses().collect(),
+            allow: workstation.allow.clone(),
             port: workstation.port.clone(),
             wanted: SetWorkstation::of(workstation),
             ..Self::default()
@@ -305,6 +311,9 @@ pub struct AddWorkstation {
     /// Its public key, when it has made its key pair itself.
     #[serde(default)]
     pub public_key: Option<PublicKey>,
+    /// What it may reach; Tor's usual ports and ping when not given.
+    #[serde(default)]
+    pub allow: Option<Vec<Rule>>,
 }
 
 impl AddWorkstation {
@@ -324,7 +333,17 @@ impl AddWorkstation {
                 )
             })?,
         };
+        let allow = self.allow.unwrap_or_else(rules::usual);
+        rules::check_count(&allow).map_err(|happened| {
+            Problem::new(
+                Kind::Invalid,
+                format!("adding the Workstation {}", self.name),
+                happened,
+                "put ports that follow each other into one rule",
+            )
+        })?;
         Ok(New {
+            allow,
             name: self.name.parse()?,
             addresses: self.addresses,
             port: self.port,
@@ -565,6 +584,59 @@ pub fn add_workstation(
     Ok((slot, added))
 }
 
+/// Changes to a Workstation's rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// Rules to add and to take away, in this order.
+    pub changes: Vec<Change>,
+}
+
+/// A Workstation's rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Its name.
+    pub name: String,
+    /// What it may reach.
+    pub allow: Vec<Rule>,
+}
+
+/// Changes a Workstation's rules in the registry: all that this is, but for telling the dataplane.
+///
+/// # Errors
+/// There is none of that name; a rule to take away is not there; one to add leads to a Workstation
+/// that does not exist; or what the system answered. Nothing has changed then.
+pub fn allow_workstation(
+    registry: &mut Registry,
+    name: &str,
+    request: &Allow,
+) -> Result<Allowed, Problem> {
+    let tried = format!("changing what the Workstation {name} may reach");
+    let Some((_, workstation)) = registry.get(name) else {
+        return Err(registry.no_such_workstation(tried));
+    };
+    let invalid = |happened: String| {
+        let remedy = "see the rules and the Workstations: `portcullis workstation list`";
+        Err(Problem::new(Kind::Invalid, &tried, happened, remedy))
+    };
+    for change in request.changes.iter().filter(|change| change.add) {
+        if let Target::Workstation(peer) = &change.rule.to
+            && (peer.as_str() == name || registry.get(peer.as_str()).is_none())
+        {
+            return invalid(format!("`{}` leads to no other Workstation", change.rule));
+        }
+    }
+    let allow = match rules::apply(&workstation.allow, &request.changes) {
+        Ok(allow) => allow,
+        Err(happened) => return invalid(happened),
+    };
+    registry.change(name, |workstation| workstation.allow.clone_from(&allow))?;
+    Ok(Allowed {
+        name: name.to_owned(),
+        allow,
+    })
+}
+
 /// A Workstation that was added.
 #[derive(
     Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
@@ -601,6 +673,9 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Workstations described differently now; their sessions were ended.
     pub changed: Vec<String>,
+    /// Workstations that may reach something else now; their sessions go on.
+    #[serde(default)]
+    pub ruled: Vec<String>,
     /// Workstations that are gone or broken; their sessions were ended.
     pub removed: Vec<String>,
     /// Workstations whose file cannot be used.
@@ -699,6 +774,11 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// Why not; nothing has changed.
     fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem>;
+    /// Changes what a Workstation may reach, from its next frame on ([`allow_workstation`]).
+    ///
+    /// # Errors
+    /// Why it was not changed; nothing has changed.
+    fn allow(&self, name: &str, request: Allow) -> Result<Allowed, Problem>;
 
     /// Reads the Workstation files again.
     ///

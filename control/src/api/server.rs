@@ -1,7 +1,7 @@
 //! The server of the control API: a thread of its own, with bounds on everything a client can do.
 
 use super::socket::Socket;
-use super::{AgentControl, Control, Done, ErrorBody};
+use super::{AgentControl, Allow, Control, Done, ErrorBody};
 use crate::problem::{Kind, Problem};
 use axum::Router;
 use axum::body::Bytes;
@@ -48,6 +48,7 @@ impl Server {
             .route("/v1/status", get(status))
             .route("/v1/workstations", get(workstations).post(add))
             .route("/v1/workstations/{name}", delete(remove).patch(set))
+            .route("/v1/workstations/{name}/allow", post(allow))
             .route("/v1/workstations/{name}/enable", post(enable))
             .route("/v1/workstations/{name}/disable", post(disable))
             .route(
@@ -222,6 +223,13 @@ async fn rotate_key(State(control): Gateway) -> Response {
 async fn retire_key(State(control): Gateway, body: Body) -> Response {
     match parse(body, "a key to retire") {
         Ok(request) => answer(StatusCode::OK, move || control.retire_key(request)).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn allow(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
+    match parse::<Allow>(body, "a change of rules") {
+        Ok(request) => answer(StatusCode::OK, move || control.allow(&name, request)).await,
         Err(refusal) => refusal,
     }
 }

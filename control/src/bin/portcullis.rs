@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use dataplane::session::Padding;
 use portcullis_control::api::client::Client;
 use portcullis_control::api::{
-    self, AddWorkstation, Added, Done, KeyRetired, KeyRotated, RetireKey, RotateWorkstation,
-    Rotated, SetWorkstation, Switched, WorkstationStatus,
+    self, AddWorkstation, Added, Allow, Allowed, Done, KeyRetired, KeyRotated, RetireKey,
+    RotateWorkstation, Rotated, SetWorkstation, Switched, WorkstationStatus,
 };
 use portcullis_control::choices::{self, CipherChoice};
 use portcullis_control::config::{self, GATEWAY_PATH, Gateway};
@@ -14,6 +14,7 @@ use portcullis_control::enrolment::EXTENSION;
 use portcullis_control::files::Reserved;
 use portcullis_control::problem::{Kind, Problem};
 use portcullis_control::registry::Registry;
+use portcullis_control::rules::{Change, Rule};
 use portcullis_control::workstation::Name;
 use portcullis_control::{check, init, keygen, program, show};
 use serde::Serialize;
@@ -118,12 +119,35 @@ Then on the Workstation:
         /// leaves it.
         #[arg(long, value_name = "FILE")]
         public_key: Option<PathBuf>,
+        /// What it may reach on the Gateway: tcp/9050, udp/5000-5010, icmp, any, ...; may be given
+        /// again [default: tcp/9050, tcp/9040, udp/5353 and icmp]. See `workstation allow --help`.
+        #[arg(long, value_name = "RULE", value_delimiter = ',')]
+        allow: Vec<Rule>,
         /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// List the Workstations.
     List,
+    /// Change what a Workstation may reach, at once and without ending its session.
+    ///
+    /// Everything that no rule names is dropped. A rule is any, icmp, tcp, udp, tcp/PORT, udp/PORT or
+    /// tcp/FIRST-LAST. Alone it leads to the Gateway's own addresses in the tunnel. With @transparent
+    /// it leads to every address that is nobody's here, for transparent proxying: the Gateway's
+    /// firewall must redirect it, for it is never forwarded. With @NAME it leads to another
+    /// Workstation, which may answer but not begin (UDP from the named port excepted).
+    #[command(after_help = "Examples:
+  portcullis workstation allow alpha                          show the rules
+  portcullis workstation allow alpha +tcp/9100-9110 -icmp     add one, take one away
+  portcullis workstation allow alpha +tcp@transparent +udp/53@transparent
+  portcullis workstation allow alpha +tcp/22@beta             let alpha log in on beta")]
+    Allow {
+        /// Its name.
+        name: String,
+        /// +RULE to add a rule, -RULE to take it away.
+        #[arg(value_name = "+RULE|-RULE", allow_hyphen_values = true)]
+        changes: Vec<Change>,
+    },
     /// Remove a Workstation; its sessions are gone when this returns.
     Remove {
         /// Its name.
@@ -238,6 +262,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             cipher,
             padding,
             public_key,
+            allow,
             output,
         }) => {
             let request = AddWorkstation {
@@ -248,6 +273,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 cipher,
                 padding,
                 public_key: public_key.as_deref().map(keygen::read).transpose()?,
+                allow: (!allow.is_empty()).then_some(allow),
             };
             add(&Daemon::of(&path)?, request, output, json)
         }
@@ -255,6 +281,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let all = Daemon::of(&path)?.workstations()?;
             print(json, &all, || {
                 show::workstations(&all, show::colours(&stdout()))
+            })
+        }
+        Command::Workstation(Workstation::Allow { name, changes }) => {
+            let daemon = Daemon::of(&path)?;
+            let allowed = match changes.is_empty() {
+                true => daemon.allowed(&name)?,
+                false => daemon.allow(&name, &Allow { changes })?,
+            };
+            print(json, &allowed, || {
+                let rules = show::rules(&allowed.allow);
+                format!("{} may reach: {rules}\n", allowed.name)
             })
         }
         Command::Workstation(Workstation::Remove { name }) => {
@@ -358,6 +395,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 };
                 let text = line("added", &reloaded.added)
                     + &line("changed", &reloaded.changed)
+                    + &line("may reach something else", &reloaded.ruled)
                     + &line("removed", &reloaded.removed)
                     + &line("broken (see portcullis show)", &reloaded.broken);
                 match text.is_empty() {
@@ -612,6 +650,31 @@ impl Daemon {
             registry.remove(name)?;
             Ok(api::Removed { name: name.into() })
         })
+    }
+
+    fn allow(&self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
+        self.or_registry(self.client.allow(name, request), |mut registry| {
+            api::allow_workstation(&mut registry, name, request)
+        })
+    }
+
+    /// What a Workstation may reach.
+    fn allowed(&self, name: &str) -> Result<Allowed, Problem> {
+        let all = self.workstations()?;
+        let found = all.into_iter().find(|one| one.name == name);
+        found
+            .map(|one| Allowed {
+                name: one.name,
+                allow: one.allow,
+            })
+            .ok_or_else(|| {
+                Problem::new(
+                    Kind::NotFound,
+                    format!("looking for the Workstation {name}"),
+                    "there is none of that name",
+                    "see `portcullis workstation list`",
+                )
+            })
     }
 
     fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {

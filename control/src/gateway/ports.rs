@@ -172,6 +172,7 @@ impl Daemon {
             return;
         }
         self.retried = Instant::now();
+        self.guard_surroundings();
         for at in 0..self.ports.len() {
             if self.ports[at].up.is_none()
                 && self.links.find(&self.ports[at].plan.interface).is_ok()

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::api::{
-    self, AddWorkstation, Added, Control, KeyRetired, KeyRotated, Reloaded, Removed, RetireKey,
-    RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
+    self, AddWorkstation, Added, Allow, Allowed, Control, KeyRetired, KeyRotated, Reloaded,
+    Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
 };
+use crate::rules;
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
@@ -21,6 +22,7 @@ pub(super) enum Request {
     CancelRotation(String, Sender<Result<(), Problem>>),
     RotateKey(Sender<Result<KeyRotated, Problem>>),
     RetireKey(RetireKey, Sender<Result<KeyRetired, Problem>>),
+    Allow(String, Allow, Sender<Result<Allowed, Problem>>),
     Reload(Sender<Result<Reloaded, Problem>>),
 }
 
@@ -40,6 +42,9 @@ impl Daemon {
             Request::RetireKey(request, answer) => {
                 drop(answer.send(self.retire_key(request.force)));
             }
+            Request::Allow(name, request, answer) => {
+                drop(answer.send(self.allow(&name, &request)));
+            }
             Request::Reload(answer) => drop(answer.send(self.reload())),
         }
     }
@@ -51,12 +56,16 @@ impl Daemon {
             self.remove(&added.name)?;
             return Err(problem);
         }
+        if let Some(workstation) = self.registry.by_slot(id) {
+            let related = self.related(&workstation.name, &workstation.allow);
+            self.refresh_policies(related);
+        }
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
         Ok(added)
     }
 
     fn remove(&mut self, name: &str) -> Result<Removed, Problem> {
-        let Some((id, _)) = self.registry.remove(name)? else {
+        let Some((id, removed)) = self.registry.remove(name)? else {
             tracing::info!(
                 workstation = name,
                 "removed a Workstation file that could not be used"
@@ -66,11 +75,28 @@ impl Daemon {
             });
         };
         self.drop_workstation(id)?;
+        let related = self.related(&removed.name, &removed.allow);
+        self.refresh_policies(related);
         self.registry.release(id);
         tracing::info!(workstation = name, "removed");
         Ok(Removed {
             name: name.to_owned(),
         })
+    }
+
+    /// The workers do what they are told in order, so the rules hold for every frame that comes after
+    /// the answer.
+    fn allow(&mut self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
+        let before = self.registry.get(name).map(|(_, ws)| ws.clone());
+        let allowed = api::allow_workstation(&mut self.registry, name, request)?;
+        if let Some(Workstation { name, allow, .. }) = before {
+            let mut related = self.related(&name, &allow);
+            related.extend(self.related(&name, &allowed.allow));
+            self.refresh_policies(related);
+        }
+        let allow = rules::list(&allowed.allow);
+        tracing::info!(workstation = name, allow, "may reach something else now");
+        Ok(allowed)
     }
 
     /// Reads the Workstation files again and applies what differs. What the configuration file says
@@ -103,6 +129,7 @@ impl Daemon {
         for id in &changes.changed {
             outcome = outcome.and(self.drop_workstation(*id));
         }
+        self.refresh_policies(self.served.keys().copied().collect());
         for id in changes.changed {
             outcome = outcome.and(self.serve_workstation(id));
             answer.changed.extend(name(self, id));
@@ -110,6 +137,10 @@ impl Daemon {
         for id in changes.added {
             outcome = outcome.and(self.serve_workstation(id));
             answer.added.extend(name(self, id));
+        }
+        self.refresh_policies(self.served.keys().copied().collect());
+        for id in changes.ruled {
+            answer.ruled.extend(name(self, id));
         }
         outcome?;
         answer.broken = self
@@ -157,6 +188,10 @@ impl Control for Asker<Request> {
 
     fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
         self.ask(|answer| Request::RetireKey(request, answer))?
+    }
+
+    fn allow(&self, name: &str, request: Allow) -> Result<Allowed, Problem> {
+        self.ask(|answer| Request::Allow(name.to_owned(), request, answer))?
     }
 
     fn reload(&self) -> Result<Reloaded, Problem> {

@@ -47,7 +47,9 @@ impl Daemon {
                     *all.entry(name.to_owned()).or_default() += count;
                     all
                 }),
-            warnings: warnings.collect(),
+            warnings: warnings
+                .chain(self.let_out.iter().map(ToString::to_string))
+                .collect(),
         }
     }
 

@@ -295,6 +295,17 @@ fn reload_tells_what_changed() {
     assert_eq!(changes.removed.len(), 1);
     assert_eq!(changes.removed[0].0, 1);
     assert!(!registry.get("alpha").unwrap().1.enabled);
+    // Rules end no session, unless something else has changed with them.
+    for (enabled, changed, ruled) in [(false, vec![], vec![0]), (true, vec![0], vec![])] {
+        alpha
+            .allow
+            .push(format!("tcp/{}", 80 + changed.len()).parse().unwrap());
+        alpha.enabled = enabled;
+        files::write_secret(&rig.file("alpha.toml"), &alpha.to_text()).unwrap();
+        let changes = registry.reload().unwrap();
+        assert_eq!((changes.changed, changes.ruled), (changed, ruled));
+        assert_eq!(registry.get("alpha").unwrap().1, &alpha);
+    }
 }
 
 #[test]

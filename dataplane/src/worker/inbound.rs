@@ -1,7 +1,9 @@
 //! From the rings to the host interface.
 
 use super::*;
+use crate::host::vnet::VnetHeader;
 use crate::inner::{self, Inner, Packet, control};
+use crate::policy::{Place, Verdict};
 use crate::prefetch::prefetch;
 use crate::schedule::{self, QUANTUM};
 use crate::session::OpenError;
@@ -42,6 +44,15 @@ impl Head {
 struct Opened {
     at: usize,
     len: usize,
+}
+
+/// Where an opened packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the host interface.
+    Host,
+    /// To another Workstation, past the Gateway's stack.
+    Peer,
 }
 
 /// Where the payload starts in a frame.
@@ -273,7 +284,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Err(error) => count_failure(peer, error),
             }
         }
-        let (mut opened, mut messages) = (0, 0u64);
+        let (mut opened, mut messages, mut relays) = (0, 0u64, 0u64);
         for (at, waiting) in run.iter().enumerate() {
             if verified >> at & 1 == 0 {
                 continue;
@@ -283,14 +294,23 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             opened += 1;
-            match inner::parse(payload(waiting, &port.io)) {
+            let payload = payload(waiting, &port.io);
+            match inner::parse(payload) {
                 Ok(Inner::Packet(packet)) => {
-                    if self.role == Role::Workstation || permit(&self.routes, peer, &packet) {
-                        packets[*count] = Opened {
-                            at: first + at,
-                            len: packet.len,
-                        };
-                        *count += 1;
+                    let way = match self.role {
+                        Role::Gateway => permit(&self.routes, peer, &packet, payload),
+                        Role::Workstation => Some(Way::Host),
+                    };
+                    match way {
+                        Some(Way::Host) => {
+                            packets[*count] = Opened {
+                                at: first + at,
+                                len: packet.len,
+                            };
+                            *count += 1;
+                        }
+                        Some(Way::Peer) => relays |= 1 << at,
+                        None => {}
                     }
                 }
                 Ok(Inner::Control(_)) => messages |= 1 << at,
@@ -307,6 +327,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         while messages != 0 {
             self.take_message(&run[messages.trailing_zeros() as usize], now);
             messages &= messages - 1;
+        }
+        while relays != 0 {
+            self.relay(&run[relays.trailing_zeros() as usize], now);
+            relays &= relays - 1;
         }
     }
 
@@ -356,6 +380,25 @@ impl<P: Port, H: Host> Worker<P, H> {
         if let Some(session) = self.sessions.get(index) {
             port.tables.set_floor(slot_of(index), session.floor());
         }
+    }
+
+    /// Sends an opened packet to the Workstation it is for, whichever worker has that one's session.
+    fn relay(&mut self, waiting: &Waiting<Held<P::Frame>>, now: u64) {
+        let Some(port) = self.ports.get(waiting.port) else {
+            return;
+        };
+        let Ok(packet) = inner::packet(payload(waiting, &port.io)) else {
+            return;
+        };
+        let packet = &payload(waiting, &port.io)[..packet.len];
+        if let Some(Some(peer)) = self.peers.get(waiting.workstation as usize) {
+            peer.counters.rx_packets.add(1);
+            peer.counters.rx_bytes.add(packet.len() as u64);
+        }
+        let Some(lies) = outbound::put(&mut self.packet, packet) else {
+            return;
+        };
+        self.segment(VnetHeader::default(), lies, now);
     }
 
     /// Deals with an opened control message.
@@ -424,24 +467,31 @@ fn unsorted<P: Port>(
     }
 }
 
-/// At the Gateway the source must be the Workstation's own, and nothing goes from one Workstation
-/// to another. A refusal is counted.
+/// At the Gateway the source must be the Workstation's own, and its policy must let the packet
+/// through to where it goes. A refusal is counted.
 #[inline]
-fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet) -> bool {
-    let pair = Some((routes.version(), packet.pair));
-    if peer.permitted == pair {
-        return true;
-    }
-    if routes.owner(packet.pair.source()) != Some(peer.id) {
-        peer.counters.inner_source.add(1);
-        return false;
-    }
-    if routes.owner(packet.pair.destination()).is_some() {
-        peer.counters.inner_destination.add(1);
-        return false;
-    }
-    peer.permitted = pair;
-    true
+fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet, bytes: &[u8]) -> Option<Way> {
+    let place = match peer.placed {
+        Some((version, pair, place)) if version == routes.version() && pair == packet.pair => place,
+        _ => {
+            if routes.owner(packet.pair.source()) != Some(peer.id) {
+                peer.counters.inner_source.add(1);
+                return None;
+            }
+            let place = routes.place(packet.pair.destination());
+            peer.placed = Some((routes.version(), packet.pair, place));
+            place
+        }
+    };
+    let counter = match peer.policy.judge(place, bytes.get(..packet.len)?) {
+        Verdict::Pass if matches!(place, Place::Workstation(_)) => return Some(Way::Peer),
+        Verdict::Pass => return Some(Way::Host),
+        Verdict::Unreachable => &peer.counters.inner_destination,
+        Verdict::Denied => &peer.counters.policy_denied,
+        Verdict::Unclassified => &peer.counters.policy_unclassified,
+    };
+    counter.add(1);
+    None
 }
 
 /// What to do with a control message.

@@ -19,7 +19,7 @@ const FRONT: usize = DIRECT;
 pub(super) const BUFFER: usize = FRONT + LARGEST_PACKET;
 
 /// What a read of the host interface brought.
-enum Read {
+pub(super) enum Read {
     /// A packet, which waits in its frame to be sealed.
     Packet,
     /// A super-packet of so many packets, which are on their way.
@@ -336,7 +336,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Cuts a super-packet, which lies in the buffer, into frames of the port it leaves by.
-    fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
+    pub(super) fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
         let Ok(segments) = Segmenter::new(header, &self.packet[lies.clone()]) else {
             self.counters.host_malformed.add(1);
             return Read::Packets(1);
@@ -420,11 +420,10 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Sends a packet that another worker has read.
     pub(super) fn transmit_for(&mut self, header: VnetHeader, packet: &[u8], now: u64) {
-        let Some(place) = self.packet.get_mut(FRONT..FRONT + packet.len()) else {
+        let Some(lies) = put(&mut self.packet, packet) else {
             return self.counters.host_malformed.add(1);
         };
-        place.copy_from_slice(packet);
-        self.segment(header, FRONT..FRONT + packet.len(), now);
+        self.segment(header, lies, now);
     }
 
     /// Seals a control message under a session and sends it.
@@ -464,6 +463,13 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         port.touched = true;
     }
+}
+
+/// Puts a packet where a super-packet lies when it was read, and says where that is.
+pub(super) fn put(buffer: &mut [u8], packet: &[u8]) -> Option<Range<usize>> {
+    let lies = FRONT..FRONT + packet.len();
+    buffer.get_mut(lies.clone())?.copy_from_slice(packet);
+    Some(lies)
 }
 
 /// Where a frame's payload starts.

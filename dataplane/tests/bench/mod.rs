@@ -10,6 +10,7 @@ use portcullis_dataplane::counters::{PeerCounters, WorkerCounters};
 use portcullis_dataplane::engine::Engine;
 use portcullis_dataplane::host::memory::MemoryHost;
 use portcullis_dataplane::keys::{Cipher, Protection};
+use portcullis_dataplane::policy::{Policy, Surroundings};
 use portcullis_dataplane::port::Port;
 use portcullis_dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
 use portcullis_dataplane::session::{Session, pair_for_tests};
@@ -62,6 +63,8 @@ pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench 
         ethertype: ETHERTYPE,
     };
     commands.send(Command::AddPort(Box::new(setup))).unwrap();
+    let surroundings = Command::SetSurroundings(Arc::new(surroundings()));
+    commands.send(surroundings).unwrap();
     for (id, counters) in counters.iter().enumerate() {
         let prefixes = match role {
             Role::Gateway => vec![format!("10.0.0.{}/32", id + 1).parse().unwrap()],
@@ -70,6 +73,7 @@ pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench 
         let setup = PeerSetup {
             id: id as u32,
             prefixes,
+            policy: Arc::new(Policy::gateway_any()),
             counters: Arc::clone(counters),
         };
         commands.send(Command::AddPeer(Box::new(setup))).unwrap();
@@ -200,6 +204,14 @@ pub fn packet(source: [u8; 4], destination: [u8; 4], data: &[u8]) -> Vec<u8> {
         .write(&mut bytes, data)
         .unwrap();
     bytes
+}
+
+/// The Gateway is [`TOR`].
+pub fn surroundings() -> Surroundings {
+    Surroundings {
+        host: vec!["10.0.0.254/24".parse().unwrap()],
+        local: vec!["192.0.2.5/32".parse().unwrap()],
+    }
 }
 
 pub const WS: [u8; 4] = [10, 0, 0, 1];

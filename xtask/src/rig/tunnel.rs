@@ -304,14 +304,15 @@ impl Gateway {
         Ok(Snapshot { value })
     }
 
-    /// Adds a Workstation and gives the path of its enrolment file.
+    /// Adds a Workstation that may reach everything on the Gateway, and gives the path of its
+    /// enrolment file.
     ///
     /// # Errors
     /// What the CLI wrote to stderr.
     pub fn add(&self, name: &str) -> Result<PathBuf> {
         let file = self.scratch.path().join(format!("{name}.enrolment"));
         self.cli(&format!(
-            "workstation add {name} --output {}",
+            "workstation add {name} --allow any --output {}",
             file.display()
         ))?;
         Ok(file)
