@@ -72,9 +72,12 @@ fn later_fragment(_: u16) -> Vec<u8> {
     bytes
 }
 
+/// Makes a packet to a port.
+type Make = fn(u16) -> Vec<u8>;
+
 fn judge(criterion: &mut Criterion) {
     let ports = |n: usize| 40_000 + (n * 211 % 1000) as u16;
-    let kinds: [(&str, fn(u16) -> Vec<u8>); 4] = [
+    let kinds: [(&str, Make); 4] = [
         ("tcp4", tcp4),
         ("udp6", udp6),
         ("extended", extended),

@@ -31,7 +31,9 @@ fn connected(agent: &str, add: &str) -> Tapped {
     let file = one.gateway.directory().join("ws1.enrolment");
     let path = file.display();
     one.gateway
-        .cli(&format!("workstation add ws1 {add} --output {path}"))
+        .cli(&format!(
+            "workstation add ws1 --allow any {add} --output {path}"
+        ))
         .unwrap();
     one.workstation.enroll(&file).unwrap();
     one.workstation.launch().unwrap();
