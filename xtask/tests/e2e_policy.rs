@@ -39,7 +39,7 @@ fn listen(host: &Namespace, port: u16) -> JoinHandle<()> {
 
 /// Whether eight bytes come back over TCP.
 fn tcp(host: &Namespace, to: (IpAddr, u16), patience: Duration) -> bool {
-    let exchange = || {
+    let exchange = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.write_all(b"and back")?;
@@ -47,13 +47,12 @@ fn tcp(host: &Namespace, to: (IpAddr, u16), patience: Duration) -> bool {
         stream.read_exact(&mut bytes)?;
         Ok(&bytes == b"and back")
     };
-    host.run(|| Ok(exchange().unwrap_or_else(|_: std::io::Error| false)))
-        .unwrap()
+    host.run(|| Ok(exchange().unwrap_or(false))).unwrap()
 }
 
 /// Whether a datagram of so many bytes comes back; those that should not get one attempt.
 fn udp(host: &Namespace, to: (IpAddr, u16), size: usize, patience: Duration) -> bool {
-    let exchange = || {
+    let exchange = || -> std::io::Result<bool> {
         let any: IpAddr = match to.0 {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -65,8 +64,7 @@ fn udp(host: &Namespace, to: (IpAddr, u16), size: usize, patience: Duration) -> 
         let (len, from) = socket.recv_from(&mut buffer)?;
         Ok(len == size && from == SocketAddr::from(to))
     };
-    host.run(|| Ok(exchange().unwrap_or_else(|_: std::io::Error| false)))
-        .unwrap()
+    host.run(|| Ok(exchange().unwrap_or(false))).unwrap()
 }
 
 fn pings(host: &Namespace, to: IpAddr, size: usize, patience: Duration) -> bool {
