@@ -3,7 +3,7 @@
 //!
 //! Between [`crate::route`], which says where a packet's destination is ([`Place`]), and the host
 //! interface. Pure and without memory of packets: each is judged by itself. What this cannot tell the
-//! transport of is dropped whatever the rules are ([`classify`] says when that is).
+//! transport of is dropped whatever the rules are ([`classify()`] says when that is).
 //!
 //! A rule towards another Workstation lets what it names through, and what answers it back: TCP that
 //! opens no connection and UDP from the named ports, ICMP that is no request. So the other side

@@ -185,7 +185,7 @@ fn rules_take_effect_with_the_next_frame_and_refusals_are_counted_apart() {
         bench.inject(&frame);
         let written = bench.written();
         match outcome {
-            None => assert_eq!(written, [packet.clone()]),
+            None => assert_eq!(written, std::slice::from_ref(packet)),
             Some(counter) => {
                 assert!(written.is_empty());
                 expected[counter] += 1;
