@@ -409,3 +409,66 @@ fn keys_of_low_order_are_not_usable() {
         assert!(!is_usable(&hex32(low)), "{low}");
     }
 }
+
+/// Input length, keyed hash and derived key (32 bytes each) of the BLAKE3 authors' vectors
+/// (`test_vectors.json`), the two modes used here.
+const BLAKE3: [(usize, &str, &str); 7] = [
+    (
+        0,
+        "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26",
+        "2cc39783c223154fea8dfb7c1b1660f2ac2dcbd1c1de8277b0b0dd39b7e50d7d",
+    ),
+    (
+        1,
+        "6d7878dfff2f485635d39013278ae14f1454b8c0a3a2d34bc1ab38228a80c95b",
+        "b3e2e340a117a499c6cf2398a19ee0d29cca2bb7404c73063382693bf66cb06c",
+    ),
+    (
+        1023,
+        "c951ecdf03288d0fcc96ee3413563d8a6d3589547f2c2fb36d9786470f1b9d6e",
+        "74a16c1c3d44368a86e1ca6df64be6a2f64cce8f09220787450722d85725dea5",
+    ),
+    (
+        1024,
+        "75c46f6f3d9eb4f55ecaaee480db732e6c2105546f1e675003687c31719c7ba4",
+        "7356cd7720d5b66b6d0697eb3177d9f8d73a4a5c5e968896eb6a689684302706",
+    ),
+    (
+        1025,
+        "357dc55de0c7e382c900fd6e320acc04146be01db6a8ce7210b7189bd664ea69",
+        "effaa245f065fbf82ac186839a249707c3bddf6d3fdda22d1b95a3c970379bcb",
+    ),
+    (
+        2048,
+        "879cf1fa2ea0e79126cb1063617a05b6ad9d0b696d0d757cf053439f60a99dd1",
+        "7b2945cb4fef70885cc5d78a87bf6f6207dd901ff239201351ffac04e1088a23",
+    ),
+    (
+        2049,
+        "9f29700902f7c86e514ddc4df1e3049f258b2472b6dd5267f61bf13983b78dd5",
+        "2ea477c5515cc3dd606512ee72bb3e0e758cfae7232826f35fb98ca1bcbdf273",
+    ),
+];
+
+#[test]
+fn blake3_keyed_and_deriving_equals_the_published_vectors() {
+    let key = b"whats the Elvish word for friend";
+    let context = "BLAKE3 2019-12-27 16:29:52 test vectors context";
+    for (length, keyed, derived) in BLAKE3 {
+        let input: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let hash = blake3::keyed_hash(key, &input);
+        assert_eq!(hash.as_bytes(), &hex32(keyed), "{length} bytes, keyed");
+        // As the cookie and the random generator take it: the stream's start is the hash.
+        let mut start = [0; 32];
+        blake3::Hasher::new_keyed(key)
+            .update(&input)
+            .finalize_xof()
+            .fill(&mut start);
+        assert_eq!(start, hex32(keyed), "{length} bytes, as a stream");
+        assert_eq!(
+            blake3::derive_key(context, &input),
+            hex32(derived),
+            "{length} bytes, deriving"
+        );
+    }
+}
