@@ -11,7 +11,9 @@ mod doze;
 mod handoff;
 mod inbound;
 mod outbound;
+mod pool;
 mod ports;
+mod quiet;
 pub mod run;
 mod sessions;
 
@@ -45,9 +47,12 @@ use wire::{Header, Role};
 
 pub use crate::session::Install;
 
-/// What [`doze`] is made of; its model has another kind.
+/// What [`doze`], [`quiet`] and [`pool`] are made of; their models have another kind.
 mod atomics {
-    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+}
+mod queue {
+    pub(super) use crossbeam::queue::ArrayQueue;
 }
 
 /// Frames moved at a time.

@@ -16,6 +16,8 @@
 //! that is read only for frames of sessions a worker does not have.
 
 use super::doze::Doze;
+use super::pool::Pool;
+use super::quiet::Quiet;
 use super::run::Bell;
 use crate::host::vnet::VnetHeader;
 use crate::wall::PortTables;
@@ -24,7 +26,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU16, AtomicU32};
 use wire::header::slot_of;
 use wire::{Header, Tables};
 
@@ -66,42 +68,8 @@ struct Member {
     packets: ArrayQueue<(VnetHeader, Vec<u8>)>,
     spare_frames: Pool,
     spare_packets: Pool,
-    /// For each port when its rings were last seen empty here; `u64::MAX` where it has none.
-    quiet: Box<[AtomicU64]>,
-}
-
-/// Buffers that go round between those who fill and the one who empties them.
-struct Pool {
-    spare: ArrayQueue<Vec<u8>>,
-    made: AtomicUsize,
-}
-
-impl Pool {
-    fn new(size: usize) -> Self {
-        Self {
-            spare: ArrayQueue::new(size),
-            made: AtomicUsize::new(0),
-        }
-    }
-
-    /// An empty buffer; a new one while there are not yet as many as there may be.
-    fn take(&self, capacity: usize) -> Option<Vec<u8>> {
-        if let Some(buffer) = self.spare.pop() {
-            return Some(buffer);
-        }
-        let most = self.spare.capacity();
-        let more = |made: usize| (made < most).then_some(made + 1);
-        self.made
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .ok()?;
-        Some(Vec::with_capacity(capacity))
-    }
-
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        // There is room for as many as there are.
-        let _ = self.spare.push(buffer);
-    }
+    /// For each port when its rings were last seen empty here.
+    quiet: Box<[Quiet]>,
 }
 
 /// The workers of a daemon.
@@ -127,7 +95,7 @@ impl Crew {
                 packets: ArrayQueue::new(PACKETS),
                 spare_frames: Pool::new(sizes.frames.max(1)),
                 spare_packets: Pool::new(PACKETS),
-                quiet: (0..sizes.ports).map(|_| AtomicU64::new(u64::MAX)).collect(),
+                quiet: (0..sizes.ports).map(|_| Quiet::new()).collect(),
             })
         };
         let nobody = |count: usize| (0..count).map(|_| AtomicU16::new(NOBODY)).collect();
@@ -326,7 +294,7 @@ impl Seat {
     /// `u64::MAX` when there are no rings of it.
     pub(super) fn set_quiet(&self, port: PortId, now: u64) {
         if let Some(quiet) = self.own().quiet.get(usize::from(port)) {
-            quiet.store(now, Ordering::Release);
+            quiet.set(now);
         }
     }
 
@@ -338,7 +306,7 @@ impl Seat {
                 || member
                     .quiet
                     .get(usize::from(port))
-                    .is_none_or(|quiet| quiet.load(Ordering::Acquire) >= moment)
+                    .is_none_or(|quiet| quiet.since(moment))
         });
         // In this order: what was handed here before the others said so is on the queue.
         quiet && self.own().frames.is_empty()
