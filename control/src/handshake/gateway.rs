@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::cookie::{Cookies, Nonce, Origin};
 use super::kdf::{hello_prologue, rekey_prologue};
 use super::message::{self, Answer, Challenge, Inner, Offer};
+use super::model::{Flaw, planted};
 use super::noise::{NoiseError, Responder, Secrets, is_station, public_key};
 use super::peer::{Keys, PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
@@ -383,12 +384,13 @@ impl Gateway {
                     .cookies
                     .check(header.index, header.counter, &origin, &challenge.cookie)
         });
-        if !good {
+        if !good && !planted(Flaw::AnyCookie) {
             peer.outcomes.bad_cookie += 1;
             return;
         }
         match peer.nonces.take(self.cookies.period(), header.counter) {
             Nonce::Fresh => {}
+            Nonce::Repeated if planted(Flaw::AnswersAgain) => {}
             Nonce::Repeated => {
                 peer.outcomes.repeated_nonce += 1;
                 return;
@@ -542,6 +544,9 @@ impl Gateway {
             return None;
         };
         peer.erase_pending(&mut self.actions);
+        if planted(Flaw::ReplacesUnproven) {
+            peer.erase_cur(&mut self.actions);
+        }
         let session = Session {
             index,
             key_id,

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod kdf;
 mod liveness;
 pub mod message;
+pub mod model;
 pub mod noise;
 mod peer;
 pub mod random;

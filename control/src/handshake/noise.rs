@@ -81,6 +81,8 @@ impl CryptoResolver for Resolver {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         let dh = DefaultResolver.resolve_dh(choice)?;
+        #[cfg(feature = "model")]
+        let dh = super::model::remembering(dh);
         Some(Box::new(WipedDh(dh)))
     }
 
@@ -319,7 +321,10 @@ impl Responder {
 /// The public key of an X25519 private key.
 pub fn public_key(private: &[u8; 32]) -> [u8; 32] {
     let mut out = [0; 32];
-    if let Some(mut dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) {
+    if let Some(dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) {
+        #[cfg(feature = "model")]
+        let dh = super::model::remembering(dh);
+        let mut dh = dh;
         dh.set(private);
         out.copy_from_slice(dh.pubkey());
         dh.set(&[0; 32]);

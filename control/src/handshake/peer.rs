@@ -3,6 +3,7 @@
 
 use super::cookie::Nonces;
 use super::kdf::{KnockKeys, knock_keys, noise_psk};
+use super::model::{Flaw, planted};
 use super::{Action, Mac, Padding};
 use dataplane::keys::{Cipher, Protection};
 use dataplane::{PortId, WorkstationId};
@@ -381,6 +382,9 @@ impl Peer {
                     }
                 }
                 self.prev = Some((old, now + PREV_FOR));
+                if planted(Flaw::ForgetsPrevious) {
+                    self.erase_prev(actions);
+                }
             }
             self.outcomes.confirmed += 1;
             self.last_handshake = Some(now);

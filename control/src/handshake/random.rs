@@ -5,6 +5,7 @@
 //! and [mixes](Randomness::mix) fresh entropy in before each event, so that a machine restored from
 //! a snapshot, whose kernel generator repeats itself, does not repeat these values.
 
+use super::model::{Flaw, planted};
 use std::time::Duration;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -41,7 +42,9 @@ impl Randomness {
         let mut next = Zeroizing::new([0; 32]);
         stream.fill(next.as_mut());
         stream.fill(out);
-        self.key = next;
+        if !planted(Flaw::Repeats) {
+            self.key = next;
+        }
         stream.zeroize();
         hasher.zeroize();
     }

@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::liveness::{Liveness, Verdict};
 use super::message::{self, Inner};
+use super::model::{Flaw, planted};
 use super::noise::is_station;
 use super::random::Randomness;
 use super::slots::Slots;
@@ -377,6 +378,9 @@ impl Workstation {
         }
         match &mut self.handshake {
             Handshake::Hello(hello) if hello.next <= now => self.hello_again(now),
+            Handshake::Init(init) if planted(Flaw::WaitsForEver) => {
+                init.timer = now + PREV_FOR * 1000;
+            }
             Handshake::Init(init) if init.timer <= now => {
                 let why = if init.noise.is_none() {
                     Failure::Refused
@@ -389,6 +393,10 @@ impl Workstation {
             Handshake::Rekey(rekey) if rekey.timer <= now => {
                 let tries = rekey.tries;
                 self.failed(Failure::NoResponse);
+                if planted(Flaw::GivesUpOnRekey) {
+                    self.erase_cur();
+                    return self.hello(now);
+                }
                 if tries < REKEY_WAITS.len() {
                     self.rekey(now, tries);
                 } else {

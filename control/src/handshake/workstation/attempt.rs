@@ -6,6 +6,7 @@
 use super::{Failure, Workstation};
 use crate::handshake::kdf::{hello_prologue, rekey_prologue};
 use crate::handshake::message::{Answer, Challenge, Inner, Offer};
+use crate::handshake::model::{Flaw, planted};
 use crate::handshake::noise::{Initiator, Secrets, Split, is_station};
 use crate::handshake::{Action, Install, Mac, Parameters};
 use dataplane::keys::{Cipher, Protection, SessionKeys};
@@ -318,6 +319,12 @@ impl Workstation {
         }));
         let value = self.random.bytes();
         self.ping(Some(index), value);
+        if planted(Flaw::UsesUnproven)
+            && let Handshake::Proving(proving) =
+                std::mem::replace(&mut self.handshake, Handshake::Idle)
+        {
+            self.promote(now, proving.session);
+        }
     }
 
     /// Starts a rekey in the current session, or tries once more.

@@ -4,6 +4,7 @@
 use super::Workstation;
 use super::attempt::{HELLO_FIRST, Handshake};
 use crate::handshake::message;
+use crate::handshake::model::{Flaw, planted};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ impl Workstation {
 
     pub(super) fn reset(&mut self, now: Duration, payload: &[u8]) -> Option<()> {
         let boot_id = message::decode_reset(payload)?;
+        if planted(Flaw::BelievesResets) {
+            self.erase_cur();
+        }
         if !self.is_news(&boot_id) {
             return Some(());
         }
