@@ -321,6 +321,18 @@ fn in_sysfs(interface: &str, file: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The nice values of the kernel threads whose name begins so.
+fn nice_of_threads(name: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = processes.filter_map(|p| std::fs::read_to_string(p.path().join("stat")).ok());
+    let nice = |stat: String| -> Option<i32> {
+        let (_, rest) = stat.split_once(&format!("({name}"))?;
+        let (_, fields) = rest.split_once(") ")?;
+        fields.split(' ').nth(16)?.parse().ok()
+    };
+    stats.filter_map(nice).collect()
+}
+
 #[test]
 fn an_interface_of_this_namespace_gets_napi_threads_and_loses_them() {
     in_namespace(|| {
@@ -332,6 +344,10 @@ fn an_interface_of_this_namespace_gets_napi_threads_and_loses_them() {
         for on in [true, false] {
             set_threaded_napi("pa", index, on).unwrap();
             assert_eq!(in_sysfs("pa", "threaded").trim() == "1", on);
+            // Receive work is not to wait behind programs: as without a thread.
+            if on {
+                assert_eq!(nice_of_threads("napi/pa-"), [-20]);
+            }
         }
         let before = std::fs::read_dir("/sys/class/net").unwrap().count();
         let error = set_threaded_napi("pz", index + 1, true).unwrap_err();

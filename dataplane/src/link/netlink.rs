@@ -1,33 +1,45 @@
-//! A route netlink socket used plainly: one request, then its answer. No task and no runtime, so it
+//! A netlink socket used plainly: one request, then its answer. No task and no runtime, so it
 //! may be used from any thread, within an asynchronous runtime or not. It belongs to the network
 //! namespace its thread was in when it was opened.
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::cell::Cell;
 use std::io;
+use std::marker::PhantomData;
 
 /// More than the kernel puts into one datagram (32 KiB).
 const BUFFER: usize = 64 * 1024;
 /// `NLM_F_DUMP_INTR`: something changed while the kernel listed it.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
-pub(super) struct Netlink {
+/// A socket for messages of one kind.
+pub(super) struct Netlink<M = RouteNetlinkMessage> {
     socket: Socket,
     sequence: Cell<u32>,
+    messages: PhantomData<M>,
 }
 
 impl Netlink {
-    /// A socket that also receives these multicast groups (a mask).
+    /// A socket of route netlink that also receives these multicast groups (a mask).
     pub(super) fn open(groups: u32) -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::of(NETLINK_ROUTE, groups)
+    }
+}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable + Clone> Netlink<M> {
+    /// A socket of that protocol, whose messages these are.
+    pub(super) fn of(protocol: isize, groups: u32) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind(&SocketAddr::new(0, groups))?;
         Ok(Self {
             socket,
             sequence: Cell::new(0),
+            messages: PhantomData,
         })
     }
 
@@ -36,20 +48,17 @@ impl Netlink {
     }
 
     /// Changes something.
-    pub(super) fn change(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    pub(super) fn change(&self, message: M, flags: u16) -> io::Result<()> {
         self.request(message, flags | NLM_F_ACK).map(drop)
     }
 
     /// Asks for one thing.
-    pub(super) fn get(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub(super) fn get(&self, message: M) -> io::Result<Vec<M>> {
         self.request(message, NLM_F_ACK)
     }
 
     /// Lists; again when the list changed while it was read.
-    pub(super) fn dump(
-        &self,
-        message: RouteNetlinkMessage,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub(super) fn dump(&self, message: M) -> io::Result<Vec<M>> {
         const ATTEMPTS: usize = 8;
         let mut answer = Err(io::ErrorKind::Interrupted.into());
         for _ in 0..ATTEMPTS {
@@ -62,11 +71,7 @@ impl Netlink {
         answer
     }
 
-    fn request(
-        &self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn request(&self, message: M, flags: u16) -> io::Result<Vec<M>> {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
         let mut header = NetlinkHeader::default();
@@ -102,7 +107,7 @@ impl Netlink {
     }
 
     /// The messages of one datagram. What cannot be decoded is left out.
-    pub(super) fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+    pub(super) fn receive(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
         let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
         let len = loop {
             match self.socket.recv(&mut buffer, libc::MSG_TRUNC) {
