@@ -184,7 +184,7 @@ fn show(options: &Options, programs: &Programs, figures: &mut Figures) -> Result
         ]);
     }
     print!("{}", table.render());
-    attacks(&all, &heard, per_attack, figures)?;
+    attacks(&mut all, &heard, per_attack, figures)?;
     if options.keep {
         println!("\n  kept: {}", all.gateway.directory().display());
         for workstation in &all.workstations {
@@ -386,7 +386,7 @@ fn restart(all: &mut Demo, figures: &mut Figures) -> Result<()> {
 }
 
 fn attacks(
-    all: &Demo,
+    all: &mut Demo,
     heard: &crate::rig::Capture,
     each: Duration,
     figures: &mut Figures,
@@ -395,7 +395,7 @@ fn attacks(
         "\nevil attacks, on a LAN that shows it everything (a hub), as fast as this machine can; ws3 last\n"
     );
     all.lan.hub(true)?;
-    let suite = Suite::new(all, heard, HTTP)?;
+    let mut suite = Suite::new(all, heard, HTTP)?;
     figures.victim_baseline_bits_per_second = suite.baseline();
     let mut table = Table::new(&[
         "attack",
@@ -411,9 +411,6 @@ fn attacks(
     ]);
     for attack in CATALOGUE {
         check()?;
-        // ws3 needs nothing that is not its own. As a hub the LAN would carry its flood to ws2 as well,
-        // and what ws2 loses by its own port's full queue says nothing of the Gateway.
-        all.lan.hub(!attack.insider)?;
         let step = Step::begin(attack.name);
         let outcome = suite.run(attack, Bounds::full_speed(each))?;
         step.done(if outcome.broken.is_empty() {

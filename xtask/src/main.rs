@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{bench, demo, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Attack a Gateway in every way that is known here, and show that each fails (root; about two minutes)
+    Attack(attack::Options),
     /// Build everything and run every test (root)
     Test {
         /// Passed to cargo test
@@ -59,6 +61,10 @@ fn run(task: Task) -> Result<()> {
                 keep,
                 json,
             })
+        }
+        Task::Attack(options) => {
+            rig::arm()?;
+            attack::run(&options)
         }
         Task::Bench(options) => bench::run(&options),
         Task::Test { arguments } => tasks::test(&arguments),

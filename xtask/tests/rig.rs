@@ -413,11 +413,16 @@ fn without_a_wall_every_attack_reaches_the_kernel() {
             attack::initiation(gateway, [2; 6], 77, 1, [1, 2], &mut noise),
         ],
         data: vec![data.clone()],
+        answers: Vec::new(),
+        sealer: None,
         newest: Arc::new(Mutex::new(data)),
         victim_v4: Ipv4Addr::new(10, 152, 152, 12),
     };
     let socket = PacketSocket::sender(&b, "y").unwrap();
-    for attack in CATALOGUE.iter().filter(|attack| !attack.insider) {
+    for attack in CATALOGUE
+        .iter()
+        .filter(|attack| attack.from == attack::From::Cable)
+    {
         let capture =
             Capture::filtered(&a, Some("x"), 0, |frame| frame.kind == PacketKind::Incoming)
                 .unwrap();

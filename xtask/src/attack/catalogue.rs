@@ -1,4 +1,5 @@
-//! The attacks: what each sends, and the verdicts it must die with.
+//! The attacks of the demo, and what every attack is made of: what it sends, and the verdicts it must
+//! die with.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use super::frame::{
     Mac, Noise, advertisement, arp, ethernet, header_of, hello, initiation, portcullis,
     solicitation, tagged, udp_v4,
 };
+use super::rogue::Sealer;
 use crate::rig::{GATEWAY_V4, GATEWAY_V6};
 
 /// Everything that a host on the LAN can learn by listening, as on a hub.
@@ -27,15 +29,25 @@ pub struct Known {
     pub handshakes: Vec<Vec<u8>>,
     /// Data frames of the victim.
     pub data: Vec<Vec<u8>>,
+    /// What the Gateway has sent the victim: handshake frames and Data.
+    pub answers: Vec<Vec<u8>>,
     /// The victim's newest Data frame, kept up to date while the attack runs.
     pub newest: Arc<Mutex<Vec<u8>>>,
     /// The victim's inner address.
     pub victim_v4: Ipv4Addr,
+    /// A session of ws4, whose keys the attacker has.
+    pub sealer: Option<Arc<Sealer>>,
 }
 
 impl Known {
+    /// The session of ws4. Attacks that ask for it are run only where there is one.
+    pub(super) fn sealer(&self) -> Arc<Sealer> {
+        let sealer = self.sealer.as_ref();
+        Arc::clone(sealer.expect("a suite with ws4"))
+    }
+
     /// The header of the victim's newest Data frame.
-    fn header(&self) -> Header {
+    pub(super) fn header(&self) -> Header {
         let frame = self.newest.lock().unwrap_or_else(|e| e.into_inner());
         header_of(&frame).unwrap_or(Header::new(kind::DATA, 64, 1, 0))
     }
@@ -44,14 +56,26 @@ impl Known {
 /// Writes the frame of a given number into a buffer.
 pub type Writer = Box<dyn FnMut(u64, &mut Vec<u8>) + Send>;
 
-/// One attack.
+/// Where an attack comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// A host on the LAN, which shows it everything: its frames die in admission.
+    Cable,
+    /// Inside: packets through ws3's own tunnel, by its agent.
+    Tunnel,
+    /// The same host with all keys of ws4: its frames are admitted, and die behind the AEAD or in it.
+    Keys,
+}
+
+/// An attack that is a stream of frames.
 pub struct Attack {
     /// What it is called in the table.
     pub name: &'static str,
-    /// The verdicts of the Gateway's port that its frames die with.
+    /// The verdicts of the Gateway's port that its frames die with; from inside, the reasons of that
+    /// Workstation's drops as well.
     pub verdicts: &'static [&'static str],
-    /// From inside: sent as inner packets through ws3's own tunnel.
-    pub insider: bool,
+    /// Where from.
+    pub from: From,
     /// Where a frame of the victim is lost before the Gateway, a copy of its header is the first
     /// that comes, is admitted, and dies in the AEAD: at most as many as were lost.
     pub races: bool,
@@ -59,11 +83,23 @@ pub struct Attack {
     pub frames: fn(&Known) -> Writer,
 }
 
+impl Attack {
+    /// What must hold, beside that nothing gets into any kernel.
+    pub fn holds(&self) -> String {
+        match self.verdicts {
+            [all @ .., last] if !all.is_empty() => {
+                format!("dropped as {} or {last}", all.join(", "))
+            }
+            all => format!("dropped as {}", all.join("")),
+        }
+    }
+}
+
 /// The UDP port that the insider's packets go to; nothing else in the rig uses it.
 pub const INSIDER_PORT: u16 = 4444;
 
 /// Cycles through ready-made frames.
-fn cycle(frames: Vec<Vec<u8>>) -> Writer {
+pub(super) fn cycle(frames: Vec<Vec<u8>>) -> Writer {
     Box::new(move |number, buffer| {
         buffer.clear();
         if let Some(frame) = frames.get(number as usize % frames.len().max(1)) {
@@ -72,7 +108,7 @@ fn cycle(frames: Vec<Vec<u8>>) -> Writer {
     })
 }
 
-fn link_local(mac: Mac) -> Ipv6Addr {
+pub(super) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.map(u16::from);
     let high = (a ^ 2) << 8;
     Ipv6Addr::new(
@@ -87,15 +123,15 @@ fn link_local(mac: Mac) -> Ipv6Addr {
     )
 }
 
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 /// All attacks, in the order of the demo.
 pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "plain IP to the Gateway",
         verdicts: &["foreign"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let source = Ipv4Addr::new(10, 152, 152, 99);
@@ -115,7 +151,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "ARP and ND to the Gateway",
         verdicts: &["foreign"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let own = (known.own, Ipv4Addr::new(10, 152, 152, 99));
@@ -139,7 +175,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "ARP and ND spoofing of ws2 and Gateway",
         verdicts: &["foreign"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let as_gateway = (known.own, GATEWAY_V4);
@@ -169,21 +205,21 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "replay of ws2's Data",
         verdicts: &["replay"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| cycle(known.data.clone()),
     },
     Attack {
         name: "replay of ws2's Hello and Initiation",
         verdicts: &["replay", "rate_limited"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| cycle(known.handshakes.clone()),
     },
     Attack {
         name: "ws2's newest header on a forged payload",
         verdicts: &["replay"],
-        insider: false,
+        from: From::Cable,
         races: true,
         frames: |known| {
             let known = known.clone();
@@ -203,7 +239,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "Data of ws2's session, forged admission tag",
         verdicts: &["bad_tag"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -223,7 +259,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "Data of sessions that do not exist",
         verdicts: &["unknown_session"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let (to, from) = (known.gateway, known.own);
@@ -239,7 +275,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "Hello and Initiation under a wrong key",
         verdicts: &["bad_tag"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -264,7 +300,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "Hello and Initiation under unknown key ids",
         verdicts: &["unknown_key"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -283,7 +319,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "the Gateway's own frame types, forged Resets",
         verdicts: &["malformed"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -301,7 +337,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "VLAN-tagged: VID 0, VID 5, two tags",
         verdicts: &["foreign"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let frames = known.data.iter().take(64).chain(&known.handshakes);
@@ -317,7 +353,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "truncated frames",
         verdicts: &["short", "malformed"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let whole: Vec<Vec<u8>> = known
@@ -342,7 +378,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "lengths beyond the frame, flags, versions",
         verdicts: &["malformed"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -362,7 +398,7 @@ pub const CATALOGUE: &[Attack] = &[
     Attack {
         name: "random bytes",
         verdicts: &["foreign", "malformed", "short"],
-        insider: false,
+        from: From::Cable,
         races: false,
         frames: |known| {
             let known = known.clone();
@@ -381,8 +417,8 @@ pub const CATALOGUE: &[Attack] = &[
     },
     Attack {
         name: "ws3's own session with ws2's inner address",
-        verdicts: &[],
-        insider: true,
+        verdicts: &["inner_source"],
+        from: From::Tunnel,
         races: false,
         frames: |known| {
             let source = known.victim_v4;
@@ -499,6 +535,8 @@ mod tests {
                 initiation(GATEWAY, VICTIM, 77, 1, KEY, &mut noise),
             ],
             data: vec![data.clone()],
+            answers: Vec::new(),
+            sealer: None,
             newest: Arc::new(Mutex::new(data)),
             victim_v4: Ipv4Addr::new(10, 152, 152, 12),
         }
@@ -512,7 +550,7 @@ mod tests {
             ethertype: ETHERTYPE,
         };
         let known = known();
-        for attack in CATALOGUE.iter().filter(|attack| !attack.insider) {
+        for attack in CATALOGUE.iter().filter(|attack| attack.from == From::Cable) {
             let mut writer = (attack.frames)(&known);
             let mut buffer = Vec::new();
             for number in 0..2000 {

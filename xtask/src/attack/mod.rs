@@ -1,15 +1,27 @@
-//! Attacks on a Gateway by a host on its own LAN: what they send ([`CATALOGUE`]), how fast
-//! ([`flood`]), and where their frames end ([`Suite`]).
+//! Attacks on a Gateway by a host on its own LAN: streams of frames from the cable ([`CATALOGUE`],
+//! [`CABLE`]) and under a Workstation's stolen keys ([`KEYS`]), attacks in steps ([`SCENARIOS`]), and
+//! where they end ([`Suite`]). `cargo xtask attack` runs all of them, the demo the first.
 
+mod cable;
 mod catalogue;
 mod frame;
+mod inner;
+mod keys;
+mod rogue;
+mod run;
+mod scenarios;
 mod sender;
 mod suite;
 
-pub use catalogue::{Attack, CATALOGUE, INSIDER_PORT, Known, Writer};
+pub use cable::CABLE;
+pub use catalogue::{Attack, CATALOGUE, From, INSIDER_PORT, Known, Writer};
 pub use frame::{
     Mac, Noise, advertisement, arp, checksum, ethernet, header_of, hello, initiation, portcullis,
     solicitation, tagged, udp_v4,
 };
+pub use keys::KEYS;
+pub use rogue::{Rogue, Sealer};
+pub use run::{Options, list, run, table};
+pub use scenarios::{SCENARIOS, Scenario};
 pub use sender::{Bounds, flood};
-pub use suite::{Outcome, Suite};
+pub use suite::{Happened, Outcome, Suite};

@@ -161,6 +161,23 @@ impl Bridge {
         Ok(())
     }
 
+    /// Port security: while `pinned`, a switch carries frames to `mac` to `port` alone, whoever else sends
+    /// from that address.
+    ///
+    /// # Errors
+    /// What `bridge` answered.
+    pub fn pin(&self, mac: [u8; 6], port: &str, pinned: bool) -> Result<()> {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let verb = if pinned { "replace" } else { "del" };
+        let what = format!("fdb {verb} {mac} dev {port} master");
+        let what = if pinned {
+            what + " static sticky"
+        } else {
+            what
+        };
+        self.namespace.exec("bridge", &what).map(drop)
+    }
+
     /// The switch's own namespace: a capture here sees what is on the cables.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -1,0 +1,392 @@
+//! A compromised Workstation: whoever has read its enrolment, speaking the protocol over a raw socket
+//! from any host of the LAN, and free to send what no agent would.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use control::enrolment::Enrolment;
+use control::handshake::workstation::{Workstation, WorkstationConfig};
+use control::handshake::{Action, Install, inner_mtu, kdf};
+use dataplane::engine::{Aead, Engine};
+use dataplane::keys::{Cipher, DirectionKeys, Protection};
+use wire::limits::{HEADER_LEN, TAG_LEN};
+use wire::{Header, kind};
+use zeroize::Zeroizing;
+
+use super::frame::{Mac, Noise, ethernet, header_of};
+use crate::rig::{Namespace, PacketSocket, check, mac_of};
+
+/// The MTU of the cable.
+const CABLE_MTU: u32 = 1500;
+
+/// One direction of a session.
+struct Half {
+    /// Locked only so that several may seal; it has no state.
+    aead: Mutex<Box<dyn Aead>>,
+    keys: DirectionKeys,
+}
+
+impl Half {
+    fn new(cipher: Cipher, keys: &DirectionKeys) -> Result<Self> {
+        let aead = Engine::Auto.resolve().key(cipher, &keys.aead);
+        Ok(Self {
+            aead: Mutex::new(aead.map_err(|_| anyhow!("the engine refused a session's key"))?),
+            keys: keys.clone(),
+        })
+    }
+
+    fn aead(&self) -> MutexGuard<'_, Box<dyn Aead>> {
+        self.aead.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn nonce(&self, counter: u64) -> [u8; 12] {
+        let mut nonce = self.keys.iv;
+        for (byte, of) in nonce[4..].iter_mut().zip(counter.to_le_bytes()) {
+            *byte ^= of;
+        }
+        nonce
+    }
+}
+
+/// What it takes to send in a session, and nothing of it is checked.
+pub struct Sealer {
+    half: Half,
+    /// The session's index at the Gateway.
+    pub index: u32,
+    /// The Gateway's MAC address.
+    pub gateway: Mac,
+    /// The MAC address the session is pinned to.
+    pub own: Mac,
+    /// The inner IPv4 address the Gateway gave.
+    pub v4: Ipv4Addr,
+    /// The inner IPv6 address.
+    pub v6: Ipv6Addr,
+    /// The knock keys of its handshake frames.
+    pub knock: kdf::KnockKeys,
+    /// Its key id.
+    pub key_id: u32,
+    /// The next counter, shared with whoever else seals in this session.
+    counter: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealer(session {:#010x})", self.index)
+    }
+}
+
+impl Sealer {
+    /// The key of its admission tags.
+    pub fn admission(&self) -> [u64; 2] {
+        self.half.keys.admission
+    }
+
+    /// The next counter, spent.
+    pub fn next_counter(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// An authentic frame that carries `plaintext` under the next counter.
+    pub fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
+        self.seal_at(self.next_counter(), plaintext)
+    }
+
+    /// An authentic frame under any counter.
+    pub fn seal_at(&self, counter: u64, plaintext: &[u8]) -> Vec<u8> {
+        let mut header = Header::new(kind::DATA, plaintext.len() as u16, self.index, counter);
+        header.tag = header.data_tag(self.admission());
+        let mut frame = [&header.encode()[..], plaintext, &[0; TAG_LEN]].concat();
+        let (associated, rest) = frame.split_at_mut(HEADER_LEN);
+        let (payload, tag) = rest.split_at_mut(plaintext.len());
+        let tag: &mut [u8; TAG_LEN] = tag.try_into().expect("cut to its length");
+        let sealed = self
+            .half
+            .aead()
+            .seal(&self.half.nonce(counter), associated, payload, tag);
+        debug_assert!(sealed.is_ok(), "a payload no longer than a frame");
+        ethernet(self.gateway, self.own, wire::limits::ETHERTYPE, &frame)
+    }
+
+    /// A frame whose header is authentic and whose payload is not.
+    pub fn garbage(&self, length: usize, noise: &mut Noise) -> Vec<u8> {
+        let mut header = Header::new(kind::DATA, length as u16, self.index, self.next_counter());
+        header.tag = header.data_tag(self.admission());
+        let mut payload = vec![0; length + TAG_LEN];
+        noise.fill(&mut payload);
+        super::frame::portcullis(self.gateway, self.own, &header, &payload)
+    }
+}
+
+struct Live {
+    install: Install,
+    receive: Half,
+    sealer: Arc<Sealer>,
+    since: Instant,
+    confirmed: bool,
+}
+
+/// It.
+pub struct Rogue {
+    enrolment: Enrolment,
+    machine: Workstation,
+    socket: PacketSocket,
+    own: Mac,
+    start: Instant,
+    live: Option<Live>,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+    /// Proves no session: its PINGs are not sent.
+    mute: bool,
+    /// Bytes that came for it, for what an answer costs.
+    pub heard: u64,
+    /// Frames that came for it.
+    pub heard_frames: u64,
+    /// Control messages that came for it.
+    pub answers: u64,
+}
+
+impl Rogue {
+    /// Who holds the enrolment of `file` and sends from `interface`, under that interface's address.
+    ///
+    /// # Errors
+    /// When the file is none, or the interface does not exist.
+    pub fn new(file: &Path, namespace: &Namespace, interface: &str) -> Result<Self> {
+        let (enrolment, _) = Enrolment::read(file).map_err(|problem| anyhow!("{problem}"))?;
+        let own = mac_of(namespace, interface)?;
+        let socket = PacketSocket::open(namespace, Some(interface))?;
+        socket.ignore_outgoing()?;
+        Ok(Self {
+            machine: machine(&enrolment, own, 1)?,
+            enrolment,
+            socket,
+            own,
+            start: Instant::now(),
+            live: None,
+            v4: None,
+            v6: None,
+            mute: false,
+            heard: 0,
+            heard_frames: 0,
+            answers: 0,
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// A session that is proven and not about to end, made anew where there is none.
+    ///
+    /// # Errors
+    /// When the Gateway does not agree within ten seconds.
+    pub fn session(&mut self) -> Result<Arc<Sealer>> {
+        let fresh = |live: &&Live| live.confirmed && live.since.elapsed() < Duration::from_secs(60);
+        if let Some(live) = self.live.as_ref().filter(fresh) {
+            return Ok(Arc::clone(&live.sealer));
+        }
+        self.connect()
+    }
+
+    /// A new session, whatever there is.
+    ///
+    /// # Errors
+    /// As [`Rogue::session`].
+    pub fn connect(&mut self) -> Result<Arc<Sealer>> {
+        self.shake(|live| live.is_some_and(|live| live.confirmed))?;
+        let live = self
+            .live
+            .as_ref()
+            .context("a session that was just proven")?;
+        Ok(Arc::clone(&live.sealer))
+    }
+
+    fn shake(&mut self, done: impl Fn(Option<&Live>) -> bool) -> Result<()> {
+        self.live = None;
+        let seed = self.start.elapsed().as_nanos() as u64;
+        self.machine = machine(&self.enrolment, self.own, seed)?;
+        let now = self.now();
+        self.machine.start(now);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            check()?;
+            self.pump(Duration::from_millis(2))?;
+            if done(self.live.as_ref()) {
+                return Ok(());
+            }
+        }
+        Err(anyhow!("no session under ws4's keys within 10 s"))
+    }
+
+    /// Shakes hands as far as the Response and proves nothing: a session that stays pending.
+    ///
+    /// # Errors
+    /// When the Gateway does not answer within ten seconds.
+    pub fn half_open(&mut self) -> Result<()> {
+        self.mute = true;
+        let done = self.shake(|live| live.is_some());
+        self.mute = false;
+        self.live = None;
+        done
+    }
+
+    /// The same keys on another host of the LAN.
+    ///
+    /// # Errors
+    /// As [`Rogue::new`].
+    pub fn clone_at(file: &Path, namespace: &Namespace, interface: &str, own: Mac) -> Result<Self> {
+        let mut clone = Self::new(file, namespace, interface)?;
+        clone.own = own;
+        Ok(clone)
+    }
+
+    /// Takes what has come, and does what is due, for at most `wait` if nothing comes.
+    ///
+    /// # Errors
+    /// When the engine refuses a key.
+    pub fn pump(&mut self, wait: Duration) -> Result<()> {
+        self.socket.readable(wait);
+        let mut buffer = vec![0; 2048];
+        // A bound: on a hub under a flood frames never end.
+        for _ in 0..4096 {
+            let Some((_, len)) = self.socket.receive(&mut buffer) else {
+                break;
+            };
+            self.take(&mut buffer[..len]);
+        }
+        let now = self.now();
+        self.machine.tick(now);
+        self.act()
+    }
+
+    fn take(&mut self, frame: &mut [u8]) {
+        let Some(header) = header_of(frame).filter(|_| frame[..6] == self.own) else {
+            return;
+        };
+        self.heard += frame.len() as u64;
+        self.heard_frames += 1;
+        let source: Mac = frame[6..12].try_into().expect("six bytes");
+        let now = self.now();
+        if header.kind != kind::DATA {
+            self.machine.frame(now, source, &frame[14..]);
+            return;
+        }
+        let Some(live) = &mut self.live else { return };
+        let end = 14 + header.frame_len();
+        if header.index != live.install.index || frame.len() < end {
+            return;
+        }
+        let (associated, sealed) = frame[14..end].split_at_mut(HEADER_LEN);
+        let nonce = live.receive.nonce(header.counter);
+        if live
+            .receive
+            .aead()
+            .open(&nonce, associated, sealed)
+            .is_err()
+        {
+            return;
+        }
+        let index = live.install.index;
+        if !std::mem::replace(&mut live.confirmed, true) {
+            self.machine.confirmed(now, index);
+        }
+        let plaintext = &sealed[..sealed.len() - TAG_LEN];
+        if plaintext.first().is_some_and(|first| first >> 4 == 0) {
+            self.answers += 1;
+            self.machine.inner(now, index, plaintext);
+        }
+    }
+
+    fn act(&mut self) -> Result<()> {
+        let actions: Vec<Action> = self.machine.actions().collect();
+        // They are told after the session that they come with.
+        for action in &actions {
+            if let Action::Configure(parameters) = action {
+                self.v4 = parameters.v4.map(|(address, _)| address);
+                self.v6 = parameters.v6.map(|(address, _)| address);
+            }
+        }
+        for action in actions {
+            match action {
+                Action::Send {
+                    destination, frame, ..
+                } => {
+                    let ethertype = wire::limits::ETHERTYPE;
+                    self.socket
+                        .send(&ethernet(destination, self.own, ethertype, &frame));
+                }
+                Action::SendInner { index, message, .. } => {
+                    let live = self
+                        .live
+                        .as_ref()
+                        .filter(|live| live.install.index == index);
+                    if let Some(live) = live.filter(|_| !self.mute) {
+                        self.socket.send(&live.sealer.seal(&message));
+                    }
+                }
+                Action::Install(install) => self.install(*install)?,
+                Action::Erase { index, .. } => {
+                    self.live.take_if(|live| live.install.index == index);
+                    let now = self.now();
+                    self.machine.erased(now, index);
+                }
+                Action::Configure(_) | Action::ExpectNonce(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, install: Install) -> Result<()> {
+        let keys = &install.keys;
+        ensure!(
+            keys.protection == Protection::Encrypt,
+            "a session that does not encrypt"
+        );
+        let sealer = Sealer {
+            half: Half::new(keys.cipher, &keys.send)?,
+            index: install.peer_index,
+            gateway: install.peer_mac,
+            own: self.own,
+            v4: self.v4.context("ws4 was given no IPv4 address")?,
+            v6: self.v6.context("ws4 was given no IPv6 address")?,
+            knock: kdf::knock_keys(self.enrolment.psk.as_bytes()),
+            key_id: self.enrolment.key_id.get(),
+            counter: Arc::default(),
+        };
+        self.live = Some(Live {
+            receive: Half::new(keys.cipher, &keys.receive)?,
+            sealer: Arc::new(sealer),
+            since: Instant::now(),
+            confirmed: false,
+            install,
+        });
+        Ok(())
+    }
+}
+
+fn machine(enrolment: &Enrolment, own: Mac, seed: u64) -> Result<Workstation> {
+    let private = enrolment
+        .private_key()
+        .map_err(|problem| anyhow!("{problem}"))?;
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    Ok(Workstation::new(
+        WorkstationConfig {
+            static_private: Zeroizing::new(*private.as_bytes()),
+            gateway_public: *enrolment.gateway_public_key.as_bytes(),
+            psk: Zeroizing::new(*enrolment.psk.as_bytes()),
+            key_id: enrolment.key_id.get(),
+            port: 0,
+            mac: own,
+            mtu: inner_mtu(CABLE_MTU),
+            virtualised: false,
+            ciphers: vec![Cipher::Aes256Gcm],
+            protections: vec![Protection::Encrypt],
+            seed: Zeroizing::new(bytes),
+        },
+        Duration::ZERO,
+    ))
+}
