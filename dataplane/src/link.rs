@@ -8,14 +8,16 @@
 mod fitness;
 mod monitor;
 mod napi;
+mod neighbour;
 mod netlink;
 mod rules;
 mod sysctl;
 
-pub use fitness::{Unfit, port_fitness};
+pub use fitness::{Unfit, keyless_fitness, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
 pub use napi::set_threaded_napi;
-pub use sysctl::disable_ipv6;
+pub use neighbour::Neighbour;
+pub use sysctl::{disable_ipv6, interface_setting, set_interface};
 
 use ipnet::IpNet;
 use netlink::Netlink;

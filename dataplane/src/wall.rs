@@ -12,6 +12,7 @@
 mod attach;
 mod bpffs;
 mod kernel;
+mod keyless;
 mod netlink;
 mod steering;
 mod tables;
@@ -31,6 +32,7 @@ use wire::{Admission, Role, Verdict};
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
 pub use kernel::{LinkInfo, TestRun, test_run};
+pub use keyless::{Counts, Keyless, KeylessConfig, KeylessWall, Pin};
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
 
@@ -482,12 +484,20 @@ impl WallConfig {
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
     {
-        let missing = || format!("the object has no program {name}");
-        ebpf.program_mut(name)
-            .ok_or_else(|| WallError::load(&self.interface, missing()))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| WallError::load(&self.interface, error))
+        program(ebpf, &self.interface, name)
     }
+}
+
+/// A program of the object, of the type it should have.
+fn program<'a, P>(ebpf: &'a mut Ebpf, interface: &str, name: &str) -> Result<&'a mut P, WallError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let missing = || format!("the object has no program {name}");
+    ebpf.program_mut(name)
+        .ok_or_else(|| WallError::load(interface, missing()))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| WallError::load(interface, error))
 }
 
 /// A descriptor of our own of a map.

@@ -8,14 +8,15 @@ use core::ptr::addr_of;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, XskMap};
 use wire::limits::SEEN_CELLS;
 use wire::tables::{Bucket, Credit, Floor, KnockEntry, Seen, SessionEntry, SourceKey};
-use wire::{Admission, Frame, Role, Tables, Verdict, decide};
+use wire::{Admission, Role, Tables, Verdict, decide};
 
 use crate::atomic;
+use crate::packet::Packet;
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
@@ -59,7 +60,7 @@ pub fn run(context: *mut xdp_md) -> u32 {
         } else {
             Role::Workstation
         },
-        mac: mac_of(MAC.load()),
+        mac: own_mac(),
         ethertype: ETHERTYPE.load(),
     };
     let (verdict, workstation) = decide(&port, &Packet::new(context), &Maps { context });
@@ -74,84 +75,20 @@ pub fn run(context: *mut xdp_md) -> u32 {
     }
 }
 
+/// The port's own MAC address.
 #[inline(always)]
-fn count(counters: &PerCpuArray<u64>, at: u32) {
+pub fn own_mac() -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = MAC.load().to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(counters: &PerCpuArray<u64>, at: u32) {
     if let Some(counter) = counters.get_ptr_mut(at) {
         // SAFETY: the pointer is to this CPU's own element, and a CPU runs one XDP program at once.
         unsafe { *counter += 1 };
     }
-}
-
-/// The packet, bounded as the verifier asks: each read is checked against `end` first. Of a frame
-/// larger than a page this is the first piece, which holds all that is read.
-struct Packet {
-    context: *mut xdp_md,
-    start: usize,
-    end: usize,
-}
-
-impl Packet {
-    #[inline(always)]
-    fn new(context: *mut xdp_md) -> Self {
-        // SAFETY: the kernel hands the program a valid context.
-        let (start, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
-        Self {
-            context,
-            start,
-            end,
-        }
-    }
-
-    /// A `T` at `at`, at any alignment.
-    #[inline(always)]
-    fn read<T: Copy>(&self, at: usize) -> Option<T> {
-        let from = self.start + at;
-        if from + size_of::<T>() > self.end {
-            return None;
-        }
-        // SAFETY: `from` up to the size of `T` is inside the packet, and `T` is an integer or an
-        // array of them.
-        Some(unsafe { (from as *const T).read_unaligned() })
-    }
-}
-
-impl Frame for Packet {
-    #[inline(always)]
-    fn holds(&self, bytes: usize) -> bool {
-        // Most frames are in one piece, and are not to pay for the call.
-        if self.end - self.start >= bytes {
-            return true;
-        }
-        // SAFETY: the context is the one the kernel handed the program.
-        let whole = unsafe { bpf_xdp_get_buff_len(self.context) };
-        whole >= bytes as u64
-    }
-
-    #[inline(always)]
-    fn mac(&self, at: usize) -> Option<[u8; 6]> {
-        self.read(at)
-    }
-
-    #[inline(always)]
-    fn be16(&self, at: usize) -> Option<u16> {
-        self.read(at).map(u16::from_be)
-    }
-
-    #[inline(always)]
-    fn words(&self, at: usize) -> Option<[u64; 3]> {
-        self.read(at)
-    }
-
-    #[inline(always)]
-    fn word(&self, at: usize) -> Option<u64> {
-        self.read(at)
-    }
-}
-
-#[inline(always)]
-fn mac_of(number: u64) -> [u8; 6] {
-    let [a, b, c, d, e, f, ..] = number.to_le_bytes();
-    [a, b, c, d, e, f]
 }
 
 /// The maps of this port.

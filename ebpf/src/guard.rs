@@ -1,5 +1,5 @@
-//! The guards' counters. The guards themselves have nothing to decide: all that passes their hooks
-//! comes from the kernel's stack or would go to it, and none of that may leave or enter by a port.
+//! The guards' counters. On a `tunnel` port the guards themselves have nothing to decide: all that passes
+//! their hooks comes from the kernel's stack or would go to it, and none of that may leave or enter.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;

@@ -1,10 +1,15 @@
-//! The kernel side of Portcullis: four programs in one object.
+//! The kernel side of Portcullis, in one object. XDP comes first, before the kernel allocates anything;
+//! the guards on ingress see whatever got past the driver's XDP hook, and those on egress whatever the
+//! kernel's own stack would send. Each kind of port has its own three:
 //!
-//! | program | hook | in a frame's way |
+//! | hook of a port | `tunnel` | `pinned` | `open` |
+//! |---|---|---|---|
+//! | XDP, ingress | `admission` | `pinned` | `open` |
+//! | tcx or clsact, ingress | `ingress_guard` | `ingress_pinned` | `ingress_open` |
+//! | tcx or clsact, egress | `guard` | `guard_pinned` | `guard_open` |
+//!
+//! | hook of the host interface | program | |
 //! |---|---|---|
-//! | `admission` | XDP, ingress of a port | first: before the kernel allocates anything |
-//! | `ingress_guard` | tcx or clsact, ingress of a port | whatever got past the driver's XDP hook |
-//! | `guard` | tcx or clsact, egress of a port | last: whatever the kernel's own stack would send |
 //! | `steering` | TUNSETSTEERINGEBPF | which worker's TUN queue gets a packet for a Workstation |
 //!
 //! Each port is loaded with maps of its own. Built for kernels 6.1 and later.
@@ -15,9 +20,14 @@
 mod admission;
 mod atomic;
 mod guard;
+mod packet;
+mod pinned;
 mod steering;
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_md};
+use aya_ebpf::helpers::bpf_redirect;
+
+use pinned::Guarded;
 
 /// The license the kernel reads; `bpf_ktime_get_ns` asks for one compatible with the GPL.
 #[unsafe(no_mangle)]
@@ -48,6 +58,61 @@ extern "C" fn guard(_context: *mut __sk_buff) -> i32 {
 extern "C" fn ingress_guard(_context: *mut __sk_buff) -> i32 {
     guard::count(guard::INGRESS);
     TC_ACT_SHOT as i32
+}
+
+/// Decides about every frame that arrives at a port of pinned Workstations.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+extern "C" fn pinned(context: *mut xdp_md) -> u32 {
+    pinned::run(context)
+}
+
+/// Counts and passes every frame that arrives at an open port.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+extern "C" fn open(context: *mut xdp_md) -> u32 {
+    pinned::run_open(context)
+}
+
+/// Answers ARP and neighbour discovery at a pinned port, and lets in what is from pins.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn ingress_pinned(context: *mut __sk_buff) -> i32 {
+    guarded(context, pinned::enters(context), guard::INGRESS)
+}
+
+/// Takes the place of the others where nothing is held back.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn ingress_open(_context: *mut __sk_buff) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Lets out of a pinned port what the kernel sends to pins.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn guard_pinned(context: *mut __sk_buff) -> i32 {
+    guarded(context, pinned::leaves(context), guard::EGRESS)
+}
+
+/// Lets out of an open port what the kernel does not forward.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn guard_open(context: *mut __sk_buff) -> i32 {
+    guarded(context, pinned::leaves_open(context), guard::EGRESS)
+}
+
+#[inline(always)]
+fn guarded(context: *mut __sk_buff, guarded: Guarded, hook: u32) -> i32 {
+    match guarded {
+        Guarded::On => TC_ACT_UNSPEC,
+        // SAFETY: the kernel hands the program a valid context; the helper has no preconditions.
+        Guarded::Answer => unsafe { bpf_redirect((*context).ifindex, 0) as i32 },
+        Guarded::Dropped => {
+            guard::count(hook);
+            TC_ACT_SHOT as i32
+        }
+    }
 }
 
 /// The TUN queue of a packet, by its destination.

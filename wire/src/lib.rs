@@ -14,6 +14,7 @@ extern crate std;
 pub mod admission;
 pub mod header;
 pub mod limits;
+pub mod pinned;
 pub mod replay;
 pub mod siphash;
 pub mod tables;
@@ -21,5 +22,6 @@ pub mod verdict;
 
 pub use admission::{Admission, Frame, Role, Tables, decide};
 pub use header::{Header, Malformed, kind};
+pub use pinned::PinnedVerdict;
 pub use replay::ReplayWindow;
 pub use verdict::Verdict;

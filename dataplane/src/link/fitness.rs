@@ -47,6 +47,17 @@ pub enum Unfit {
         /// The first offending address.
         address: IpNet,
     },
+    /// It has an IP address besides its own of a pinned port.
+    #[error(
+        "{name} has the IP address {address}, which is not among the port's `addresses`: add it \
+         there, or: ip address delete {address} dev {name}"
+    )]
+    OtherAddress {
+        /// The interface.
+        name: String,
+        /// The first offending address.
+        address: IpNet,
+    },
 }
 
 /// Whether the interface may be a tunnel port: Ethernet, a port of its own (hardware, a switch's
@@ -55,6 +66,40 @@ pub enum Unfit {
 /// # Errors
 /// The first reason why not.
 pub fn port_fitness(link: &LinkInfo) -> Result<(), Unfit> {
+    stands_alone(link)?;
+    match other_address(link, &[]) {
+        Some(address) => Err(Unfit::Address {
+            name: link.name.clone(),
+            address,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether it may be a port for Workstations without keys. That takes the same interfaces, which
+/// may have addresses: any, or only those of `own`.
+///
+/// # Errors
+/// The first reason why not.
+pub fn keyless_fitness(link: &LinkInfo, own: Option<&[IpNet]>) -> Result<(), Unfit> {
+    stands_alone(link)?;
+    match own.and_then(|own| other_address(link, own)) {
+        Some(address) => Err(Unfit::OtherAddress {
+            name: link.name.clone(),
+            address,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The first address that is neither link-local nor of `own`.
+fn other_address(link: &LinkInfo, own: &[IpNet]) -> Option<IpNet> {
+    let other =
+        |address: &&IpNet| !super::is_link_local(&address.addr()) && !own.contains(*address);
+    link.addresses.iter().find(other).copied()
+}
+
+fn stands_alone(link: &LinkInfo) -> Result<(), Unfit> {
     let name = || link.name.clone();
     if link.loopback {
         return Err(Unfit::Loopback(name()));
@@ -77,14 +122,7 @@ pub fn port_fitness(link: &LinkInfo) -> Result<(), Unfit> {
     if !link.ethernet || link.mac.is_none() {
         return Err(Unfit::NotEthernet(name()));
     }
-    let local = |address: &&IpNet| !super::is_link_local(&address.addr());
-    match link.addresses.iter().find(local) {
-        Some(address) => Err(Unfit::Address {
-            name: name(),
-            address: *address,
-        }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -115,6 +153,33 @@ mod tests {
             ..port()
         };
         assert_eq!(port_fitness(&veth), Ok(()));
+    }
+
+    #[test]
+    fn a_port_without_keys_may_have_its_own_addresses_and_a_bridge_is_refused_all_the_same() {
+        let own: [IpNet; 1] = ["10.9.0.1/24".parse().unwrap()];
+        let with = |address: &str| LinkInfo {
+            addresses: vec!["fe80::1/64".parse().unwrap(), address.parse().unwrap()],
+            ..port()
+        };
+        assert_eq!(keyless_fitness(&with("10.9.0.1/24"), Some(&own)), Ok(()));
+        assert_eq!(keyless_fitness(&with("10.8.0.1/24"), None), Ok(()));
+        for other in ["10.9.0.1/16", "10.9.0.2/24", "fd09::1/64"] {
+            let refusal = keyless_fitness(&with(other), Some(&own)).unwrap_err();
+            assert!(refusal.to_string().contains(other), "{refusal}");
+        }
+        let bridged = LinkInfo {
+            master: Some(Master {
+                index: 3,
+                name: "br0".into(),
+                kind: "bridge".into(),
+            }),
+            ..port()
+        };
+        for own in [None, Some(&own[..])] {
+            let refusal = keyless_fitness(&bridged, own).unwrap_err().to_string();
+            assert!(refusal.contains("nomaster"), "{refusal}");
+        }
     }
 
     #[test]

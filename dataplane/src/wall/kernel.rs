@@ -333,6 +333,19 @@ pub(super) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Option<Vec<u3
 /// # Errors
 /// What the kernel answered; EINVAL for a packet shorter than an Ethernet header.
 pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+    test_run_into(program, packet, repeat, &mut [])
+}
+
+/// The same, giving the packet as the program left it.
+///
+/// # Errors
+/// The same, and ENOSPC for a packet that was made longer than `left`.
+pub(super) fn test_run_into(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    repeat: u32,
+    left: &mut [u8],
+) -> io::Result<TestRun> {
     #[repr(C)]
     struct Test {
         program: u32,
@@ -346,13 +359,17 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
         context: [u64; 3],
         flags: [u32; 4],
     }
+    let output = match left.len() {
+        0 => 0,
+        _ => left.as_mut_ptr() as u64,
+    };
     let mut attributes = Test {
         program: raw(program),
         answer: 0,
         in_len: packet.len() as u32,
-        out_len: 0,
+        out_len: left.len() as u32,
         input: packet.as_ptr() as u64,
-        output: 0,
+        output,
         repeat,
         nanoseconds: 0,
         context: [0; 3],
