@@ -1,8 +1,10 @@
 //! `portcullis check`: whether a configuration would work here, without changing anything.
 
-use crate::config::Gateway;
+use crate::choices::Admission;
+use crate::config::{Gateway, KeylessPort};
 use crate::init::overlap;
 use crate::interfaces::{self, Interface};
+use crate::keyless::open_warning;
 use crate::keyring::Keyring;
 use crate::layout::{self, Machine};
 use crate::monitor;
@@ -17,6 +19,8 @@ use std::path::Path;
 pub struct Finding {
     /// Whether it is as it must be.
     pub ok: bool,
+    /// Whether it should be thought over all the same.
+    pub warning: bool,
     /// What was found.
     pub text: String,
     /// What to do, where it is not as it must be.
@@ -27,6 +31,7 @@ impl Finding {
     fn good(text: String) -> Self {
         Self {
             ok: true,
+            warning: false,
             text,
             remedy: None,
         }
@@ -37,6 +42,7 @@ impl From<Problem> for Finding {
     fn from(problem: Problem) -> Self {
         Self {
             ok: false,
+            warning: false,
             text: problem.to_string(),
             remedy: Some(problem.remedy),
         }
@@ -60,6 +66,8 @@ pub fn check(path: &Path) -> Vec<Finding> {
                     .iter()
                     .map(|port| self::port(&port.interface, &all)),
             );
+            let keyless = config.keyless.iter();
+            findings.extend(keyless.map(|port| self::keyless(port, &all)));
             findings.extend(hosts(&config, &all));
             findings.push(workers(&config));
             findings.extend(kept_in(&config, &all));
@@ -164,6 +172,36 @@ fn port(name: &str, all: &[Interface]) -> Finding {
             None => Finding::good(format!("{name} can be a port")),
         },
     }
+}
+
+/// The same for one without keys, which may have its own addresses.
+fn keyless(port: &KeylessPort, all: &[Interface]) -> Finding {
+    let own = |interface: &Interface| {
+        let mut interface = interface.clone();
+        let pinned = port.pins.is_some();
+        let mine = |address| port.addresses.iter().any(|own| own.addr() == address);
+        interface
+            .addresses
+            .retain(|address| pinned && !mine(*address));
+        interface
+    };
+    let all: Vec<Interface> = all.iter().map(own).collect();
+    let mut finding = self::port(&port.interface, &all);
+    if finding.ok && port.admission() == Admission::Open {
+        finding.warning = true;
+        finding.text = open_warning(&port.interface);
+    }
+    if let (true, Some(pins)) = (finding.ok, &port.pins) {
+        finding.text = format!(
+            "{} can be a pinned port, for {} without keys",
+            port.interface,
+            match pins.len() {
+                1 => "1 Workstation".to_owned(),
+                count => format!("{count} Workstations"),
+            }
+        );
+    }
+    finding
 }
 
 fn hosts(config: &Gateway, all: &[Interface]) -> Vec<Finding> {

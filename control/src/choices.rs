@@ -27,6 +27,19 @@ pub enum EngineByName {
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct NamedEngine(#[serde(with = "EngineByName")] pub Engine);
 
+/// What a port lets in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admission {
+    /// Frames of the tunnel, of Workstations with keys.
+    #[default]
+    Tunnel,
+    /// What Workstations without keys send from their pinned addresses to the Gateway's own.
+    Pinned,
+    /// Everything.
+    Open,
+}
+
 /// How the XDP program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

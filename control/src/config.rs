@@ -6,7 +6,8 @@
 //! silently ignored is a hole in the wall.
 
 use crate::choices::{
-    NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name, protection_by_name,
+    Admission, NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name,
+    protection_by_name,
 };
 use crate::files;
 use crate::problem::{self, Kind, Problem};
@@ -19,8 +20,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::{Spanned, Value};
 
+mod keyless;
 mod work;
 
+use keyless::RawPin;
+pub use keyless::{KeylessPort, RATE};
 use work::RawRings;
 pub use work::{BusyPoll, Cores, TX_BUDGET};
 
@@ -70,8 +74,10 @@ pub struct Gateway {
     /// The host interface's addresses, which are the Gateway's, with the prefixes that Workstations
     /// get theirs from. No two prefixes overlap.
     pub host_addresses: Vec<IpNet>,
-    /// The ports, at least one.
+    /// The ports of the tunnel.
     pub ports: Vec<Port>,
+    /// The ports for Workstations without keys. There is at least one port of either kind.
+    pub keyless: Vec<KeylessPort>,
 }
 
 /// A port of the Gateway.
@@ -181,6 +187,11 @@ struct RawHost {
 struct RawPort {
     interface: Spanned<String>,
     #[serde(default)]
+    admission: Admission,
+    addresses: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pin: Vec<RawPin>,
+    #[serde(default)]
     xdp: Xdp,
     ring_size: Option<Spanned<i64>>,
     #[serde(default)]
@@ -271,6 +282,8 @@ impl Gateway {
         let check = Check { path, text };
         let host_interface = check.interface_or(raw.host.interface.as_ref(), HOST_INTERFACE)?;
         let ports = check.ports(&raw.port, &host_interface)?;
+        let host_addresses = check.host_addresses(&raw.host.addresses)?;
+        let keyless = check.keyless_ports(&raw.port, &host_addresses)?;
         let workers = match raw.workers {
             Some(workers) => Some(check.number("workers", &workers, 1..=256)? as usize),
             None => None,
@@ -290,9 +303,10 @@ impl Gateway {
                 None => 64,
             },
             engine: check.engine(raw.engine.as_ref(), Engine::available)?,
-            host_addresses: check.host_addresses(&raw.host.addresses)?,
+            host_addresses,
             host_interface,
             ports,
+            keyless,
         })
     }
 
@@ -307,8 +321,16 @@ impl Gateway {
     /// The EtherType that a Workstation on `port`, or on whichever port, is to use.
     ///
     /// # Errors
-    /// No such port; or none is named, and the ports have different EtherTypes.
+    /// No such tunnel port; or none is named, and the ports have different EtherTypes.
     pub fn ethertype_for(&self, port: Option<&str>) -> Result<u16, Problem> {
+        if self.ports.is_empty() {
+            return Err(Problem::new(
+                Kind::Invalid,
+                "choosing a Workstation's EtherType",
+                "no port is a tunnel port, so no Workstation with keys could be reached",
+                "add a [[port]] with admission = \"tunnel\"",
+            ));
+        }
         let names = || {
             let names: Vec<_> = self.ports.iter().map(|p| p.interface.as_str()).collect();
             names.join(", ")
@@ -319,7 +341,7 @@ impl Gateway {
                 None => Err(Problem::new(
                     Kind::Invalid,
                     format!("binding a Workstation to the port {name}"),
-                    "no such port is configured",
+                    "no such tunnel port is configured",
                     format!("name one of {}, or add a [[port]]", names()),
                 )),
             },
@@ -557,6 +579,9 @@ impl Check<'_> {
                     "remove one of the two [[port]] sections",
                 ));
             }
+            if port.admission != Admission::Tunnel {
+                continue;
+            }
             ports.push(Port {
                 interface,
                 ethertype: self.ethertype(port.ethertype.as_ref())?,
@@ -576,7 +601,7 @@ impl Check<'_> {
                 )?,
             });
         }
-        if ports.is_empty() {
+        if raw.is_empty() {
             return Err(self.problem(
                 self.text.len(),
                 "there is no [[port]], so no Workstation could be reached".into(),

@@ -6,6 +6,7 @@
 
 mod guide;
 mod homes;
+mod keyless;
 mod lifecycle;
 mod policies;
 mod ports;
@@ -88,6 +89,8 @@ struct Daemon {
     links: Links,
     steering: Option<Steering>,
     ports: Vec<Port>,
+    /// Those for Workstations without keys.
+    keyless: Vec<crate::keyless::Port>,
     served: BTreeMap<WorkstationId, Served>,
     policies: Policies,
     surroundings: Arc<Surroundings>,
@@ -127,7 +130,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let (asker, requests) = bounded(64);
     let server = Server::start(socket, Arc::new(Asker(asker)))?;
     tracing::info!(
-        ports = daemon.ports.len(),
+        ports = daemon.ports.len() + daemon.keyless.len(),
         workstations = daemon.served.len(),
         workers = daemon.pool.len(),
         "ready"
@@ -151,6 +154,10 @@ pub fn lower(config: &config::Gateway) -> Result<(), Problem> {
     for port in &config.ports {
         raise::lower(&port.interface, &config.pin_directory)?;
     }
+    for port in &config.keyless {
+        raise::lower(&port.interface, &config.pin_directory)?;
+        crate::keyless::give_back(port)?;
+    }
     hostif::delete(&config.host_interface)?;
     hostif::let_out(&config.host_interface)
 }
@@ -172,6 +179,7 @@ impl Daemon {
         for plan in &plans {
             plan.check(&links)?;
         }
+        let keyless = keyless::ports(&config, &links)?;
         let shapes: Vec<_> = plans
             .iter()
             .map(|plan| layout::shape(&plan.interface, &plan.rings))
@@ -244,6 +252,7 @@ impl Daemon {
             links,
             steering,
             ports,
+            keyless,
             served: BTreeMap::new(),
             policies: Policies::default(),
             surroundings: Arc::default(),

@@ -222,7 +222,8 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
         ));
         if at == 0 {
             text.push_str(
-                "# xdp = \"auto\"          # auto | native | generic\n\
+                "# admission = \"tunnel\"  # tunnel | pinned | open: see below\n\
+                 # xdp = \"auto\"          # auto | native | generic\n\
                  # ring_size = 2048      # a power of two from 64 to 32768\n\
                  # zero_copy = \"auto\"    # auto | on | off\n\
                  # ethertype = 0x88B5\n\
@@ -236,8 +237,25 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
             );
         }
     }
+    text.push_str(WITHOUT_KEYS);
     text
 }
+
+/// How a port for Workstations without keys is written.
+const WITHOUT_KEYS: &str = r#"
+# A Workstation that cannot run portcullis-agent gets a port of its own, with admission = "pinned". Only
+# the MAC and IP addresses written here are let in, to the Gateway's addresses on that port and
+# nowhere else; nothing is authenticated or encrypted. Pins can be changed by `portcullis reload`.
+#   [[port]]
+#   interface = "eth3"
+#   admission = "pinned"
+#   addresses = ["10.152.200.1/24", "fd50:6f72:7464::1/64"]   # the Gateway's
+#   [[port.pin]]                                              # for each Workstation
+#   mac = "02:00:00:00:00:02"
+#   addresses = ["10.152.200.2", "fd50:6f72:7464::2"]
+#   rate = 200000                                             # frames a second
+# admission = "open" lets everything in, from whoever is cabled to the port. Do not use it.
+"#;
 
 /// A TOML string.
 fn quoted(text: &str) -> String {
@@ -256,8 +274,15 @@ mod tests {
         let config = Gateway::parse(Path::new("p"), &text).unwrap();
         assert_eq!(config.host_addresses, addresses);
         assert_eq!(config.ports.len(), 2);
-        // Every line that is commented out can be taken as it stands.
-        let uncommented: String = text
+        // Every line that is commented out can be taken as it stands, and so can the port without keys.
+        let (most, keyless) = text.split_once("\n# A Workstation that cannot").unwrap();
+        let port: String = keyless
+            .lines()
+            .filter_map(|line| line.strip_prefix("#   "))
+            .fold(text.clone(), |text, line| text + line + "\n");
+        let port = Gateway::parse(Path::new("p"), &port).unwrap().keyless;
+        assert_eq!(port[0].pins.as_ref().unwrap()[0].rate, config::RATE);
+        let uncommented: String = most
             .lines()
             .map(|line| match line.strip_prefix("# ") {
                 Some(rest) if rest.contains(" = ") => format!("{rest}\n"),

@@ -161,11 +161,12 @@ fn near(free: &[Core], ports: &[Shape], count: usize) -> Vec<Core> {
     let mut wanted: Vec<u32> = ports.iter().map(|port| port.queues).collect();
     let mut chosen = Vec::with_capacity(count);
     while chosen.len() < count && !left.is_empty() {
-        let Some(most) = (0..ports.len()).max_by_key(|at| (wanted[*at], usize::MAX - at)) else {
-            break;
-        };
-        wanted[most] = wanted[most].saturating_sub(1);
-        let node = ports[most].node;
+        // Without any port there still are workers, for the host interface.
+        let most = (0..ports.len()).max_by_key(|at| (wanted[*at], usize::MAX - at));
+        let node = most.and_then(|most| {
+            wanted[most] = wanted[most].saturating_sub(1);
+            ports[most].node
+        });
         let at = left
             .iter()
             .position(|core| node.is_some() && core.node == node);

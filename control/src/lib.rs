@@ -22,6 +22,7 @@ mod hostif;
 pub mod init;
 pub mod interfaces;
 pub mod keygen;
+pub mod keyless;
 pub mod keyring;
 pub mod keys;
 mod layout;

@@ -1,8 +1,9 @@
 //! Status as a person reads it: aligned columns, units, and colours where they help.
 
 use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
-use crate::api::{ErrorBody, WorkstationStatus};
+use crate::api::{ErrorBody, PinStatus, WorkstationStatus};
 use crate::check::Finding;
+use crate::choices::Admission;
 use crate::keyring::Known;
 use crate::layout::{self, ranges};
 use crate::rules::Rule;
@@ -115,7 +116,8 @@ pub fn status(status: &Status, colours: bool) -> String {
 fn ports(painter: &Painter, ports: &[PortStatus]) -> String {
     let rows: Vec<_> = ports.iter().map(port_row).collect();
     let head = [
-        "PORT", "STATE", "MAC", "XDP", "RINGS", "QUEUES", "ADMITTED", "DROPPED", "LOST", "GUARDED",
+        "PORT", "STATE", "LETS IN", "MAC", "XDP", "RINGS", "QUEUES", "ADMITTED", "DROPPED", "LOST",
+        "GUARDED",
     ];
     painter.table(&head, &rows)
 }
@@ -127,13 +129,18 @@ fn port_row(port: &PortStatus) -> Row {
         PortState::Missing => ("missing", Colour::Bad),
     };
     let xdp = port.xdp.as_deref().unwrap_or("-");
-    let dropped = port.verdicts.iter().filter(|(name, _)| *name != "admitted");
-    let dropped_total: u64 = dropped.map(|(_, count)| count).sum();
+    let admitted: u64 = admitted(&port.verdicts);
+    let dropped_total: u64 = port.verdicts.values().sum::<u64>() - admitted;
     let lost: u64 = port.ring_losses.values().sum();
     let plain = |text: String| (text, Colour::Plain);
     let row = vec![
         plain(port.interface.clone()),
         (state.into(), colour),
+        match port.admission {
+            Admission::Tunnel => plain("tunnel".into()),
+            Admission::Pinned => plain("pinned".into()),
+            Admission::Open => ("OPEN".into(), Colour::Bad),
+        },
         plain(port.mac.clone().unwrap_or_else(|| "-".into())),
         match xdp {
             "generic" => ("generic".into(), Colour::Odd),
@@ -148,7 +155,7 @@ fn port_row(port: &PortStatus) -> Row {
             .into(),
         ),
         plain(port.queues.to_string()),
-        plain(count(*port.verdicts.get("admitted").unwrap_or(&0))),
+        plain(count(admitted)),
         plain(count(dropped_total)),
         (
             count(lost),
@@ -161,7 +168,31 @@ fn port_row(port: &PortStatus) -> Row {
     under.extend(served_by(port));
     under.extend(reasons("dropped", &port.verdicts));
     under.extend(reasons("lost", &port.ring_losses));
+    under.extend(port.pins.iter().map(pin));
     (row, under)
+}
+
+/// A Workstation without keys, on a line of its own.
+fn pin(pin: &PinStatus) -> String {
+    let addresses: Vec<_> = pin.addresses.iter().map(ToString::to_string).collect();
+    let mut line = format!(
+        "pin {} {}: admitted {}",
+        pin.mac,
+        addresses.join(" "),
+        count(admitted(&pin.verdicts))
+    );
+    if let Some(dropped) = reasons("dropped", &pin.verdicts) {
+        let _ = write!(line, ", {dropped}");
+    }
+    line
+}
+
+/// The verdicts that are no drops.
+const ADMITTED: [&str; 3] = ["admitted", "passed", "answered"];
+
+fn admitted(verdicts: &Counters) -> u64 {
+    let of = ADMITTED.iter().filter_map(|name| verdicts.get(*name));
+    of.sum()
 }
 
 /// Who serves which queues, where several do.
@@ -337,9 +368,10 @@ pub fn findings(findings: &[Finding], colours: bool) -> String {
     let painter = Painter { on: colours };
     let mut text = String::new();
     for finding in findings {
-        let mark = match finding.ok {
-            true => painter.paint("[ OK ]", Colour::Good),
-            false => painter.paint("[FAIL]", Colour::Bad),
+        let mark = match (finding.ok, finding.warning) {
+            (true, false) => painter.paint("[ OK ]", Colour::Good),
+            (true, true) => painter.paint("[WARN]", Colour::Odd),
+            (false, _) => painter.paint("[FAIL]", Colour::Bad),
         };
         let _ = writeln!(text, "{mark} {}", finding.text);
         if let Some(remedy) = &finding.remedy {
@@ -353,7 +385,7 @@ pub fn findings(findings: &[Finding], colours: bool) -> String {
 fn reasons(name: &str, counters: &Counters) -> Option<String> {
     let mut reasons: Vec<_> = counters
         .iter()
-        .filter(|(reason, count)| **count > 0 && *reason != "admitted")
+        .filter(|(reason, count)| **count > 0 && !ADMITTED.contains(&reason.as_str()))
         .collect();
     reasons.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     let words: Vec<_> = reasons
@@ -500,8 +532,8 @@ mod tests {
 portcullisd 0.1.0, up 1h 1m, engine aws-lc-rs, 1 worker, host interface portcullis0
 warning: mind this
 
-PORT  STATE  MAC                XDP     RINGS  QUEUES  ADMITTED   DROPPED  LOST  GUARDED
-eth1  up     02:00:00:00:00:01  native  copy   1       1 234 567  3 012    0     0
+PORT  STATE  LETS IN  MAC                XDP     RINGS  QUEUES  ADMITTED   DROPPED  LOST  GUARDED
+eth1  up     tunnel   02:00:00:00:00:01  native  copy   1       1 234 567  3 012    0     0
   dropped: bad_tag 3 000, foreign 12
 
 WORKSTATION  STATE       ADDRESSES      PORT  SESSION                         HANDSHAKE  FROM IT       TO IT

@@ -23,7 +23,7 @@ pub mod client;
 pub mod server;
 pub mod socket;
 
-use crate::choices::{CipherChoice, padding_by_name};
+use crate::choices::{Admission, CipherChoice, padding_by_name};
 use crate::config::Gateway;
 use crate::enrolment::Enrolment;
 use crate::keyring::{Keyring, Known};
@@ -90,6 +90,9 @@ pub enum PortState {
 pub struct PortStatus {
     /// The interface.
     pub interface: String,
+    /// What it lets in.
+    #[serde(default)]
+    pub admission: Admission,
     /// Its MAC address, as `02:00:00:00:00:01`.
     pub mac: Option<String>,
     /// Whether it works.
@@ -117,6 +120,22 @@ pub struct PortStatus {
     pub ring_losses: Counters,
     /// Frames the egress guard has kept from leaving.
     pub guard_drops: u64,
+    /// Of a pinned port: its Workstations.
+    #[serde(default)]
+    pub pins: Vec<PinStatus>,
+}
+
+/// A Workstation without keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinStatus {
+    /// Its MAC address.
+    pub mac: String,
+    /// The addresses that it may use.
+    pub addresses: Vec<IpAddr>,
+    /// Frames a second that it may send.
+    pub rate: u32,
+    /// Frames from its MAC address by verdict.
+    pub verdicts: Counters,
 }
 
 /// A worker's queues of a port.

@@ -58,7 +58,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Gateway::load(&arguments.config)?;
     if arguments.lower {
         gateway::lower(&config)?;
-        let ports: Vec<_> = config.ports.iter().map(|p| p.interface.as_str()).collect();
+        let ports = config.ports.iter().map(|p| p.interface.as_str());
+        let keyless = config.keyless.iter().map(|p| p.interface.as_str());
+        let ports: Vec<_> = ports.chain(keyless).collect();
         program::print(&format!(
             "The wall is down and {} is gone. Ordinary interfaces again, set down: {}\n",
             config.host_interface,

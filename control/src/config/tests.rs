@@ -590,3 +590,109 @@ proptest! {
         let _ = agent(&text);
     }
 }
+
+const PINNED: &str = r#"[[port]]
+interface = "eth2"
+admission = "pinned"
+xdp = "generic"
+addresses = ["10.152.200.1/24", "fd50:6f72:7464::1/64"]
+[[port.pin]]
+mac = "02:00:00:00:00:02"
+addresses = ["10.152.200.2", "fd50:6f72:7464::2"]
+[[port.pin]]
+mac = "2:0:0:0:0:A3"
+addresses = ["10.152.200.3"]
+rate = 1000
+"#;
+
+#[test]
+fn a_pinned_port_has_addresses_and_pins_and_an_open_one_is_never_the_default() {
+    let config = gateway(&format!("{GOOD}{PINNED}")).unwrap();
+    assert_eq!(config.ports.len(), 1);
+    assert_eq!(config.keyless.len(), 1);
+    let port = &config.keyless[0];
+    assert_eq!(port.admission(), Admission::Pinned);
+    assert_eq!(port.xdp, Xdp::Generic);
+    assert_eq!(port.addresses.len(), 2);
+    let pins = port.pins.as_ref().unwrap();
+    assert_eq!((pins[0].mac, pins[0].rate), ([2, 0, 0, 0, 0, 2], RATE));
+    assert_eq!(pins[0].addresses[1].to_string(), "fd50:6f72:7464::2");
+    assert_eq!((pins[1].mac, pins[1].rate), ([2, 0, 0, 0, 0, 0xa3], 1000));
+    // A tunnel's Workstation cannot be bound to it.
+    assert!(config.ethertype_for(Some("eth2")).is_err());
+
+    let open = "[host]\naddresses = [\"10.0.0.1/24\"]\n[[port]]\ninterface = \"eth1\"\nadmission = \"open\"\n";
+    let config = gateway(open).unwrap();
+    assert!(config.ports.is_empty());
+    assert_eq!(config.keyless[0].admission(), Admission::Open);
+    assert!(config.ethertype_for(None).is_err());
+    let silent = open.replace("admission = \"open\"\n", "");
+    assert!(gateway(&silent).unwrap().keyless.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_a_port_without_keys_is_said_with_what_to_write() {
+    let cases = [
+        (
+            "admission = \"pinned\"",
+            "admission = \"tunnel\"",
+            "its admission is \"tunnel\"",
+        ),
+        ("admission = \"pinned\"", "admission = \"open\"", "has pins"),
+        ("admission = \"pinned\"", "admission = \"opne\"", "opne"),
+        ("xdp = \"generic\"", "ring_size = 64", "settings of one"),
+        (
+            "xdp = \"generic\"",
+            "threaded_napi = \"on\"",
+            "settings of one",
+        ),
+        (
+            "addresses = [\"10.152.200.1/24\", \"fd50:6f72:7464::1/64\"]\n",
+            "",
+            "no address of its own",
+        ),
+        (
+            "10.152.200.1/24",
+            "10.152.152.20/24",
+            "overlaps 10.152.152.10/18 of the host interface",
+        ),
+        ("fd50:6f72:7464::1/64", "10.152.200.9/28", "overlaps"),
+        ("10.152.200.1/24", "10.152.200.0/24", "network or broadcast"),
+        (
+            "02:00:00:00:00:02",
+            "03:00:00:00:00:02",
+            "not the address of one interface",
+        ),
+        (
+            "02:00:00:00:00:02",
+            "00:00:00:00:00:00",
+            "not the address of one interface",
+        ),
+        ("02:00:00:00:00:02", "02:00:00:00:00", "not a MAC address"),
+        ("02:00:00:00:00:02", "2:0:0:0:0:a3", "has a pin already"),
+        ("10.152.200.3", "10.152.200.2", "pinned already"),
+        ("10.152.200.3", "10.152.200.1", "the Gateway's own"),
+        ("10.152.200.3", "10.152.200.255", "the network's"),
+        (
+            "10.152.200.3",
+            "10.152.201.3",
+            "none of the port's prefixes",
+        ),
+        ("10.152.200.3", "10.152.200.3/24", "not an IP address"),
+        ("[\"10.152.200.3\"]", "[]", "pins 0 addresses"),
+        ("rate = 1000", "rate = 1", "rate (in frames a second) is 1"),
+        ("rate = 1000", "rates = 1", "rates"),
+    ];
+    for (from, to, words) in cases {
+        assert!(PINNED.contains(from), "{from}");
+        let problem = gateway(&format!("{GOOD}{}", PINNED.replacen(from, to, 1))).unwrap_err();
+        assert!(problem.happened.contains(words), "{to}: {problem}");
+        assert!(!problem.remedy.is_empty());
+    }
+    let twice = format!("{GOOD}{PINNED}{}", PINNED.replace("eth2", "eth3"));
+    let problem = gateway(&twice).unwrap_err();
+    assert!(problem.happened.contains("of eth2"), "{problem}");
+    let (head, _) = PINNED.split_once("[[port.pin]]").unwrap();
+    let problem = gateway(&format!("{GOOD}{head}")).unwrap_err();
+    assert!(problem.happened.contains("has 0 pins"), "{problem}");
+}

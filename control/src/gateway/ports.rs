@@ -33,7 +33,7 @@ impl Daemon {
         for at in 0..self.ports.len() {
             self.raise(at, raise::AT_START)?;
         }
-        Ok(())
+        self.raise_keyless()
     }
 
     fn raise(&mut self, at: usize, patience: Duration) -> Result<(), Problem> {
@@ -149,6 +149,7 @@ impl Daemon {
     }
 
     pub(super) fn link_event(&mut self, event: &LinkEvent) {
+        self.keyless_event(event);
         let Some(at) = self.ports.iter().position(|port| port.concerns(event)) else {
             return;
         };
@@ -173,6 +174,7 @@ impl Daemon {
         }
         self.retried = Instant::now();
         self.guard_surroundings();
+        self.watch_keyless();
         for at in 0..self.ports.len() {
             if self.ports[at].up.is_none()
                 && self.links.find(&self.ports[at].plan.interface).is_ok()

@@ -99,16 +99,16 @@ impl Daemon {
         Ok(allowed)
     }
 
-    /// Reads the Workstation files again and applies what differs. What the configuration file says
-    /// of ports, host interface and sizes is applied at the next start; it is an error to have
-    /// changed it, so that nobody takes it for applied.
+    /// Reads the Workstation files again and applies what differs, and the pins of pinned ports. What
+    /// else the configuration file says of ports, host interface and sizes is applied at the next
+    /// start; it is an error to have changed it, so that nobody takes it for applied.
     pub(super) fn reload(&mut self) -> Result<Reloaded, Problem> {
         let fresh = config::Gateway::load(&self.config_path)?;
-        if fresh != self.config {
+        if fresh != self.config && !self.reload_keyless(&fresh)? {
             return Err(Problem::new(
                 Kind::Conflict,
                 format!("reload {}", self.config_path.display()),
-                "the configuration itself has changed, and a reload applies only the Workstations",
+                "the configuration itself has changed, and a reload applies only the Workstations and pins",
                 "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
             ));
         }

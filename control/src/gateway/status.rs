@@ -10,10 +10,12 @@ impl Daemon {
     pub(super) fn status(&mut self) -> Status {
         let rings = self.pool.ring_statistics();
         let infos = self.machine.workstations(now());
+        let keyless = self.keyless.iter().map(|port| port.status(&self.links));
         let ports: Vec<PortStatus> = self
             .ports
             .iter()
             .map(|port| port.status(&self.links, rings.get(&port.id)))
+            .chain(keyless)
             .collect();
         let workstations = WorkstationStatus::all(&self.registry, &self.keyring)
             .into_iter()
@@ -47,7 +49,11 @@ impl Daemon {
                     *all.entry(name.to_owned()).or_default() += count;
                     all
                 }),
-            warnings: warnings
+            warnings: self
+                .keyless
+                .iter()
+                .flat_map(crate::keyless::Port::warnings)
+                .chain(warnings)
                 .chain(self.let_out.iter().map(ToString::to_string))
                 .collect(),
         }

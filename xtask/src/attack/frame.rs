@@ -63,6 +63,31 @@ pub fn udp_v4(source: Ipv4Addr, destination: Ipv4Addr, port: u16, payload: &[u8]
     packet
 }
 
+/// An IPv6 packet with a UDP datagram.
+pub fn udp_v6(source: Ipv6Addr, destination: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = 8 + payload.len() as u16;
+    let mut datagram = 40_000u16.to_be_bytes().to_vec();
+    datagram.extend(port.to_be_bytes());
+    datagram.extend(length.to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    let sum = checksum(&[
+        &source.octets(),
+        &destination.octets(),
+        &u32::from(length).to_be_bytes(),
+        &[0, 0, 0, 17],
+        &datagram,
+    ]);
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([17, 64]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(datagram);
+    packet
+}
+
 /// An ARP packet: `operation` 1 asks, 2 answers.
 pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4];
@@ -81,6 +106,14 @@ pub fn advertisement(address: Ipv6Addr, mac: Mac, destination: Ipv6Addr) -> Vec<
     message.extend([2, 1]);
     message.extend(mac);
     icmp_v6(address, destination, message)
+}
+
+/// An IPv6 packet with a router advertisement: a default route, and a prefix to take addresses from.
+pub fn router_advertisement(router: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([3, 4, 64, 0xc0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    icmp_v6(router, destination, message)
 }
 
 /// An IPv6 packet with a neighbour solicitation for `address`.

@@ -17,7 +17,7 @@ pub use cable::CABLE;
 pub use catalogue::{Attack, CATALOGUE, From, INSIDER_PORT, Known, Writer};
 pub use frame::{
     Mac, Noise, advertisement, arp, checksum, ethernet, header_of, hello, initiation, portcullis,
-    solicitation, tagged, udp_v4,
+    router_advertisement, solicitation, tagged, udp_v4, udp_v6,
 };
 pub use keys::KEYS;
 pub use rogue::{Rogue, Sealer};
