@@ -621,6 +621,27 @@ mod tests {
         assert_eq!(workstation.seal(&mut frame, 40, 0), Ok(()));
     }
 
+    /// Each failed open is a forger's try. (RFC 9001, section 6.6, allows GCM 2^52 of them.)
+    #[test]
+    fn past_the_limit_of_failed_opens_nothing_opens_any_more() {
+        for (cipher, protection) in forms() {
+            let (mut gateway, mut workstation) = ends(cipher, protection);
+            let genuine = [(); 3].map(|()| sealed(&mut workstation, &[0x45; 40]));
+            gateway.failures = OPEN_FAILURES - 2;
+            let mut forged = genuine[0].clone();
+            forged[HEADER_LEN] ^= 1;
+            assert_eq!(open(&mut gateway, &forged), Err(OpenError::Forged));
+            assert!(open(&mut gateway, &genuine[1]).is_ok(), "one is left");
+            assert_eq!(open(&mut gateway, &forged), Err(OpenError::Forged));
+            for frame in [&forged, &genuine[2]] {
+                assert_eq!(open(&mut gateway, frame), Err(OpenError::Expired));
+            }
+            let counter = Header::decode(&genuine[2]).unwrap().counter;
+            let verified = gateway.verify(counter, &mut genuine[2].clone());
+            assert_eq!(verified, Err(OpenError::Expired));
+        }
+    }
+
     #[test]
     fn padding_never_cuts_and_never_passes_the_mtu() {
         for len in 0..1461 {

@@ -45,6 +45,16 @@ impl Babbler {
             ),
             tagged(&plain, &[0]),
             plain,
+            // What hosts say unasked: DHCP, IGMP, MLD, LLDP.
+            ethernet(
+                [0xff; 6],
+                own,
+                0x0800,
+                &udp_v4([0; 4].into(), [255; 4].into(), 67, &[1; 240]),
+            ),
+            ethernet([1, 0, 0x5e, 0, 0, 0x16], own, 0x0800, &[0x46; 40]),
+            ethernet([0x33, 0x33, 0, 0, 0, 0x16], own, 0x86dd, &[0x60; 76]),
+            ethernet([1, 0x80, 0xc2, 0, 0, 0x0e], own, 0x88cc, &[2; 46]),
         ];
         let thread = std::thread::spawn(move || {
             let mut socket = None;
@@ -154,6 +164,33 @@ fn without_the_programs_both_hosts_are_heard_and_hear() {
             });
             (into && watch.out.incoming() > 10).then_some(())
         },
+    )
+    .unwrap();
+}
+
+/// The known limit of docs/threat-model.md, so that nobody takes the guard for more than it is.
+#[test]
+fn a_raw_socket_past_the_traffic_control_hook_is_not_held_back_and_any_other_is() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = tapped(&programs(), 1, Impairment::default()).unwrap();
+    rig.single.start().unwrap();
+    let watch = Watch::start(&rig);
+    let ws = rig.single.workstation.namespace();
+    let claim = arp(1, ([2; 6], [192, 0, 2, 1].into()), ([0; 6], GATEWAY_V4));
+    let frame = ethernet([0xff; 6], [2; 6], 0x0806, &claim);
+    let ordinary = PacketSocket::open(ws, Some("cable0")).unwrap();
+    assert!(
+        (0..10).all(|_| !ordinary.send(&frame)),
+        "the guard let it go"
+    );
+    watch.silent("an ordinary raw socket");
+    // PACKET_QDISC_BYPASS, for which it takes CAP_NET_RAW.
+    let past = PacketSocket::sender(ws, "cable0").unwrap();
+    assert!((0..10).all(|_| past.send(&frame)));
+    wait_for(
+        "what the guard does not see",
+        Duration::from_secs(5),
+        || (watch.out.incoming() == 10).then_some(()),
     )
     .unwrap();
 }
