@@ -418,19 +418,12 @@ fn attacks(
         } else {
             "DID NOT HOLD"
         });
-        let mut verdicts: Vec<_> = outcome.by_verdict.iter().collect();
-        verdicts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let by: Vec<&str> = verdicts
-            .iter()
-            .take(2)
-            .map(|(name, _)| name.as_str())
-            .collect();
         table.row([
             outcome.name.to_owned(),
             count(outcome.sent),
             count(outcome.sent_per_second as u64),
             count(outcome.dropped),
-            by.join(", "),
+            outcome.reasons(2),
             count(outcome.lost_on_the_way),
             count(outcome.reached_aead),
             count(outcome.reached_kernel),

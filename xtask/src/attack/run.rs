@@ -113,18 +113,11 @@ fn told(outcome: &Outcome) -> impl Iterator<Item = String> {
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut table = Table::new(&["attack", "sent", "ended as", "ws2 keeps", "held"]);
     for outcome in outcomes {
-        let mut verdicts: Vec<_> = outcome.by_verdict.iter().collect();
-        verdicts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let by: Vec<&str> = verdicts
-            .iter()
-            .take(3)
-            .map(|(name, _)| name.as_str())
-            .collect();
         table.row([
             outcome.name.to_owned(),
             count(outcome.sent),
             match outcome.happened.as_str() {
-                "" => by.join(", "),
+                "" => outcome.reasons(3),
                 happened => happened.to_owned(),
             },
             format!("{:.0} %", outcome.victim_goodput * 100.0),

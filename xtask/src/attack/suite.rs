@@ -62,6 +62,16 @@ pub struct Outcome {
     pub broken: Vec<String>,
 }
 
+impl Outcome {
+    /// What most of its frames died of.
+    pub fn reasons(&self, most: usize) -> String {
+        let mut reasons: Vec<_> = self.by_verdict.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let names = reasons.into_iter().map(|(name, _)| name.as_str());
+        names.take(most).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// An attack in steps says how it went.
 pub struct Happened {
     /// Frames sent.

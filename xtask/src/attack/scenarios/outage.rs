@@ -1,0 +1,150 @@
+//! The switch fooled, the daemon dead, the daemon coming up.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use wire::limits::BROADCAST;
+use wire::{Header, kind};
+
+use super::{Checks, meanwhile, opened};
+use crate::attack::catalogue::cycle;
+use crate::attack::frame::{ethernet, portcullis, udp_v4};
+use crate::attack::sender::{Bounds, flood};
+use crate::attack::suite::{Happened, Suite};
+use crate::attack::{Writer, inner};
+use crate::rig::{GATEWAY_V4, PacketSocket, pause, wait_for};
+
+pub(super) fn stolen_addresses(suite: &mut Suite<'_>) -> Result<Happened> {
+    let handshakes = |suite: &mut Suite<'_>| -> Result<serde_json::Value> {
+        Ok(suite.victim()?.status()?["handshakes"].clone())
+    };
+    let before = handshakes(suite)?;
+    let known = suite.known.clone();
+    let frames =
+        [(known.victim, known.gateway), (known.gateway, known.victim)].map(|(from, to)| {
+            let header = Header::new(kind::DATA, 16, 1, 1);
+            [
+                portcullis(to, from, &header, &[0; 32]),
+                ethernet(BROADCAST, from, 0x0806, &[0; 28]),
+            ]
+        });
+    let mut writer = cycle(frames.concat());
+    let bounds = Bounds {
+        frames: u64::MAX,
+        time: Duration::from_secs(1),
+        rate: 2000,
+    };
+    let sent = flood(&suite.wire, bounds, &mut writer);
+    // The switch finds either again by its next frame; a ping is one of ws2's.
+    let reached = until_it_reaches(suite)?;
+    let after = handshakes(suite)?;
+    let mut checks = Checks::default();
+    checks.hold(reached < Duration::from_secs(2), || {
+        format!("ws2 reaches the Gateway only after {reached:.1?}")
+    });
+    checks.hold(before == after, || {
+        format!("ws2's handshakes went from {before} to {after}")
+    });
+    checks.end(
+        sent,
+        format!(
+            "ws2 reaches the Gateway again after {:.0} ms",
+            reached.as_secs_f64() * 1e3
+        ),
+    )
+}
+
+/// Data that was genuine once, and what never was. Not Hellos: those can delay a first handshake
+/// (docs/threat-model.md). From the attacker's own address, so that the switch carries it to the Gateway
+/// alone: what ws2 loses by its own port's full queue says nothing of the Gateway.
+fn everything_old(suite: &Suite<'_>) -> Writer {
+    let known = &suite.known;
+    let old = known
+        .data
+        .iter()
+        .take(512)
+        .chain(known.answers.iter().take(64));
+    let mut frames: Vec<Vec<u8>> = old
+        .map(|frame| [&known.gateway[..], &known.own, &frame[12..]].concat())
+        .collect();
+    frames.push(ethernet(BROADCAST, known.own, 0x0806, &[0; 28]));
+    frames.push(ethernet(
+        known.gateway,
+        known.own,
+        0x0800,
+        &udp_v4([10, 152, 152, 99].into(), GATEWAY_V4, 53, &[0; 32]),
+    ));
+    cycle(frames)
+}
+
+/// How long it takes until ws2 reaches the Gateway through the tunnel.
+fn until_it_reaches(suite: &mut Suite<'_>) -> Result<Duration> {
+    let start = Instant::now();
+    let victim = suite.victim()?;
+    wait_for("ws2 to reach the Gateway", Duration::from_secs(10), || {
+        victim.reaches(Duration::from_millis(100)).then_some(())
+    })?;
+    Ok(start.elapsed())
+}
+
+pub(super) fn without_a_daemon(suite: &mut Suite<'_>) -> Result<Happened> {
+    let socket = PacketSocket::sender(&suite.demo.evil, "cable0")?;
+    suite.demo.gateway.kill();
+    let mut writer = everything_old(suite);
+    let sent = flood(
+        &socket,
+        Bounds::full_speed(Duration::from_secs(1)),
+        &mut writer,
+    );
+    suite.demo.gateway.start()?;
+    let time = until_it_reaches(suite)?;
+    suite.rogue()?.connect()?;
+    let mut checks = Checks::default();
+    checks.hold(time < Duration::from_secs(5), || {
+        format!("ws2 was back only after {time:.1?}")
+    });
+    checks.end(
+        sent,
+        format!(
+            "ws2 back {:.0} ms after the restart",
+            time.as_secs_f64() * 1e3
+        ),
+    )
+}
+
+pub(super) fn restart_race(suite: &mut Suite<'_>) -> Result<Happened> {
+    let sealer = suite.rogue()?.session()?;
+    let socket = PacketSocket::sender(&suite.demo.evil, "cable0")?;
+    let packet = inner::udp4(sealer.v4, GATEWAY_V4, 4444, b"of the session before");
+    let mut old = everything_old(suite);
+    let mut number = 0;
+    let writer = Box::new(move |at: u64, buffer: &mut Vec<u8>| {
+        number += 1;
+        match at % 4 {
+            0 => *buffer = sealer.seal(&packet),
+            _ => old(number, buffer),
+        }
+    });
+    suite.demo.gateway.kill();
+    let (sent, time) = meanwhile(&socket, writer, || {
+        pause(Duration::from_millis(100))?;
+        suite.demo.gateway.start()?;
+        until_it_reaches(suite)
+    })?;
+    let opened = opened(&suite.gateway().show()?);
+    suite.rogue()?.connect()?;
+    let mut checks = Checks::default();
+    checks.hold(opened == 0, || {
+        format!("{opened} frames of an ended session were opened")
+    });
+    checks.hold(time < Duration::from_secs(5), || {
+        format!("ws2 was back only after {time:.1?}")
+    });
+    checks.end(
+        sent,
+        format!(
+            "ws2 back {:.0} ms after the restart, under the flood",
+            time.as_secs_f64() * 1e3
+        ),
+    )
+}
