@@ -4,7 +4,7 @@ use crate::api::server::Server;
 use crate::api::socket::Socket;
 use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
-use crate::choices::Virtualised;
+use crate::choices::{MacAddress, Virtualised};
 use crate::config::{self, Cores};
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
@@ -145,6 +145,10 @@ impl Agent {
         let interface = interface(&config, config_path, &identity)?;
         let Encapsulation::Ether { ethertype } = identity.encapsulation;
         let plan = Plan {
+            mac: match config.mac_address {
+                MacAddress::Keep => None,
+                MacAddress::Random => Some(random_mac(&interface)?),
+            },
             interface,
             role: Role::Workstation,
             ethertype,
@@ -154,6 +158,7 @@ impl Agent {
             workstation_slots: 1,
         };
         let link = plan.check(&links)?;
+        let mac = plan.mac.or(link.mac);
         // Addresses come with the first session; those of a former one stay until then, so that
         // what is bound to them survives a restart.
         let kept = links
@@ -204,7 +209,7 @@ impl Agent {
                 psk: Zeroizing::new(*identity.psk.as_bytes()),
                 key_id: identity.key_id.get(),
                 port: PORT,
-                mac: link.mac.unwrap_or_default(),
+                mac: mac.unwrap_or_default(),
                 mtu: inner_mtu(link.mtu),
                 virtualised,
                 ciphers: ciphers(config.minimum_cipher),
@@ -220,7 +225,7 @@ impl Agent {
             links,
             pool,
             machine,
-            mac: link.mac,
+            mac,
             expected: 0,
             counters,
             parameters: None,
@@ -581,6 +586,18 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Rekey => "rekey",
         Phase::Proving => "proving",
     }
+}
+
+/// The interface's MAC address until the next boot.
+fn random_mac(interface: &str) -> Result<[u8; 6], Problem> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let boot_id = std::fs::read_to_string(BOOT_ID).map_err(|error| {
+        Problem::io(
+            format!("reading {BOOT_ID} for a random MAC address"),
+            &error,
+        )
+    })?;
+    Ok(raise::mac_of_boot(&boot_id, interface))
 }
 
 /// Whether this is a virtual machine, by what the CPU says of a hypervisor.

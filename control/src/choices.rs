@@ -79,6 +79,17 @@ pub enum ThreadedNapi {
     Off,
 }
 
+/// The MAC address of a Workstation's port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MacAddress {
+    /// The one it has.
+    #[default]
+    Keep,
+    /// Another at each boot.
+    Random,
+}
+
 /// Whether this machine may be rolled back to a snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Virtualised {

@@ -6,7 +6,7 @@
 //! silently ignored is a hole in the wall.
 
 use crate::choices::{
-    Admission, NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name,
+    Admission, MacAddress, NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name,
     protection_by_name,
 };
 use crate::files;
@@ -133,6 +133,8 @@ pub struct Agent {
     /// The interface that is cabled to the Gateway; `None`: the one named at enrolment, or the only
     /// wired one.
     pub interface: Option<String>,
+    /// The MAC address it is given.
+    pub mac_address: MacAddress,
     /// The identity.
     pub state_directory: PathBuf,
     /// The status socket.
@@ -211,6 +213,8 @@ struct RawPort {
 #[serde(deny_unknown_fields)]
 struct RawAgent {
     interface: Option<Spanned<String>>,
+    #[serde(default)]
+    mac_address: MacAddress,
     state_directory: Option<Spanned<PathBuf>>,
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
@@ -403,6 +407,7 @@ impl Agent {
         };
         Ok(Self {
             interface: raw.interface.map(Spanned::into_inner),
+            mac_address: raw.mac_address,
             state_directory: check.directory(raw.state_directory, "/var/lib/portcullis-agent")?,
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis-agent")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,

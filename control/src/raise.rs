@@ -29,6 +29,8 @@ pub struct Plan {
     pub interface: String,
     /// Which end this is.
     pub role: Role,
+    /// The MAC address the interface is given; `None`: the one it has.
+    pub mac: Option<[u8; 6]>,
     /// The tunnel's EtherType.
     pub ethertype: u16,
     /// Where the wall is pinned.
@@ -108,16 +110,24 @@ impl Plan {
         patience: Duration,
         knocks: impl FnOnce(&PortTables, u64) -> std::io::Result<()>,
     ) -> Result<Raised, Problem> {
-        let link = self.check(links)?;
-        let mac = link.mac.unwrap_or_default();
+        let mut link = self.check(links)?;
+        let another = self.mac.filter(|mac| link.mac != Some(*mac));
         // An interface that is up before the wall stands would leak; one that has a wall already is
         // not touched, so that a restart does not cost a carrier.
         let stands = wall::stands(&self.interface, link.index, &self.pin_directory);
-        if link.up && !stands {
+        if link.up && (!stands || another.is_some()) {
             links
                 .set_down(link.index)
                 .map_err(|error| refused(self.tried(), error))?;
         }
+        if let Some(mac) = another {
+            links.set_mac(link.index, mac).map_err(|error| {
+                let remedy = "the driver may not take another address: set mac_address = \"keep\"";
+                Problem::new(Kind::Failed, self.tried(), error, remedy)
+            })?;
+            link.mac = another;
+        }
+        let mac = link.mac.unwrap_or_default();
         let wall = Wall::raise(&WallConfig {
             interface: self.interface.clone(),
             ifindex: link.index,
@@ -231,6 +241,16 @@ impl Plan {
     }
 }
 
+/// The MAC address of an interface for this boot: locally administered, and as random as the kernel's
+/// `boot_id`, of which whoever sees the address learns nothing. It needs no file to stay the same until
+/// the next boot.
+pub fn mac_of_boot(boot_id: &str, interface: &str) -> [u8; 6] {
+    let material = [boot_id.trim().as_bytes(), &[0], interface.as_bytes()].concat();
+    let [first, b, c, d, e, f, ..] = blake3::derive_key("portcullis 1 port mac", &material);
+    // Locally administered (IEEE 802, section 8.2.2), and no group's.
+    [first & !1 | 2, b, c, d, e, f]
+}
+
 /// A refusal whose text says its own remedy.
 fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Failed, tried, error, "mend that, then start again")
@@ -250,4 +270,23 @@ pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
     }
     wall::lower(interface, pin_directory)
         .map_err(|error: WallError| refused(format!("taking the wall on {interface} down"), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_boots_mac_address_is_a_local_hosts_the_same_all_boot_and_another_at_the_next(
+            boots in prop::array::uniform2("[0-9a-f]{8}-[0-9a-f]{4}"), names in prop::array::uniform2("[a-z]{1,9}"),
+        ) {
+            let mac = mac_of_boot(&boots[0], &names[0]);
+            prop_assert_eq!(mac[0] & 3, 2);
+            prop_assert_eq!(mac, mac_of_boot(&format!("{}\n", boots[0]), &names[0]));
+            prop_assert_eq!(boots[0] == boots[1], mac == mac_of_boot(&boots[1], &names[0]));
+            prop_assert_eq!(names[0] == names[1], mac == mac_of_boot(&boots[0], &names[1]));
+        }
+    }
 }

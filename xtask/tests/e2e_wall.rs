@@ -195,6 +195,49 @@ fn a_raw_socket_past_the_traffic_control_hook_is_not_held_back_and_any_other_is(
     .unwrap();
 }
 
+#[test]
+fn a_port_with_a_random_mac_address_never_shows_its_own_and_keeps_the_other() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = tapped(&programs(), 1, Impairment::default()).unwrap();
+    let host = Arc::clone(rig.single.workstation.namespace());
+    let own = mac_of(&host, "cable0").unwrap();
+    let shown = Capture::filtered(&rig.middle, Some("mw"), 16, move |frame| {
+        frame.kind == PacketKind::Incoming && frame.source() == own
+    })
+    .unwrap();
+    let agent = &mut rig.single.workstation;
+    let text =
+        agent
+            .configuration()
+            .replacen("interface", "mac_address = \"random\"\ninterface", 1);
+    agent.configure(&text).unwrap();
+    rig.single.start().unwrap();
+    let random = mac_of(&host, "cable0").unwrap();
+    assert_ne!(random, own);
+    assert_eq!(
+        random[0] & 3,
+        2,
+        "{random:02x?} is no locally administered address of a host"
+    );
+
+    rig.single.workstation.kill();
+    rig.single.workstation.start().unwrap();
+    assert_eq!(mac_of(&host, "cable0").unwrap(), random, "after a restart");
+    // Whoever gives it another address gives it none.
+    host.ip("link set dev cable0 address 02:00:00:00:00:99")
+        .unwrap();
+    wait_for("the address of this boot", Duration::from_secs(10), || {
+        (mac_of(&host, "cable0").ok()? == random).then_some(())
+    })
+    .unwrap();
+    rig.single
+        .workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
+    shown.settle().unwrap();
+    assert_eq!(shown.incoming(), 0, "{}", shown.summary());
+}
+
 /// Property 1, at every moment.
 #[test]
 fn nothing_leaves_and_nothing_enters_from_before_link_up_to_after_the_end() {

@@ -433,6 +433,7 @@ fn a_missing_configuration_is_answered_with_init() {
 fn an_agent_needs_no_configuration() {
     let config = Agent::load(Path::new("/nonexistent/agent.toml")).unwrap();
     assert_eq!(config.interface, None);
+    assert_eq!(config.mac_address, MacAddress::Keep);
     assert_eq!(config.minimum_protection, Protection::Encrypt);
     assert_eq!(config.minimum_cipher, Cipher::Aes256Gcm);
     assert_eq!(config.virtualised, Virtualised::Auto);
@@ -475,10 +476,11 @@ fn the_documented_agent_configuration_is_read() {
     let config = agent(
         "interface = \"eth0\"\nroutes = [\"2000::/3\"]\nminimum_protection = \"authenticate\"\n\
          minimum_cipher = \"aes-128-gcm\"\nvirtualised = true\nxdp = \"generic\"\nring_size = 64\n\
-         zero_copy = \"off\"\nengine = \"aes-gcm\"\n[host]\ninterface = \"tunnel\"\n",
+         zero_copy = \"off\"\nengine = \"aes-gcm\"\nmac_address = \"random\"\n[host]\ninterface = \"tunnel\"\n",
     )
     .unwrap();
     assert_eq!(config.interface.as_deref(), Some("eth0"));
+    assert_eq!(config.mac_address, MacAddress::Random);
     assert_eq!(config.minimum_protection, Protection::Authenticate);
     assert_eq!(config.minimum_cipher, Cipher::Aes128Gcm);
     assert_eq!(config.virtualised, Virtualised::Yes);

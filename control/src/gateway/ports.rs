@@ -14,6 +14,7 @@ pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
     Plan {
         interface: port.interface.clone(),
         role: Role::Gateway,
+        mac: None,
         ethertype: port.ethertype,
         pin_directory: config.pin_directory.clone(),
         rings: port.rings,
