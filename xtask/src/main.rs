@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{attack, bench, demo, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, fuzz, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -33,6 +33,9 @@ enum Task {
     Attack(attack::Options),
     /// Build everything and run every test (root)
     Test {
+        /// Build all of it with a sanitizer of the compiler's, beside the ordinary build
+        #[arg(long, value_name = "NAME", value_parser = ["address"])]
+        sanitize: Option<String>,
         /// Passed to cargo test
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -40,6 +43,8 @@ enum Task {
     /// Measure everything, as release builds (root): admission in XDP, AEAD, worker, the whole, floods,
     /// restarts, and other tunnels on the same rig
     Bench(bench::Options),
+    /// Fuzz what reads a hostile cable or a file, with libFuzzer
+    Fuzz(fuzz::Options),
     /// Build the XDP program and print where it is
     BuildEbpf,
     /// Formatting, lints and documentation, each warning an error
@@ -67,7 +72,14 @@ fn run(task: Task) -> Result<()> {
             attack::run(&options)
         }
         Task::Bench(options) => bench::run(&options),
-        Task::Test { arguments } => tasks::test(&arguments),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Test {
+            sanitize,
+            arguments,
+        } => match sanitize {
+            None => tasks::test(&arguments),
+            Some(sanitizer) => tasks::test_sanitized(&sanitizer, &arguments),
+        },
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),
         Task::Ci => tasks::ci(),
@@ -75,6 +87,10 @@ fn run(task: Task) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = fuzz::as_compiler() {
+        eprintln!("error: the compiler cannot be run: {error}");
+        return ExitCode::FAILURE;
+    }
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if rig::interrupted() => ExitCode::from(130),

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fuzz::{self, TRIPLE, has_sanitizer};
 use crate::rig::{require_root, sweep};
 
 /// The workspace's root.
@@ -49,6 +50,38 @@ pub fn test(arguments: &[String]) -> Result<()> {
     let mut all = vec!["test", "--workspace", "--no-fail-fast"];
     all.extend(arguments.iter().map(String::as_str));
     cargo(&all, &[])
+}
+
+/// As [`test()`], all but the standard library and C built with a sanitizer, in a directory of its own.
+///
+/// # Errors
+/// Where the compiler has no such sanitizer; and as [`test()`].
+pub fn test_sanitized(sanitizer: &str, arguments: &[String]) -> Result<()> {
+    require_root()?;
+    sweep();
+    let short = match sanitizer {
+        "address" => "asan",
+        other => other,
+    };
+    ensure!(
+        has_sanitizer(short)?,
+        "this rustc has no {sanitizer} sanitizer: use rustup's (https://rustup.rs), whose stable release has it"
+    );
+    let flags = format!("-Zsanitizer={sanitizer}");
+    let environment = [
+        // What makes a stable compiler take -Z.
+        ("RUSTC_BOOTSTRAP", "1"),
+        ("RUSTFLAGS", &flags),
+        ("CARGO_TARGET_DIR", "target/sanitized"),
+        // Programs that are killed leave what they had; a leak is looked for elsewhere.
+        ("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1"),
+    ];
+    let whole = ["--workspace", "--target", TRIPLE];
+    let build = [&["build"], &whole[..], &["--bins"]].concat();
+    cargo(&build, &environment)?;
+    let mut all = [&["test"], &whole[..], &["--no-fail-fast"]].concat();
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all, &environment)
 }
 
 /// Builds the XDP object, which the dataplane's build script makes, and prints where it is.
@@ -130,7 +163,8 @@ fn is_bpf(path: &Path) -> bool {
 /// At the first that fails.
 pub fn ci() -> Result<()> {
     lint()?;
-    test(&[])
+    test(&[])?;
+    fuzz::run(&fuzz::Options::smoke())
 }
 
 /// Formatting, lints and documentation, each warning an error; the eBPF crate's too.
@@ -145,6 +179,10 @@ pub fn lint() -> Result<()> {
         // that comes from a distribution's package.
         cargo(&["fmt", "--check", "--manifest-path", manifest], &[])?;
     }
+    cargo(
+        &["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"],
+        &[],
+    )?;
     cargo(
         &[
             "clippy",

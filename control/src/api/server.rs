@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -44,22 +45,7 @@ impl Server {
     /// # Errors
     /// What the system answered.
     pub fn start(socket: Socket, control: Arc<dyn Control>) -> Result<Self, Problem> {
-        let router = Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/workstations", get(workstations).post(add))
-            .route("/v1/workstations/{name}", delete(remove).patch(set))
-            .route("/v1/workstations/{name}/allow", post(allow))
-            .route("/v1/workstations/{name}/enable", post(enable))
-            .route("/v1/workstations/{name}/disable", post(disable))
-            .route(
-                "/v1/workstations/{name}/rotation",
-                post(rotate).delete(cancel_rotation),
-            )
-            .route("/v1/key/rotate", post(rotate_key))
-            .route("/v1/key/retire", post(retire_key))
-            .route("/v1/reload", post(reload))
-            .with_state(control);
-        Self::serve(socket, router)
+        Self::serve(socket, gateway(control))
     }
 
     /// Serves an agent's control API.
@@ -83,15 +69,7 @@ impl Server {
             .build()
             .map_err(io)?;
         let listener = socket.listener()?;
-        let router = router
-            .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such resource") })
-            .method_not_allowed_fallback(|| async {
-                refuse(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "this resource has no such method",
-                )
-            })
-            .layer(DefaultBodyLimit::max(MAX_BODY));
+        let router = bounded(router);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("control-api".into())
@@ -132,6 +110,61 @@ impl Drop for Server {
     }
 }
 
+/// A Gateway's resources.
+fn gateway(control: Arc<dyn Control>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/workstations", get(workstations).post(add))
+        .route("/v1/workstations/{name}", delete(remove).patch(set))
+        .route("/v1/workstations/{name}/allow", post(allow))
+        .route("/v1/workstations/{name}/enable", post(enable))
+        .route("/v1/workstations/{name}/disable", post(disable))
+        .route(
+            "/v1/workstations/{name}/rotation",
+            post(rotate).delete(cancel_rotation),
+        )
+        .route("/v1/key/rotate", post(rotate_key))
+        .route("/v1/key/retire", post(retire_key))
+        .route("/v1/reload", post(reload))
+        .with_state(control)
+}
+
+/// What holds for every resource, and for what is none.
+fn bounded(router: Router) -> Router {
+    router
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such resource") })
+        .method_not_allowed_fallback(|| async {
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this resource has no such method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+/// Serves one connection to its end.
+async fn converse<S>(stream: S, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = TowerToHyperService::new(router);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_BODY)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+}
+
+/// Fuzzing support: one connection to a Gateway's control API, over any stream.
+#[doc(hidden)]
+pub async fn converse_for_tests<S>(stream: S, control: Arc<dyn Control>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    converse(stream, bounded(gateway(control))).await;
+}
+
 async fn accept(listener: UnixListener, router: Router, room: &Arc<Semaphore>) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
@@ -146,14 +179,9 @@ async fn accept(listener: UnixListener, router: Router, room: &Arc<Semaphore>) {
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone();
         tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_BODY)
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            converse(stream, router).await;
             drop(place);
         });
     }

@@ -1,0 +1,137 @@
+//! Random and mutated frames against the live XDP program and daemon, while another Workstation on
+//! the same LAN works: nothing crashes, stalls, grows or gets through. Needs root and the programs
+//! (`cargo xtask test` builds them).
+//!
+//! 200,000 frames by default; `PORTCULLIS_MUTATIONS=10000000` is the long run.
+
+use std::time::Duration;
+
+use portcullis_xtask::attack::{Attack, Bounds, From, Noise, Suite};
+use portcullis_xtask::rig::*;
+
+/// Frames sent between two looks at everything.
+const CHUNK: u64 = 500_000;
+/// Kilobytes by which the daemon's memory may differ between two looks.
+const SLACK: u64 = 2_048;
+
+/// Genuine frames of the victim, newest ones too, with bytes changed, cut, lengthened and spliced;
+/// one in eight is random throughout.
+const MUTATIONS: Attack = Attack {
+    name: "random and mutated frames",
+    verdicts: &[
+        "bad_tag",
+        "malformed",
+        "misdirected",
+        "replay",
+        "unknown_session",
+        "unknown_key",
+    ],
+    from: From::Cable,
+    races: true,
+    frames: |known| {
+        let known = known.clone();
+        let seed = std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |time| time.as_nanos() as u64);
+        println!("seed {seed}");
+        let mut noise = Noise::new(seed);
+        let recorded: Vec<Vec<u8>> = known
+            .handshakes
+            .iter()
+            .chain(&known.data)
+            .cloned()
+            .collect();
+        let mut mutate = move |buffer: &mut Vec<u8>| {
+            let pick = |noise: &mut Noise| match noise.below(4) {
+                0 => known.newest.lock().unwrap().clone(),
+                _ => recorded[noise.below(recorded.len() as u64) as usize].clone(),
+            };
+            if noise.below(8) == 0 {
+                buffer.resize(14 + noise.below(1500) as usize, 0);
+                noise.fill(buffer);
+                if noise.below(4) > 0 {
+                    buffer[..6].copy_from_slice(&known.gateway);
+                    buffer[12..14].copy_from_slice(&wire::limits::ETHERTYPE.to_be_bytes());
+                }
+                return;
+            }
+            *buffer = pick(&mut noise);
+            // At least one bit of what admission looks at.
+            let at = noise.below(38.min(buffer.len() as u64)) as usize;
+            buffer[at] ^= 1 << noise.below(8);
+            for _ in 0..noise.below(4) {
+                let at = noise.below(buffer.len() as u64) as usize;
+                buffer[at] = noise.next() as u8;
+            }
+            match noise.below(8) {
+                0 => buffer.truncate(14 + noise.below(buffer.len() as u64 - 13) as usize),
+                1 => buffer.resize(buffer.len() + noise.below(64) as usize, 0xee),
+                2 => {
+                    let other = pick(&mut noise);
+                    let at = (14 + noise.below(24)) as usize;
+                    buffer.truncate(at);
+                    buffer.extend(&other[at.min(other.len())..]);
+                }
+                _ => {}
+            }
+            buffer.truncate(1514);
+        };
+        Box::new(move |_, buffer| {
+            mutate(buffer);
+            // The switch itself refuses a group's address as a source.
+            buffer[6] &= !1;
+        })
+    },
+};
+
+/// A process's resident memory, in kilobytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.unwrap().parse().unwrap()
+}
+
+#[test]
+fn mutated_frames_neither_crash_nor_stall_nor_feed_the_daemon_and_none_passes() {
+    let _turn = Serial::acquire().unwrap();
+    let total: u64 = match std::env::var("PORTCULLIS_MUTATIONS") {
+        Ok(text) => text.parse().expect("PORTCULLIS_MUTATIONS is a number"),
+        Err(_) => 200_000,
+    };
+    require_root().unwrap();
+    let mut rig = demo(&Programs::find().unwrap()).unwrap();
+    rig.lan.hub(true).unwrap();
+    let heard = Suite::eavesdrop(&rig).unwrap();
+    rig.start().unwrap();
+    let pid = rig.gateway.process().unwrap().pid();
+    let _http = HttpServer::start(rig.gateway.namespace(), 8080).unwrap();
+    let mut suite = Suite::new(&mut rig, &heard, 8080).unwrap();
+    let (mut sent, mut warm) = (0, 0);
+    while sent < total {
+        let bounds = Bounds {
+            frames: CHUNK.min(total - sent),
+            time: Duration::from_secs(60),
+            rate: 100_000,
+        };
+        let outcome = suite.run(&MUTATIONS, bounds).unwrap();
+        // Captured frames, a stalled stream, an AEAD that saw more than the LAN lost, no answer.
+        assert!(outcome.broken.is_empty(), "{}", outcome.broken.join("\n"));
+        sent += outcome.sent;
+        let memory = resident(pid);
+        println!(
+            "{sent} frames; goodput {:.2}; {memory} kB; {:?}",
+            outcome.victim_goodput, outcome.by_verdict
+        );
+        if warm == 0 {
+            warm = memory;
+        }
+        assert!(memory <= warm + SLACK, "{warm} kB became {memory} kB");
+    }
+    let log = rig.gateway.log_tail();
+    assert!(!log.contains("panicked"), "{log}");
+    let snapshot = rig.gateway.show().unwrap();
+    for name in snapshot.names() {
+        assert!(snapshot.in_session(&name), "{name} lost its session");
+    }
+}
