@@ -6,12 +6,15 @@ use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
 use crate::choices::{MacAddress, Virtualised};
 use crate::config::{self, Cores};
+use crate::confine::{self, Account, Paths};
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
+use crate::files;
 use crate::handshake::workstation::{
     Phase, Status, Traffic, Workstation as Machine, WorkstationConfig,
 };
 use crate::handshake::{Action, Parameters, inner_mtu, kdf};
+use crate::helper::{Helper, KeylessScope, PortHelp, Scope, Unscoped};
 use crate::hostif;
 use crate::interfaces;
 use crate::layout;
@@ -25,7 +28,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::keys::{Cipher, Protection};
-use dataplane::link::{LinkError, LinkEvent, Links};
+use dataplane::link::{LinkEvent, Links};
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
@@ -59,6 +62,7 @@ struct Agent {
     identity: Enrolment,
     port: Port,
     links: Links,
+    helper: Arc<Helper>,
     pool: Pool,
     machine: Machine,
     /// The port's MAC address as the state machine knows it.
@@ -72,6 +76,8 @@ struct Agent {
     was_connected: bool,
     started: Instant,
     retried: Instant,
+    /// When the helper was last looked at.
+    looked: Instant,
 }
 
 /// Runs the agent until it is told to stop.
@@ -80,11 +86,15 @@ struct Agent {
 /// Why it does not start: no identity, no usable interface; or that the host interface has failed.
 pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
-    let signals = process::signals()?;
+    let helper = Helper::start()?;
+    let caught = process::catch_signals()?;
+    let account = Account::find(config.user.as_deref())?;
     let identity = Enrolment::load(&config.state_directory)?;
     let socket = Socket::bind(&config.runtime_directory)?;
+    // Threads begin in here, once there are no privileges left.
+    let mut agent = Agent::new(config, config_path, identity, helper, account)?;
+    let signals = process::signals(caught)?;
     let link_events = monitor::start()?;
-    let mut agent = Agent::new(config, config_path, identity)?;
     agent.raise(raise::AT_START)?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
@@ -94,6 +104,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
         workstation = agent.identity.name.as_str(),
         "ready; looking for the Gateway"
     );
+    process::ready();
     let outcome = agent.serve(&requests, &link_events, &signals);
     server.stop();
     agent.pool.stop();
@@ -139,6 +150,8 @@ impl Agent {
         config: config::Agent,
         config_path: &Path,
         identity: Enrolment,
+        helper: Unscoped,
+        account: Option<Account>,
     ) -> Result<Self, Problem> {
         let links =
             Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
@@ -157,7 +170,18 @@ impl Agent {
             session_slots: SESSION_SLOTS,
             workstation_slots: 1,
         };
-        let link = plan.check(&links)?;
+        let helper = Arc::new(helper.begin(Scope {
+            ports: vec![plan.clone()],
+            host_interface: config.host_interface.clone(),
+            routes: config.routes.clone(),
+            keyless: KeylessScope::default(),
+            runtime_directory: config.runtime_directory.clone(),
+        })?);
+        let help = PortHelp::new(&helper, 0);
+        help.check()?;
+        let link = links
+            .find(&plan.interface)
+            .map_err(|error| monitor::problem("looking at the port", error))?;
         let mac = plan.mac.or(link.mac);
         // Addresses come with the first session; those of a former one stay until then, so that
         // what is bound to them survives a restart.
@@ -184,6 +208,21 @@ impl Agent {
                 workstations: 1,
             },
         };
+        let virtualised = match config.virtualised {
+            Virtualised::Yes => true,
+            Virtualised::No => false,
+            Virtualised::Auto => is_virtual_machine(),
+        };
+        confine::daemon(
+            account,
+            &Paths {
+                read: vec![files::directory_of(config_path)],
+                write: vec![
+                    config.state_directory.clone(),
+                    config.runtime_directory.clone(),
+                ],
+            },
+        )?;
         let pool = Pool::start(settings, queues)?;
         let counters: Arc<PeerCounters> = Arc::default();
         let everything = ["0.0.0.0/0", "::/0"]
@@ -197,11 +236,6 @@ impl Agent {
             counters: Arc::clone(&counters),
         };
         pool.give(0, Command::AddPeer(Box::new(setup)));
-        let virtualised = match config.virtualised {
-            Virtualised::Yes => true,
-            Virtualised::No => false,
-            Virtualised::Auto => is_virtual_machine(),
-        };
         let machine = Machine::new(
             WorkstationConfig {
                 static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
@@ -221,8 +255,9 @@ impl Agent {
         Ok(Self {
             config,
             identity,
-            port: Port::new(PORT, vec![0], plan),
+            port: Port::new(PORT, vec![0], plan, help),
             links,
+            helper,
             pool,
             machine,
             mac,
@@ -233,6 +268,7 @@ impl Agent {
             was_connected: false,
             started: Instant::now(),
             retried: Instant::now(),
+            looked: Instant::now(),
         })
     }
 
@@ -302,6 +338,12 @@ impl Agent {
                     }
                 },
                 default(wait) => {},
+            }
+            if self.looked.elapsed() >= ROUND {
+                self.looked = Instant::now();
+                if self.helper.is_gone() {
+                    return Err(Helper::lost());
+                }
             }
             self.look_at_traffic();
             self.mix();
@@ -383,24 +425,7 @@ impl Agent {
         if self.parameters.as_ref() == Some(&parameters) {
             return;
         }
-        let set = || -> Result<(), LinkError> {
-            let link = self.links.find(&self.config.host_interface)?;
-            hostif::set_mtu(&self.links, &self.config.host_interface, parameters.mtu)?;
-            self.links
-                .set_addresses(link.index, &addresses(&parameters))?;
-            self.links.set_up(link.index)?;
-            for route in &self.config.routes {
-                let usable = match route {
-                    IpNet::V4(_) => parameters.v4.is_some(),
-                    IpNet::V6(_) => parameters.v6.is_some(),
-                };
-                if usable {
-                    self.links.replace_route(*route, link.index, None)?;
-                }
-            }
-            Ok(())
-        };
-        match set() {
+        match self.helper.host(parameters.mtu, addresses(&parameters)) {
             Ok(()) => {
                 tracing::info!(addresses = ?addresses(&parameters), mtu = parameters.mtu, "the host interface is configured");
                 self.parameters = Some(parameters);
@@ -542,7 +567,7 @@ impl Agent {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
         self.pool.give(0, Command::Stop);
         self.port.up = None;
-        take_down(&self.config, &self.port.plan.interface)
+        self.helper.lower()
     }
 }
 

@@ -9,12 +9,13 @@ use crate::choices::{
     Admission, MacAddress, NamedEngine, ThreadedNapi, Virtualised, Xdp, ZeroCopy, cipher_by_name,
     protection_by_name,
 };
+use crate::confine;
 use crate::files;
 use crate::problem::{self, Kind, Problem};
 use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +25,7 @@ mod keyless;
 mod work;
 
 use keyless::RawPin;
-pub use keyless::{KeylessPort, RATE};
+pub use keyless::{Digest, KeylessPort, RATE};
 use work::RawRings;
 pub use work::{BusyPoll, Cores, TX_BUDGET};
 
@@ -59,6 +60,8 @@ pub struct Gateway {
     pub runtime_directory: PathBuf,
     /// Where the wall is pinned.
     pub pin_directory: PathBuf,
+    /// The account it runs as; `None` for the usual one, where there is it.
+    pub user: Option<String>,
     /// How many workers; `None` for the choice made at start.
     pub workers: Option<usize>,
     /// Which cores they are pinned to.
@@ -92,7 +95,7 @@ pub struct Port {
 }
 
 /// How a port's XDP program is attached and its rings are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rings {
     /// How the XDP program is attached.
     pub xdp: Xdp,
@@ -141,6 +144,8 @@ pub struct Agent {
     pub runtime_directory: PathBuf,
     /// Where the wall is pinned.
     pub pin_directory: PathBuf,
+    /// The account it runs as; `None` for the usual one, where there is it.
+    pub user: Option<String>,
     /// The host interface's name.
     pub host_interface: String,
     /// What is routed into the tunnel.
@@ -167,6 +172,7 @@ struct RawGateway {
     state_directory: Option<Spanned<PathBuf>>,
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
+    user: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
     cores: Option<Spanned<Value>>,
     spin: Option<Spanned<i64>>,
@@ -218,6 +224,7 @@ struct RawAgent {
     state_directory: Option<Spanned<PathBuf>>,
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
+    user: Option<Spanned<String>>,
     host: Option<RawAgentHost>,
     routes: Option<Vec<Spanned<String>>>,
     #[serde(default = "encrypt", with = "protection_by_name")]
@@ -273,7 +280,9 @@ impl Gateway {
             }
             problem
         })?;
-        Self::parse(path, &text)
+        let config = Self::parse(path, &text)?;
+        confine::trust(config.user.as_deref());
+        Ok(config)
     }
 
     /// Reads `text`; `path` is only named in problems.
@@ -296,6 +305,7 @@ impl Gateway {
             state_directory: check.directory(raw.state_directory, "/var/lib/portcullis")?,
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
+            user: check.user(raw.user.as_ref())?,
             cores: check.cores(raw.cores.as_ref(), workers)?,
             spin: check.spin(raw.spin.as_ref())?,
             workers,
@@ -371,11 +381,13 @@ impl Agent {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Problem> {
-        match files::read(path) {
+        let config = match files::read(path) {
             Ok(text) => Self::parse(path, &text),
             Err(problem) if problem.kind == Kind::NotFound => Self::parse(path, ""),
             Err(problem) => Err(problem),
-        }
+        }?;
+        confine::trust(config.user.as_deref());
+        Ok(config)
     }
 
     /// Reads `text`; `path` is only named in problems.
@@ -411,6 +423,7 @@ impl Agent {
             state_directory: check.directory(raw.state_directory, "/var/lib/portcullis-agent")?,
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis-agent")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
+            user: check.user(raw.user.as_ref())?,
             host_interface,
             routes,
             minimum_protection: raw.minimum_protection,
@@ -503,6 +516,21 @@ impl Check<'_> {
                 format!("give it from the root on, like {default}"),
             )),
         }
+    }
+
+    fn user(&self, name: Option<&Spanned<String>>) -> Result<Option<String>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let text = name.get_ref();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if text.is_empty() || !text.chars().all(fits) || text.parse() == Ok(0u32) || text == "root"
+        {
+            return Err(self.problem(
+                name.span().start,
+                format!("`{text}` is no account that a daemon can run as"),
+                "name an account of its own, like \"portcullis\"",
+            ));
+        }
+        Ok(Some(text.clone()))
     }
 
     fn interface(&self, name: &Spanned<String>) -> Result<String, Problem> {

@@ -14,6 +14,29 @@ const MAX_BYTES: u64 = 1 << 20;
 /// The end of a temporary file's name.
 const TEMPORARY: &str = ".tmp";
 
+/// The directory that a file is in.
+pub fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The account that the daemon runs as, to which root leaves the daemon's files; 0 for none.
+static ACCOUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Says which account the daemon runs as: what belongs to it is as good as what belongs to root.
+pub(crate) fn trust(account: nix::unistd::Uid) {
+    ACCOUNT.store(account.as_raw(), Ordering::Relaxed);
+}
+
+/// Whether that owner may change what this user relies on.
+fn is_trusted(owner: u32) -> bool {
+    let me = nix::unistd::geteuid();
+    let account = ACCOUNT.load(Ordering::Relaxed);
+    owner == me.as_raw() || owner == 0 || (me.is_root() && owner == account)
+}
+
 /// Reads a text file of at most a mebibyte, whoever may read it.
 ///
 /// # Errors
@@ -55,7 +78,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, Problem> {
         .metadata()
         .map_err(|error| Problem::io(&tried, &error))?;
     let me = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != me && metadata.uid() != 0 {
+    if !is_trusted(metadata.uid()) {
         return Err(Problem::new(
             Kind::Forbidden,
             tried,
@@ -272,7 +295,7 @@ pub fn check_directory(path: &Path) -> Result<(), Problem> {
             "move that file away, or name another directory in the configuration",
         ));
     }
-    if metadata.uid() != me && metadata.uid() != 0 {
+    if !is_trusted(metadata.uid()) {
         return Err(Problem::new(
             Kind::Forbidden,
             tried,
@@ -332,6 +355,12 @@ fn open_exclusive(path: &Path, mode: u32) -> io::Result<File> {
         .mode(mode)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)?;
+    // Root makes files for the daemon in the daemon's directories.
+    let directory = fs::metadata(directory_of(path))?;
+    let account = ACCOUNT.load(Ordering::Relaxed);
+    if account != 0 && directory.uid() == account && nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::fchown(&file, Some(account), Some(directory.gid()))?;
+    }
     step();
     Ok(file)
 }
@@ -349,11 +378,7 @@ fn fill(mut file: File, text: &str) -> io::Result<()> {
 }
 
 fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let result = File::open(parent)?.sync_all();
+    let result = File::open(directory_of(path))?.sync_all();
     step();
     match result {
         // Some file systems cannot sync a directory; there is nothing more to be done on them.

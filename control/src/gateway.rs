@@ -18,9 +18,12 @@ use crate::api::socket::Socket;
 use crate::asker::Asker;
 use crate::choices::CipherChoice;
 use crate::config;
+use crate::confine::{self, Account, Paths};
 use crate::entropy;
+use crate::files;
 use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
 use crate::handshake::{Action, kdf};
+use crate::helper::{Helper, KeylessScope, PortHelp, Scope, Unscoped};
 use crate::hostif;
 use crate::keyring::Keyring;
 use crate::layout;
@@ -87,10 +90,11 @@ struct Daemon {
     machine: Machine,
     pool: Pool,
     links: Links,
+    helper: Arc<Helper>,
     steering: Option<Steering>,
     ports: Vec<Port>,
     /// Those for Workstations without keys.
-    keyless: Vec<crate::keyless::Port>,
+    keyless: Vec<keyless::Keyless>,
     served: BTreeMap<WorkstationId, Served>,
     policies: Policies,
     surroundings: Arc<Surroundings>,
@@ -109,8 +113,8 @@ struct Daemon {
     retried: Instant,
     /// When the deadlines of keys were looked at.
     looked: Instant,
-    /// The host interface has failed.
-    failed: Option<std::io::Error>,
+    /// What the daemon cannot go on without has failed.
+    failed: Option<Problem>,
 }
 
 /// Runs the Gateway until it is told to stop.
@@ -120,12 +124,16 @@ struct Daemon {
 /// interface has failed.
 pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
-    let signals = process::signals()?;
+    let helper = Helper::start()?;
+    let caught = process::catch_signals()?;
+    let account = Account::find(config.user.as_deref())?;
     let registry = Registry::open(&config)?;
     let keyring = registry.keyring()?;
     let socket = Socket::bind(&config.runtime_directory)?;
+    // Threads begin in here, once there are no privileges left.
+    let mut daemon = Daemon::new(config, config_path, keyring, registry, helper, account)?;
+    let signals = process::signals(caught)?;
     let link_events = monitor::start()?;
-    let mut daemon = Daemon::new(config, config_path, keyring, registry)?;
     daemon.raise_all()?;
     let (asker, requests) = bounded(64);
     let server = Server::start(socket, Arc::new(Asker(asker)))?;
@@ -135,6 +143,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
         workers = daemon.pool.len(),
         "ready"
     );
+    process::ready();
     let outcome = daemon.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up");
     server.stop();
@@ -168,6 +177,8 @@ impl Daemon {
         config_path: &Path,
         keyring: Keyring,
         registry: Registry,
+        helper: Unscoped,
+        account: Option<Account>,
     ) -> Result<Self, Problem> {
         let links =
             Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
@@ -176,10 +187,21 @@ impl Daemon {
             .iter()
             .map(|port| ports::plan(&config, port))
             .collect();
-        for plan in &plans {
-            plan.check(&links)?;
+        let helper = Arc::new(helper.begin(Scope {
+            ports: plans.clone(),
+            host_interface: config.host_interface.clone(),
+            routes: Vec::new(),
+            keyless: KeylessScope {
+                configuration: config_path.to_owned(),
+                ports: config.keyless.iter().map(|port| port.digest()).collect(),
+            },
+            runtime_directory: config.runtime_directory.clone(),
+        })?);
+        let help = |at| PortHelp::new(&helper, at);
+        for at in 0..plans.len() {
+            help(at).check()?;
         }
-        let keyless = keyless::ports(&config, &links)?;
+        let keyless = keyless::ports(&config, &helper)?;
         let shapes: Vec<_> = plans
             .iter()
             .map(|plan| layout::shape(&plan.interface, &plan.rings))
@@ -195,6 +217,16 @@ impl Daemon {
         )?;
         hostif::keep_in(&links, &config.host_interface)?;
         let steering = hostif::steer(&queues)?;
+        confine::daemon(
+            account,
+            &Paths {
+                read: vec![files::directory_of(config_path)],
+                write: vec![
+                    config.state_directory.clone(),
+                    config.runtime_directory.clone(),
+                ],
+            },
+        )?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
         let settings = Settings {
             role: Role::Gateway,
@@ -239,9 +271,9 @@ impl Daemon {
             .into_iter()
             .zip(layout.ports)
             .enumerate()
-            .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan))
-            .collect();
-        let guide = Guide::new(&config.runtime_directory, &links);
+            .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan, help(at)))
+            .collect::<Vec<_>>();
+        let guide = Guide::new(&config.runtime_directory, &links, &ports);
         let mut daemon = Self {
             config,
             config_path: config_path.to_owned(),
@@ -250,6 +282,7 @@ impl Daemon {
             machine,
             pool,
             links,
+            helper,
             steering,
             ports,
             keyless,
@@ -288,8 +321,8 @@ impl Daemon {
     ) -> Result<(), Problem> {
         let events = self.pool.events.clone();
         loop {
-            if let Some(error) = self.failed.take() {
-                return Err(hostif::failed(&self.config.host_interface, error));
+            if let Some(problem) = self.failed.take() {
+                return Err(problem);
             }
             self.carry_out();
             let wait = if self.mail.is_empty() {
@@ -409,7 +442,9 @@ impl Daemon {
             | Event::Installed(_)
             | Event::PortRemoved(_)
             | Event::PeerRemoved(_) => {}
-            Event::HostFailed(error) => self.failed = Some(error),
+            Event::HostFailed(error) => {
+                self.failed = Some(hostif::failed(&self.config.host_interface, error));
+            }
         }
     }
 

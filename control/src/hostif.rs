@@ -134,6 +134,31 @@ pub fn set_mtu(links: &Links, name: &str, mtu: u16) -> Result<(), LinkError> {
     links.set_mtu(link.index, u32::from(mtu))
 }
 
+/// Gives the host interface MTU, addresses and routes, and sets it up. What is there already is not
+/// touched; routes of an IP version without an address are left out.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn configure(
+    links: &Links,
+    name: &str,
+    mtu: u16,
+    addresses: &[IpNet],
+    routes: &[IpNet],
+) -> Result<(), LinkError> {
+    set_mtu(links, name, mtu)?;
+    let link = links.find(name)?;
+    links.set_addresses(link.index, addresses)?;
+    links.set_up(link.index)?;
+    for route in routes {
+        let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+        if addresses.iter().any(|net| is_v4(net) == is_v4(route)) {
+            links.replace_route(*route, link.index, None)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the host interface, with its addresses and routes. Nothing happens where there is none.
 ///
 /// # Errors

@@ -179,6 +179,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
         "# Portcullis, the Gateway's configuration. Lines that begin with # show the defaults.\n\
          # After a change: portcullis check, then restart portcullisd\n\n\
          {}{}{}\
+         # user = \"portcullis\"  # the account it runs as when started as root, where there is it\n\
          # workers = 1          # default: one for each queue of the ports, but a core is left to everything else\n\
          # cores = \"auto\"       # auto | off | the cores of the workers, like [2, 3] or [\"2-5\"]; auto pins none of one or two\n\
          # spin = 20            # microseconds a worker looks for work before it sleeps\n\
@@ -291,6 +292,7 @@ mod tests {
             .collect();
         let mut explicit = Gateway::parse(Path::new("p"), &uncommented).unwrap();
         assert_eq!(explicit.workers.take(), Some(1));
+        assert_eq!(explicit.user.take().as_deref(), Some("portcullis"));
         assert_eq!(explicit, config);
     }
 

@@ -1,25 +1,25 @@
-//! A port for Workstations without keys, in the Gateway's daemon: how it is raised, and how it comes
-//! and goes with its interface.
+//! A port for Workstations without keys, in the Gateway's privileged helper: how it is raised, and how
+//! it comes and goes with its interface.
 //!
 //! No worker has a part in it. XDP decides what the kernel gets and the egress guard what the
 //! kernel sends; on a pinned port the neighbours are permanent, so there is nothing to ask for. All of
-//! it stands in the kernel, and goes on when the daemon has ended.
+//! it stands in the kernel, and goes on when the daemon has ended. The daemon says when to look, and
+//! nothing of what is done then.
 
-use crate::api::{Counters, PinStatus, PortState, PortStatus, mac_text};
+use crate::api::mac_text;
 use crate::choices::{Admission, Xdp};
 use crate::config;
 use crate::monitor;
 use crate::problem::{Kind, Problem};
 use dataplane::link::{
-    LinkChange, LinkEvent, LinkInfo, Links, Neighbour, interface_setting, keyless_fitness,
-    set_interface,
+    LinkInfo, Links, Neighbour, interface_setting, keyless_fitness, set_interface,
 };
 use dataplane::wall::{
-    self, AttachMode, Counts, GuardHook, Keyless, KeylessConfig, KeylessWall, XdpRequest,
+    self, AttachMode, GuardHook, Keyless, KeylessConfig, KeylessCounters, KeylessWall, XdpRequest,
 };
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use wire::PinnedVerdict;
 
 /// What the kernel is told of the interface, whatever was set before. Of IPv6, what is not there is no
 /// error: the kernel may have none.
@@ -45,21 +45,37 @@ const SETTINGS: [(&str, &str, &str); 14] = [
 ];
 
 /// A configured port.
+#[derive(Debug)]
 pub struct Port {
     config: config::KeylessPort,
     pin_directory: PathBuf,
     up: Option<Up>,
     /// Why it is not up.
     reason: Option<String>,
+    /// Of a wall that was raised just now.
+    counters: Option<KeylessCounters>,
+}
+
+/// How a port is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// Whether it is up, and on what.
+    pub up: Option<Up>,
+    /// Why it is not.
+    pub reason: Option<String>,
 }
 
 /// A port that is up.
-struct Up {
-    wall: KeylessWall,
-    ifindex: u32,
-    mac: [u8; 6],
-    mode: AttachMode,
-    carrier: bool,
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Up {
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Whether XDP runs in generic mode.
+    pub generic: bool,
+    /// Whether there is a carrier.
+    pub carrier: bool,
 }
 
 impl Port {
@@ -70,36 +86,32 @@ impl Port {
             pin_directory: pin_directory.to_owned(),
             up: None,
             reason: None,
+            counters: None,
         }
+    }
+
+    /// What it is to be.
+    pub fn config(&self) -> &config::KeylessPort {
+        &self.config
+    }
+
+    /// How it is; and what its wall counts, if it was raised since that was last asked.
+    pub fn standing(&mut self) -> (Standing, Option<KeylessCounters>) {
+        let standing = Standing {
+            up: self.up,
+            reason: self.reason.clone(),
+        };
+        (standing, self.counters.take())
+    }
+
+    /// Where its wall is pinned.
+    pub fn pin_directory(&self) -> &Path {
+        &self.pin_directory
     }
 
     /// The interface's name.
     pub fn interface(&self) -> &str {
         &self.config.interface
-    }
-
-    /// Whether it is up.
-    pub fn is_up(&self) -> bool {
-        self.up.is_some()
-    }
-
-    /// What a person should be told again and again.
-    pub fn warnings(&self) -> Vec<String> {
-        let name = self.interface();
-        let mut warnings = Vec::new();
-        if self.config.admission() == Admission::Open {
-            warnings.push(open_warning(name));
-        }
-        if self
-            .up
-            .as_ref()
-            .is_some_and(|up| up.mode == AttachMode::Generic)
-        {
-            warnings.push(format!(
-                "port {name} runs XDP in generic mode, which is several times slower"
-            ));
-        }
-        warnings
     }
 
     /// Whether the interface can be such a port, without touching it.
@@ -183,17 +195,17 @@ impl Port {
             .map_err(|error| self.refused(error))?;
         let mode = wall.mode().map_err(|error| self.refused(error))?;
         self.up = Some(Up {
-            wall,
             ifindex: link.index,
             mac,
-            mode,
+            generic: mode == AttachMode::Generic,
             carrier: link.carrier,
         });
+        self.counters = Some(wall.into_counters());
         self.settle(links)?;
         self.reason = None;
         let pins = self.config.pins.as_ref().map(Vec::len);
         tracing::info!(port = link.name, admission = ?self.config.admission(), xdp = ?mode, pins, "port is up");
-        for warning in self.warnings() {
+        for warning in warnings(&self.config, self.up.as_ref()) {
             tracing::warn!("{warning}");
         }
         Ok(())
@@ -269,6 +281,7 @@ impl Port {
     pub fn raise_again(&mut self, links: &Links) {
         if let Err(problem) = self.raise(links) {
             self.up = None;
+            self.counters = None;
             let reason = format!("{problem}; {}", problem.remedy);
             if self.reason.as_ref() != Some(&reason) {
                 tracing::error!(port = self.config.interface, %problem, remedy = problem.remedy, "the port stays down for now");
@@ -277,74 +290,59 @@ impl Port {
         }
     }
 
-    /// Takes note of a change of an interface.
-    pub fn notice(&mut self, event: &LinkEvent, links: &Links) {
-        let named = event.name == self.config.interface;
-        let Some(up) = &mut self.up else {
-            if named && !matches!(event.change, LinkChange::Removed) {
-                self.raise_again(links);
-            }
-            return;
-        };
-        if up.ifindex != event.index {
-            if named
-                && matches!(
-                    event.change,
-                    LinkChange::Added { .. } | LinkChange::Renamed { .. }
-                )
-            {
-                self.lose("the interface was replaced by another of its name");
-                self.raise_again(links);
-            }
-            return;
-        }
-        match event.change {
-            LinkChange::Removed => self.lose("the interface was removed"),
-            LinkChange::Renamed { .. } if !named => self.lose("the interface was renamed"),
-            LinkChange::State {
-                up: set_up,
-                carrier,
-            } => {
-                if std::mem::replace(&mut up.carrier, carrier) != carrier {
-                    tracing::info!(port = event.name, carrier, "the carrier changed");
-                }
-                if set_up && let Err(problem) = self.settle(links) {
-                    tracing::warn!(%problem, remedy = problem.remedy, "addresses and neighbours are not as they should be; tried again");
-                }
-            }
-            LinkChange::Altered => {
-                if links
-                    .get(event.index)
-                    .is_ok_and(|link| link.mac != Some(up.mac))
-                {
-                    self.lose("the interface's MAC address was changed");
-                    self.raise_again(links);
-                }
-            }
-            LinkChange::Added { .. } | LinkChange::Renamed { .. } => {}
-        }
-    }
-
-    /// Looks whether the interface is still one of its own, and mends what can be mended. An interface
-    /// that was put into a bridge is set down.
-    pub fn watch(&mut self, links: &Links) {
-        let Some(up) = &self.up else {
+    /// Looks how the interface is, whatever has happened to it: raises the port again where it is not
+    /// up or its interface is another, and mends what can be mended. An interface that was put into a
+    /// bridge is set down.
+    pub fn look(&mut self, links: &Links) {
+        let Some(up) = self.up else {
             if links.find(self.interface()).is_ok() {
                 self.raise_again(links);
             }
             return;
         };
-        let index = up.ifindex;
-        // What happens to the interface itself comes as an event.
-        let Ok(link) = links.get(index) else { return };
-        let unfit = keyless_fitness(&link, None).map_err(|unfit| self.refused(unfit));
+        let link = links.get(up.ifindex).ok();
+        let lost = match &link {
+            None => Some("the interface was removed"),
+            Some(link) if link.name != self.config.interface => Some("the interface was renamed"),
+            Some(link) if link.mac != Some(up.mac) => {
+                Some("the interface's MAC address was changed")
+            }
+            Some(link) if !wall::stands(self.interface(), link.index, &self.pin_directory) => {
+                Some("its wall is not there, or the interface was replaced by another")
+            }
+            Some(_) => None,
+        };
+        match (link, lost) {
+            (_, Some(reason)) => {
+                self.lose(reason);
+                if links.find(self.interface()).is_ok() {
+                    self.raise_again(links);
+                }
+            }
+            (Some(link), None) => self.watch(&link, links),
+            (None, None) => {}
+        }
+    }
+
+    /// Looks whether the interface, which is the one it was, is still one of its own.
+    fn watch(&mut self, link: &LinkInfo, links: &Links) {
+        let unfit = keyless_fitness(link, None).map_err(|unfit| self.refused(unfit));
         if let Err(problem) = unfit.and_then(|()| self.isolated()) {
             tracing::error!(port = self.interface(), %problem, remedy = problem.remedy, "the port is set down");
-            if let Err(error) = links.set_down(index) {
+            if let Err(error) = links.set_down(link.index) {
                 tracing::error!(port = self.interface(), %error, "it could not be set down");
             }
             self.lose(&problem.to_string());
             return;
+        }
+        if let Some(up) = &mut self.up
+            && std::mem::replace(&mut up.carrier, link.carrier) != link.carrier
+        {
+            tracing::info!(
+                port = link.name,
+                carrier = link.carrier,
+                "the carrier changed"
+            );
         }
         // Writing net.ipv4.ip_forward sets it for every interface.
         let forwards = interface_setting(self.interface(), "ipv4/conf", "forwarding");
@@ -360,7 +358,7 @@ impl Port {
         if link.up
             && let Err(problem) = self.settle(links)
         {
-            tracing::debug!(%problem, "addresses and neighbours are not as they should be");
+            tracing::debug!(%problem, "addresses and neighbours are not as they should be; tried again");
         }
     }
 
@@ -371,57 +369,8 @@ impl Port {
             "the port is lost; it is raised again when it can be"
         );
         self.up = None;
+        self.counters = None;
         self.reason = Some(reason.to_owned());
-    }
-
-    /// What there is to show of it.
-    pub fn status(&self, links: &Links) -> PortStatus {
-        let mut status = PortStatus {
-            interface: self.interface().to_owned(),
-            admission: self.config.admission(),
-            reason: self.reason.clone(),
-            ..PortStatus::default()
-        };
-        let pins = self.config.pins.iter().flatten();
-        status.pins = pins
-            .map(|pin| PinStatus {
-                mac: mac_text(pin.mac),
-                addresses: pin.addresses.clone(),
-                rate: pin.rate,
-                verdicts: Counters::new(),
-            })
-            .collect();
-        let Some(up) = &self.up else {
-            status.state = match links.find(self.interface()) {
-                Ok(_) => PortState::Down,
-                Err(_) => PortState::Missing,
-            };
-            return status;
-        };
-        status.state = match up.carrier {
-            true => PortState::Up,
-            false => PortState::Down,
-        };
-        if !up.carrier {
-            status.reason = Some("no carrier; check the cable and the other end".to_owned());
-        }
-        let mode = match up.mode {
-            AttachMode::Native => "native",
-            AttachMode::Generic => "generic",
-        };
-        status.mac = Some(mac_text(up.mac));
-        status.xdp = Some(mode.to_owned());
-        status.verdicts = up.wall.verdicts().map(by_name).unwrap_or_default();
-        let past_xdp = up.wall.ingress_guard_drops().unwrap_or_default();
-        if past_xdp > 0 {
-            status.verdicts.insert("ingress_guard".to_owned(), past_xdp);
-        }
-        status.guard_drops = up.wall.guard_drops().unwrap_or_default();
-        for (number, pin) in status.pins.iter_mut().enumerate() {
-            let counts = up.wall.pin_verdicts(number as u32);
-            pin.verdicts = counts.map(by_name).unwrap_or_default();
-        }
-        status
     }
 
     fn tried(&self) -> String {
@@ -436,6 +385,21 @@ impl Port {
             "mend that, then start again",
         )
     }
+}
+
+/// What a person should be told of such a port again and again.
+pub fn warnings(config: &config::KeylessPort, up: Option<&Up>) -> Vec<String> {
+    let name = &config.interface;
+    let mut warnings = Vec::new();
+    if config.admission() == Admission::Open {
+        warnings.push(open_warning(name));
+    }
+    if up.is_some_and(|up| up.generic) {
+        warnings.push(format!(
+            "port {name} runs XDP in generic mode, which is several times slower"
+        ));
+    }
+    warnings
 }
 
 /// What is said of an open port wherever it is shown.
@@ -459,9 +423,4 @@ pub fn give_back(config: &config::KeylessPort) -> Result<(), Problem> {
             .map_err(|error| monitor::problem(&tried, error))?;
     }
     Ok(())
-}
-
-fn by_name(counts: Counts) -> Counters {
-    let names = PinnedVerdict::ALL.iter().map(|v| v.name().to_owned());
-    names.zip(counts).collect()
 }

@@ -66,6 +66,12 @@ impl Drop for Abort {
     }
 }
 
+/// Does a worker's work; a panic in it ends the process before another frame is touched.
+fn or_abort(work: impl FnOnce()) {
+    let _abort = Abort;
+    work();
+}
+
 impl Pool {
     /// A worker for each queue of the host interface.
     ///
@@ -102,14 +108,15 @@ impl Pool {
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{at}"))
                 .spawn(move || {
-                    let _abort = Abort;
-                    if let Some(core) = core {
-                        pin(at, core);
-                    }
-                    if let Err(error) = worker.run(&bell, spin) {
-                        tracing::error!(%error, "a worker cannot wait for frames; ending");
-                        std::process::abort();
-                    }
+                    or_abort(|| {
+                        if let Some(core) = core {
+                            pin(at, core);
+                        }
+                        if let Err(error) = worker.run(&bell, spin) {
+                            tracing::error!(%error, "a worker cannot wait for frames; ending");
+                            std::process::abort();
+                        }
+                    });
                 })
                 .map_err(failed)?;
             members.push(Member {
@@ -203,5 +210,33 @@ fn pin(at: usize, core: usize) {
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores));
     if let Err(error) = pinned {
         tracing::warn!(%error, worker = at, core, "the worker is not pinned to its core; the kernel moves it about");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Says to a copy of this test program that it is the one whose worker panics.
+    const VICTIM: &str = "PORTCULLIS_TEST_WORKER_PANICS";
+
+    #[test]
+    fn a_worker_that_panics_takes_the_process_with_it() {
+        if std::env::var_os(VICTIM).is_some() {
+            let worker = std::thread::spawn(|| or_abort(|| panic!("injected")));
+            // A process that goes on says so by ending well.
+            let _ = worker.join();
+            std::process::exit(0);
+        }
+        let name = "pool::tests::a_worker_that_panics_takes_the_process_with_it";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(VICTIM, "1")
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::api::{Counters, PortState, PortStatus, ServedBy, mac_text};
 use crate::choices::ThreadedNapi;
-use crate::napi::NapiThreads;
+use crate::helper::PortHelp;
 use crate::pool::Pool;
 use crate::problem::Problem;
 use crate::raise::{Plan, Raised};
@@ -26,6 +26,8 @@ pub struct Port {
     pub workers: Vec<usize>,
     /// How it is raised.
     pub plan: Plan,
+    /// Who does what takes privileges.
+    pub help: PortHelp,
     /// What there is of it while it is up.
     pub up: Option<Up>,
     /// Why it is not.
@@ -50,7 +52,6 @@ pub struct Up {
     pub carrier: bool,
     zero_copy: bool,
     busy_poll: Option<bool>,
-    napi: NapiThreads,
     /// Which worker serves which queues.
     pub parts: Vec<Part>,
 }
@@ -79,11 +80,12 @@ pub enum Notice {
 
 impl Port {
     /// A port that is not raised yet.
-    pub fn new(id: PortId, workers: Vec<usize>, plan: Plan) -> Self {
+    pub fn new(id: PortId, workers: Vec<usize>, plan: Plan, help: PortHelp) -> Self {
         Self {
             id,
             workers,
             plan,
+            help,
             up: None,
             reason: None,
         }
@@ -111,7 +113,7 @@ impl Port {
             busy_poll,
         } = self
             .plan
-            .raise(links, self.workers.len(), patience, prepare)?;
+            .raise(links, &self.help, self.workers.len(), patience, prepare)?;
         let tables = wall.tables();
         let mut parts = Vec::with_capacity(rings.len());
         for (worker, (queues, io)) in self.workers.iter().copied().zip(rings) {
@@ -144,7 +146,6 @@ impl Port {
             carrier: link.carrier,
             zero_copy,
             busy_poll,
-            napi: NapiThreads::of(&link.name, link.index),
             parts,
         });
         Ok(())
@@ -160,8 +161,8 @@ impl Port {
     pub fn thread_napi(&self, users: usize) {
         let Some(up) = &self.up else { return };
         match self.plan.rings.threaded_napi {
-            ThreadedNapi::Auto => up.napi.want(!up.zero_copy && users <= 1, false),
-            ThreadedNapi::On => up.napi.want(true, true),
+            ThreadedNapi::Auto => self.help.napi(!up.zero_copy && users <= 1, false),
+            ThreadedNapi::On => self.help.napi(true, true),
             ThreadedNapi::Off => {}
         }
     }
@@ -281,7 +282,7 @@ impl Port {
         status.zero_copy = Some(up.zero_copy);
         status.queues = up.parts.iter().map(|part| part.queues.len() as u32).sum();
         status.busy_poll = up.busy_poll;
-        status.threaded_napi = up.napi.are_on();
+        status.threaded_napi = self.help.has_napi();
         status.served_by = up
             .parts
             .iter()

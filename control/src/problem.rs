@@ -4,13 +4,14 @@
 //! Everything in this crate outside the handshake fails with a [`Problem`], so no error can leave
 //! out its remedy. The programs print it, the control API sends it as JSON.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::path::Path;
 
 /// What sort of problem it is, for whoever has to act on it without reading (the control API's
 /// status codes, for one).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// What was given (a file, a request) is wrong.
     Invalid,
@@ -27,7 +28,7 @@ pub enum Kind {
 }
 
 /// A problem, in sentences.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{tried}: {happened}")]
 pub struct Problem {
     /// What sort of problem it is.

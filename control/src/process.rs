@@ -38,14 +38,31 @@ pub fn harden() -> Result<(), Problem> {
     Ok(())
 }
 
-/// Signals as they come.
+/// Tells systemd, where it waits for it, that the daemon serves.
+pub fn ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "systemd was not told that the daemon is ready");
+    }
+}
+
+/// Signals that were caught and not looked at yet.
+pub struct Caught(Signals);
+
+/// Catches the signals from now on. There is no thread for them yet.
 ///
 /// # Errors
 /// The handlers could not be installed.
-pub fn signals() -> Result<Receiver<Signal>, Problem> {
-    let tried = "listen for signals";
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-        .map_err(|error| Problem::io(tried, &error))?;
+pub fn catch_signals() -> Result<Caught, Problem> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+        .map(Caught)
+        .map_err(|error| Problem::io("listen for signals", &error))
+}
+
+/// Signals as they come, and those that were caught before.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn signals(Caught(mut signals): Caught) -> Result<Receiver<Signal>, Problem> {
     let (sender, receiver) = bounded(16);
     std::thread::Builder::new()
         .name("signals".into())
@@ -61,6 +78,6 @@ pub fn signals() -> Result<Receiver<Signal>, Problem> {
                 }
             }
         })
-        .map_err(|error| Problem::io(tried, &error))?;
+        .map_err(|error| Problem::io("listen for signals", &error))?;
     Ok(receiver)
 }

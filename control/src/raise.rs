@@ -2,15 +2,17 @@
 
 use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
+use crate::helper::PortHelp;
 use crate::layout;
 use crate::monitor;
 use crate::problem::{Kind, Problem};
-use dataplane::link::{LinkInfo, Links, disable_ipv6, port_fitness};
+use dataplane::link::{LinkInfo, Links, port_fitness};
 use dataplane::port::ethtool;
 use dataplane::port::xsk::{self, BusyPoll, Mode, XskConfig, XskPort};
 use dataplane::wall::{
-    self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, XdpRequest,
+    self, AttachMode, GuardHook, PortTables, Wall, WallConfig, WallError, WallParts, XdpRequest,
 };
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,11 +25,12 @@ pub const AT_START: Duration = Duration::from_secs(2);
 pub const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is to become a port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// The interface.
     pub interface: String,
     /// Which end this is.
+    #[serde(with = "RoleByName")]
     pub role: Role,
     /// The MAC address the interface is given; `None`: the one it has.
     pub mac: Option<[u8; 6]>,
@@ -41,6 +44,14 @@ pub struct Plan {
     pub session_slots: u32,
     /// Workstations there is room for.
     pub workstation_slots: u32,
+}
+
+/// [`Role`], for serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Role")]
+enum RoleByName {
+    Gateway,
+    Workstation,
 }
 
 /// A port that is up, its rings not yet with a worker.
@@ -97,19 +108,11 @@ impl Plan {
         Ok(link)
     }
 
-    /// Raises the port. `knocks` fills the tables before any frame can reach a socket; it is told how
-    /// many frames of the port's MTU a ring holds. `patience` is how long to wait for queues that
-    /// another socket has only just left; the queues are divided among `workers`.
+    /// Raises the wall. It is the helper that does: this takes privileges.
     ///
     /// # Errors
-    /// The step that failed; the wall stands from the step on in which it was raised.
-    pub fn raise(
-        &self,
-        links: &Links,
-        workers: usize,
-        patience: Duration,
-        knocks: impl FnOnce(&PortTables, u64) -> std::io::Result<()>,
-    ) -> Result<Raised, Problem> {
+    /// The step that failed; a wall that stood before still does.
+    pub fn raise_wall(&self, links: &Links) -> Result<(LinkInfo, WallParts), Problem> {
         let mut link = self.check(links)?;
         let another = self.mac.filter(|mac| link.mac != Some(*mac));
         // An interface that is up before the wall stands would leak; one that has a wall already is
@@ -127,10 +130,31 @@ impl Plan {
             })?;
             link.mac = another;
         }
-        let mac = link.mac.unwrap_or_default();
-        let wall = Wall::raise(&WallConfig {
+        let config = self.wall(link.index, link.mac.unwrap_or_default());
+        let parts = WallParts::raise(&config).map_err(|error| refused(self.tried(), error))?;
+        Ok((link, parts))
+    }
+
+    /// Sets the link up, if a wall of ours stands on it. It is the helper that does.
+    ///
+    /// # Errors
+    /// There is none, or what the kernel answered.
+    pub fn set_up(&self, links: &Links) -> Result<(), Problem> {
+        let link = links
+            .find(&self.interface)
+            .map_err(|error| refused(self.tried(), error))?;
+        if !wall::stands(&self.interface, link.index, &self.pin_directory) {
+            return Err(refused(self.tried(), "no wall stands on it"));
+        }
+        links
+            .set_up(link.index)
+            .map_err(|error| refused(self.tried(), error))
+    }
+
+    fn wall(&self, ifindex: u32, mac: [u8; 6]) -> WallConfig {
+        WallConfig {
             interface: self.interface.clone(),
-            ifindex: link.index,
+            ifindex,
             admission: Admission {
                 role: self.role,
                 mac,
@@ -145,8 +169,29 @@ impl Plan {
             guard: GuardHook::Auto,
             session_slots: self.session_slots,
             workstation_slots: self.workstation_slots,
-        })
-        .map_err(|error| refused(self.tried(), error))?;
+        }
+    }
+
+    /// Raises the port, with the helper's help. `knocks` fills the tables before any frame can reach a
+    /// socket; it is told how many frames of the port's MTU a ring holds. `patience` is how long to
+    /// wait for queues that another socket has only just left; the queues are divided among `workers`.
+    ///
+    /// # Errors
+    /// The step that failed; the wall stands from the step on in which it was raised.
+    pub fn raise(
+        &self,
+        links: &Links,
+        help: &PortHelp,
+        workers: usize,
+        patience: Duration,
+        knocks: impl FnOnce(&PortTables, u64) -> std::io::Result<()>,
+    ) -> Result<Raised, Problem> {
+        let (ifindex, mac, parts) = help.wall()?;
+        let wall = Wall::of_parts(&self.wall(ifindex, mac), parts)
+            .map_err(|error| refused(self.tried(), error))?;
+        let link = links
+            .get(ifindex)
+            .map_err(|error| refused(self.tried(), error))?;
         knocks(&wall.tables(), self.ring_frames(link.mtu)).map_err(|error| {
             Problem::io(
                 format!(
@@ -156,12 +201,8 @@ impl Plan {
                 &error,
             )
         })?;
-        if let Err(error) = disable_ipv6(&self.interface) {
-            tracing::debug!(%error, "IPv6 stays on; the egress guard keeps what it sends inside");
-        }
-        links
-            .set_up(link.index)
-            .map_err(|error| refused(self.tried(), error))?;
+        help.up()?;
+        help.sockets()?;
         let rings = layout::split(self.queues()?, workers)
             .into_iter()
             .map(|queues| Ok((queues.clone(), self.open(queues, patience)?)))
@@ -218,6 +259,15 @@ impl Plan {
         Ok(used)
     }
 
+    /// The busy polling that is asked for.
+    pub fn busy_poll(&self) -> Option<BusyPoll> {
+        self.rings.busy_poll.map(|polling| BusyPoll {
+            microseconds: polling.microseconds,
+            budget: polling.budget,
+            prefer: polling.prefer,
+        })
+    }
+
     fn open(&self, queues: Range<u32>, patience: Duration) -> Result<XskPort, Problem> {
         XskPort::open(&XskConfig {
             ring_size: self.rings.size,
@@ -229,11 +279,7 @@ impl Plan {
             },
             huge_pages: self.rings.huge_pages,
             tx_budget: self.rings.tx_budget,
-            busy_poll: self.rings.busy_poll.map(|polling| BusyPoll {
-                microseconds: polling.microseconds,
-                budget: polling.budget,
-                prefer: polling.prefer,
-            }),
+            busy_poll: self.busy_poll(),
             queues: Some(queues),
             ..XskConfig::new(&self.interface)
         })

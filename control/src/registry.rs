@@ -38,7 +38,8 @@ pub struct Registry {
     directory: PathBuf,
     hosts: Vec<IpNet>,
     ports: Vec<String>,
-    entries: BTreeMap<Name, Entry>,
+    /// Boxed, so that no key is left in the map when an entry is taken out of it.
+    entries: BTreeMap<Name, Box<Entry>>,
     broken: Vec<Broken>,
     slots: Vec<Slot>,
     _lock: Option<Flock<File>>,
@@ -775,8 +776,9 @@ impl Registry {
         if let Some(state) = self.slots.get_mut(slot as usize) {
             *state = Slot::Used;
         }
-        self.entries
-            .insert(workstation.name.clone(), Entry { slot, workstation });
+        let name = workstation.name.clone();
+        let entry = Entry { slot, workstation };
+        self.entries.insert(name, Box::new(entry));
     }
 
     fn take(&mut self, name: &Name) -> Option<(WorkstationId, Workstation)> {

@@ -32,7 +32,7 @@ use wire::{Admission, Role, Verdict};
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
 pub use kernel::{LinkInfo, TestRun, test_run};
-pub use keyless::{Counts, Keyless, KeylessConfig, KeylessWall, Pin};
+pub use keyless::{Counts, Keyless, KeylessConfig, KeylessCounters, KeylessWall, Pin};
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
 
@@ -222,66 +222,41 @@ impl Wall {
     /// [`WallError`]: sizes, the kernel's refusal, or a program of somebody else's. A wall that
     /// stood before still does; whatever part of a new one is up already stays up.
     pub fn raise(config: &WallConfig) -> Result<Self, WallError> {
-        config.check()?;
-        let directory = config.pin_directory.join(&config.interface);
-        ensure_bpffs(&directory)?;
-        let mut ebpf = config.load()?;
-        let wall = Self::of(config, &mut ebpf)?;
-        let interface = Interface {
-            name: &config.interface,
-            ifindex: config.ifindex,
-        };
-        // Whatever refuses the interface does so in this step, before anything stands on it.
-        attach::admission(
-            interface,
-            &directory.join("admission"),
-            wall.program.as_fd(),
-            config.mode,
-        )?;
-        for (program, direction) in [
-            ("ingress_guard", Direction::Ingress),
-            ("guard", Direction::Egress),
-        ] {
-            let program = config.program(&mut ebpf, program)?;
-            attach::guard(interface, &directory, program, config.guard, direction)?;
-        }
-        Ok(wall)
+        Self::of_parts(config, WallParts::raise(config)?)
     }
 
-    fn of(config: &WallConfig, ebpf: &mut Ebpf) -> Result<Self, WallError> {
+    /// The wall that [`WallParts::raise`] has raised with this configuration, perhaps in another
+    /// process. It takes no privilege.
+    ///
+    /// # Errors
+    /// [`WallError::Load`] when there are too few parts, or the tables cannot be mapped.
+    pub fn of_parts(config: &WallConfig, parts: WallParts) -> Result<Self, WallError> {
         let failed = |error: io::Error| WallError::load(&config.interface, error);
-        let map = |ebpf: &mut Ebpf, name: &str| {
-            ebpf.take_map(name)
-                .and_then(|map| map_fd(&map))
-                .ok_or_else(|| failed(io::Error::other(format!("the object has no map {name}"))))
-        };
-        let program: &mut Xdp = config.program(ebpf, "admission")?;
-        program
-            .load()
-            .map_err(|error| WallError::load(&config.interface, error))?;
-        let program = program
-            .fd()
-            .map_err(|error| WallError::load(&config.interface, error))?;
-        let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
-        let ingress: &mut SchedClassifier = config.program(ebpf, "ingress_guard")?;
-        ingress
-            .load()
-            .map_err(|error| WallError::load(&config.interface, error))?;
-        let guard: &mut SchedClassifier = config.program(ebpf, "guard")?;
-        guard
-            .load()
-            .map_err(|error| WallError::load(&config.interface, error))?;
-        let guard = guard
-            .fd()
-            .map_err(|error| WallError::load(&config.interface, error))?;
-        let guard_program = guard.as_fd().try_clone_to_owned().map_err(failed)?;
+        let parts: [OwnedFd; PARTS] = parts
+            .0
+            .try_into()
+            .map_err(|_| failed(io::Error::other("these are not the parts of a wall")))?;
+        let [
+            program,
+            guard_program,
+            sessions,
+            floors,
+            seen,
+            credits,
+            expected,
+            knocks,
+            verdicts,
+            workstation_verdicts,
+            guard_drops,
+            sockets,
+        ] = parts;
         let maps = tables::Maps {
-            sessions: map(ebpf, "SESSIONS")?,
-            floors: map(ebpf, "FLOORS")?,
-            seen: map(ebpf, "SEEN")?,
-            credits: map(ebpf, "CREDITS")?,
-            expected: map(ebpf, "EXPECTED")?,
-            knocks: map(ebpf, "KNOCKS")?,
+            sessions,
+            floors,
+            seen,
+            credits,
+            expected,
+            knocks,
         };
         let tables = PortTables::of_maps(maps, config.session_slots, config.workstation_slots);
         Ok(Self {
@@ -290,10 +265,10 @@ impl Wall {
             workstation_slots: config.workstation_slots,
             program,
             guard_program,
-            verdicts: map(ebpf, "VERDICTS")?,
-            workstation_verdicts: map(ebpf, "WORKSTATION_VERDICTS")?,
-            guard_drops: map(ebpf, "GUARD_DROPS")?,
-            sockets: map(ebpf, "SOCKETS")?,
+            verdicts,
+            workstation_verdicts,
+            guard_drops,
+            sockets,
             tables: Arc::new(tables.map_err(failed)?),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| failed(error))?,
         })
@@ -429,6 +404,100 @@ impl Wall {
         let mut values = vec![0; self.cpus];
         kernel::map_read_cpus(map, at, &mut values)?;
         Ok(values.iter().sum())
+    }
+}
+
+/// The descriptors of a wall that stands: its programs and maps. Who has them can use the wall, and
+/// neither move it nor take it down.
+#[derive(Debug)]
+pub struct WallParts(Vec<OwnedFd>);
+
+/// How many they are.
+const PARTS: usize = 12;
+
+impl WallParts {
+    /// Loads and attaches, as [`Wall::raise`] does; this is all of it that takes privileges.
+    ///
+    /// # Errors
+    /// As [`Wall::raise`].
+    pub fn raise(config: &WallConfig) -> Result<Self, WallError> {
+        config.check()?;
+        let directory = config.pin_directory.join(&config.interface);
+        ensure_bpffs(&directory)?;
+        let mut ebpf = config.load()?;
+        let parts = Self::of(config, &mut ebpf)?;
+        let interface = Interface {
+            name: &config.interface,
+            ifindex: config.ifindex,
+        };
+        // Whatever refuses the interface does so in this step, before anything stands on it.
+        attach::admission(
+            interface,
+            &directory.join("admission"),
+            parts.0[0].as_fd(),
+            config.mode,
+        )?;
+        for (program, direction) in [
+            ("ingress_guard", Direction::Ingress),
+            ("guard", Direction::Egress),
+        ] {
+            let program = config.program(&mut ebpf, program)?;
+            attach::guard(interface, &directory, program, config.guard, direction)?;
+        }
+        Ok(parts)
+    }
+
+    fn of(config: &WallConfig, ebpf: &mut Ebpf) -> Result<Self, WallError> {
+        let failed = |error: io::Error| WallError::load(&config.interface, error);
+        let program: &mut Xdp = config.program(ebpf, "admission")?;
+        program
+            .load()
+            .map_err(|error| WallError::load(&config.interface, error))?;
+        let program = program
+            .fd()
+            .map_err(|error| WallError::load(&config.interface, error))?;
+        let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
+        let ingress: &mut SchedClassifier = config.program(ebpf, "ingress_guard")?;
+        ingress
+            .load()
+            .map_err(|error| WallError::load(&config.interface, error))?;
+        let guard: &mut SchedClassifier = config.program(ebpf, "guard")?;
+        guard
+            .load()
+            .map_err(|error| WallError::load(&config.interface, error))?;
+        let guard = guard
+            .fd()
+            .map_err(|error| WallError::load(&config.interface, error))?;
+        let guard = guard.as_fd().try_clone_to_owned().map_err(failed)?;
+        let mut parts = vec![program, guard];
+        for name in [
+            "SESSIONS",
+            "FLOORS",
+            "SEEN",
+            "CREDITS",
+            "EXPECTED",
+            "KNOCKS",
+            "VERDICTS",
+            "WORKSTATION_VERDICTS",
+            "GUARD_DROPS",
+            "SOCKETS",
+        ] {
+            let map = ebpf.take_map(name).and_then(|map| map_fd(&map));
+            let missing = || failed(io::Error::other(format!("the object has no map {name}")));
+            parts.push(map.ok_or_else(missing)?);
+        }
+        Ok(Self(parts))
+    }
+
+    /// To be handed to another process.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(AsFd::as_fd)
+    }
+}
+
+impl From<Vec<OwnedFd>> for WallParts {
+    fn from(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors)
     }
 }
 

@@ -291,15 +291,21 @@ fn the_kernel_decides_as_plain_memory_does_on_half_a_million_frames() {
             leave += u64::from(leaves);
         }
         if turn % 50_000 == 0 {
-            assert_eq!(wall.verdicts().expect("verdicts"), expected);
+            assert_eq!(wall.counters().verdicts().expect("verdicts"), expected);
         }
     }
-    assert_eq!(wall.verdicts().expect("verdicts"), expected);
+    assert_eq!(wall.counters().verdicts().expect("verdicts"), expected);
     for (pin, counts) in of_pins.iter().enumerate() {
-        assert_eq!(wall.pin_verdicts(pin as u32).expect("verdicts"), *counts);
+        assert_eq!(
+            wall.counters().pin_verdicts(pin as u32).expect("verdicts"),
+            *counts
+        );
     }
-    assert_eq!(wall.guard_drops().expect("drops"), guarded_frames - leave);
-    let past_xdp = wall.ingress_guard_drops().expect("drops");
+    assert_eq!(
+        wall.counters().guard_drops().expect("drops"),
+        guarded_frames - leave
+    );
+    let past_xdp = wall.counters().ingress_guard_drops().expect("drops");
     assert_eq!(past_xdp, guarded_frames - enter);
     println!("{expected:?}, {leave} may leave");
     for verdict in PinnedVerdict::ALL {
@@ -412,7 +418,7 @@ fn the_guard_stands_on_clsact_too() {
     let wall = KeylessWall::raise(&config).expect("the wall");
     pair.up();
     let far = pair.far.within(|| Tap::on("far0"));
-    let before = wall.guard_drops().expect("drops");
+    let before = wall.counters().guard_drops().expect("drops");
     let near = Tap::sending_on("near0");
     let good = datagram((FAR_MAC, v4_of(0)), (NEAR_MAC, own()[0]));
     let bad = datagram((FAR_MAC, v4_of(1)), (NEAR_MAC, own()[0]));
@@ -427,7 +433,7 @@ fn the_guard_stands_on_clsact_too() {
     }
     assert_eq!(arrived.len(), 10);
     assert!(arrived.iter().all(|frame| *frame == good));
-    assert!(wall.guard_drops().expect("drops") >= before + 10);
+    assert!(wall.counters().guard_drops().expect("drops") >= before + 10);
 }
 
 /// Prints what a frame costs, by verdict. Figures depend on the machine; nothing is asserted.

@@ -7,6 +7,7 @@ pub mod attack;
 pub mod bench;
 pub mod demo;
 pub mod fuzz;
+pub mod inventory;
 pub mod middlebox;
 pub mod report;
 pub mod rig;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{attack, bench, demo, fuzz, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, fuzz, inventory, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -47,8 +47,10 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Build the XDP program and print where it is
     BuildEbpf,
-    /// Formatting, lints and documentation, each warning an error
+    /// Formatting, lints, documentation, dependencies and the inventory of unsafe, each warning an error
     Lint,
+    /// Count `unsafe` again for docs/unsafe.md
+    Unsafe,
     /// What continuous integration runs: lint, then test (root)
     Ci,
 }
@@ -82,6 +84,7 @@ fn run(task: Task) -> Result<()> {
         },
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),
+        Task::Unsafe => inventory::write(&tasks::root()?),
         Task::Ci => tasks::ci(),
     }
 }

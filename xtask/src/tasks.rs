@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::fuzz::{self, TRIPLE, has_sanitizer};
+use crate::inventory;
 use crate::rig::{require_root, sweep};
 
 /// The workspace's root.
@@ -167,11 +168,14 @@ pub fn ci() -> Result<()> {
     fuzz::run(&fuzz::Options::smoke())
 }
 
-/// Formatting, lints and documentation, each warning an error; the eBPF crate's too.
+/// Formatting, lints and documentation, each warning an error; the eBPF crate's too; the inventory of
+/// `unsafe`, and what `deny.toml` asks of the dependencies.
 ///
 /// # Errors
 /// At the first that fails.
 pub fn lint() -> Result<()> {
+    inventory::check(&root()?)?;
+    deny()?;
     cargo(&["fmt", "--all", "--check"], &[])?;
     let ebpf = root()?.join("ebpf/Cargo.toml");
     if let Some(manifest) = ebpf.to_str().filter(|_| ebpf.is_file()) {
@@ -206,4 +210,63 @@ pub fn lint() -> Result<()> {
             "-D warnings -A rustdoc::private_intra_doc_links",
         )],
     )
+}
+
+/// Where `./run` puts cargo-deny.
+fn deny_binary() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let cache = cache.or_else(home)?;
+    let built = cache.join("portcullis/cargo-deny/bin/cargo-deny");
+    Some(built).filter(|path| path.is_file())
+}
+
+/// Holds the dependencies of the programs, and of what they load, to deny.toml. Known vulnerabilities are
+/// looked up too; that their database cannot be reached is said, and fails nothing.
+fn deny() -> Result<()> {
+    let binary = deny_binary()
+        .context("cargo-deny is not there: `./run setup` installs it into ~/.cache/portcullis")?;
+    let root = root()?;
+    for manifest in ["Cargo.toml", "ebpf/Cargo.toml"] {
+        for what in [&["licenses", "bans", "sources"][..], &["advisories"]] {
+            let shown = format!("cargo deny check {} ({manifest})", what.join(" "));
+            println!("+ {shown}");
+            let mut command = Command::new(&binary);
+            command.args(["--log-level", "error", "--manifest-path", manifest]);
+            command.args(["--config", "deny.toml", "check"]).args(what);
+            let output = command.current_dir(&root).stdin(Stdio::null()).output();
+            let output = output.with_context(|| format!("running `{shown}`"))?;
+            if output.status.success() {
+                continue;
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            if no_database(&said) {
+                println!("warning: the database of advisories cannot be reached: not looked up");
+                continue;
+            }
+            bail!("`{shown}` failed; deny.toml says why each rule is there:\n{said}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether cargo-deny has found nothing wrong but that it could not get the advisories.
+fn no_database(said: &str) -> bool {
+    said.contains("failed to fetch advisory database") && !said.contains("error[")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_out_of_reach_fails_nothing_and_a_vulnerability_does() {
+        let unreachable = "2026-11-26 [ERROR] failed to fetch advisory database https://github.com/RustSec/advisory-db \
+            with cli: failed to clone: fatal: Could not resolve host: github.com";
+        assert!(no_database(unreachable));
+        assert!(!no_database(
+            "error[vulnerability]: a double free\n  ID: RUSTSEC-2021-0001"
+        ));
+        assert!(!no_database("[ERROR] failed to parse deny.toml"));
+    }
 }

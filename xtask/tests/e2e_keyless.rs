@@ -10,6 +10,7 @@
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -45,6 +46,8 @@ struct Rig {
     evil: Arc<Namespace>,
     lan: Bridge,
     mac: [u8; 6],
+    /// First lines of the configuration.
+    head: String,
 }
 
 impl Rig {
@@ -84,12 +87,14 @@ impl Rig {
             evil,
             lan,
             mac,
+            head: String::new(),
         }
     }
 
     fn configuration(&self, port: &str) -> String {
         format!(
-            "{}[[port]]\ninterface = \"lan\"\n{port}",
+            "{}{}[[port]]\ninterface = \"lan\"\n{port}",
+            self.head,
             self.gateway.configuration(&["ws1"])
         )
     }
@@ -561,6 +566,100 @@ fn pins_hold_without_the_daemon_and_change_at_a_reload() {
     reaches(&rig.k1, ours);
     reaches(&rig.k1, v6(OUR_V6).into());
     assert_eq!(spoof(&rig), 0);
+}
+
+#[test]
+fn a_daemon_without_privileges_has_its_pins_changed_and_its_interface_looked_after() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = Rig::lay();
+    rig.head = format!("user = \"{ACCOUNT}\"\n");
+    // Its own directories are below it, and it must get there.
+    let mode = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(rig.gateway.directory(), mode).unwrap();
+    rig.start(&pinned());
+    let ours: [IpAddr; 2] = [OUR_V4.into(), v6(OUR_V6).into()];
+    for host in [&rig.k1, &rig.k2] {
+        ours.iter().for_each(|to| reaches(host, *to));
+    }
+    let pid = rig.gateway.process().unwrap().pid();
+    let all = threads(pid).unwrap();
+    assert!(all.len() > 2, "{all:?}");
+    for thread in &all {
+        assert_eq!(thread.privileges(), Vec::<String>::new());
+        assert_eq!(thread.field("Uid").split('\t').next(), Some("64077"));
+    }
+    let helper = helper_of(pid).unwrap();
+    for thread in threads(helper).unwrap() {
+        let has = thread.set("CapPrm");
+        assert_eq!(has & !SYS_ADMIN, HELPER, "{has:x}");
+    }
+    // The counters are the daemon's, and the wall's programs and tables nobody's.
+    let held = descriptors(helper).unwrap();
+    let tunnel = |path: &String| {
+        ["tun", "/state", "bpf-"]
+            .iter()
+            .any(|what| path.contains(what))
+    };
+    assert!(!held.iter().any(tunnel), "{held:?}");
+    let held = descriptors(pid).unwrap();
+    let program = |path: &&String| path.contains("bpf-prog");
+    // Those of the tunnel's port beside it: admission, its guard, and the steering of the host interface.
+    assert!(held.iter().filter(program).count() <= 3, "{held:?}");
+    assert!(rig.port("pins")[0]["verdicts"]["passed"].as_u64().unwrap() > 0);
+
+    let change = |rig: &Rig, port: &str| {
+        rig.gateway.configure(&rig.configuration(port)).unwrap();
+        rig.gateway.cli("reload").unwrap();
+    };
+    let only_k1 = format!(
+        "admission = \"pinned\"\n{}{}",
+        own(),
+        pin(K1, &[K1_V4.into(), v6(K1_V6).into()])
+    );
+    change(&rig, &only_k1);
+    does_not_reach(&rig.k2, ours[0]);
+    ours.iter().for_each(|to| reaches(&rig.k1, *to));
+    assert_eq!(rig.port("pins").as_array().unwrap().len(), 1);
+    change(&rig, &pinned());
+    reaches(&rig.k2, ours[0]);
+
+    // Another interface in the place of the port's, under another address.
+    let host = Arc::clone(rig.gateway.namespace());
+    host.ip("link delete dev lan").unwrap();
+    wait_for("the port to be missed", SOON, || {
+        (rig.port("state") == "missing").then_some(())
+    })
+    .unwrap();
+    rig.lan.plug(&host, "lan", "gw", 1500).unwrap();
+    rig.mac = mac_of(&host, "lan").unwrap();
+    for host in [&rig.k1, &rig.k2] {
+        host.ip("neigh flush dev cable0").unwrap();
+        ours.iter().for_each(|to| reaches(host, *to));
+    }
+    // Its counters begin anew, and are those that are shown.
+    let passed = rig.port("pins")[0]["verdicts"]["passed"].as_u64().unwrap();
+    reaches(&rig.k1, ours[0]);
+    let later = rig.port("pins")[0]["verdicts"]["passed"].as_u64().unwrap();
+    assert!(passed > 0 && later >= passed + 3, "{passed} {later}");
+    assert_eq!(spoof(&rig), 0);
+
+    // Addresses and neighbours that somebody took away.
+    let before = rig.neighbours();
+    host.ip("address flush dev lan").unwrap();
+    host.ip("neigh flush dev lan nud all").unwrap();
+    wait_for("the neighbours", SOON, || {
+        (rig.neighbours() == before).then_some(())
+    })
+    .unwrap();
+    // (The Workstations were lied to.)
+    for host in [&rig.k1, &rig.k2] {
+        host.ip("neigh flush dev cable0").unwrap();
+        ours.iter().for_each(|to| reaches(host, *to));
+    }
+    rig.gateway.kill();
+    assert_eq!(answered(&rig.k1, ours[0]), 3, "the kernel serves on");
+    rig.gateway.start().unwrap();
+    reaches(&rig.k2, ours[1]);
 }
 
 #[test]

@@ -6,10 +6,16 @@ use portcullis_control::api::client::Client;
 use portcullis_control::config::{self, AGENT_PATH, Agent, check_interface_name};
 use portcullis_control::enrolment::Enrolment;
 use portcullis_control::problem::{Kind, Problem};
-use portcullis_control::{agent, files, interfaces, keygen, program, show};
+use portcullis_control::{agent, files, helper, interfaces, keygen, program, show};
+use std::alloc::System;
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Erases whatever is freed: keys pass through buffers of libraries too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// The Workstation's end of a Portcullis tunnel.
 #[derive(Parser)]
@@ -66,6 +72,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if helper::is_wanted() {
+        return helper::run();
+    }
     let arguments = Arguments::parse();
     program::finish("portcullis-agent", run(arguments))
 }

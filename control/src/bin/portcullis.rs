@@ -18,10 +18,16 @@ use portcullis_control::rules::{Change, Rule};
 use portcullis_control::workstation::Name;
 use portcullis_control::{check, init, keygen, program, show};
 use serde::Serialize;
+use std::alloc::System;
 use std::io::stdout;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Erases whatever is freed: keys pass through buffers of libraries too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Looks at a Portcullis Gateway, sets it up, and says which Workstations may use it.
 #[derive(Parser)]

@@ -3,10 +3,16 @@
 use clap::Parser;
 use portcullis_control::config::{GATEWAY_PATH, Gateway};
 use portcullis_control::problem::{Kind, Problem};
-use portcullis_control::{check, gateway, program, show};
+use portcullis_control::{check, gateway, helper, program, show};
+use std::alloc::System;
 use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Erases whatever is freed: keys pass through buffers of libraries too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// The daemon of a Portcullis Gateway: serves its ports until it is told to stop.
 #[derive(Parser)]
@@ -35,6 +41,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if helper::is_wanted() {
+        return helper::run();
+    }
     let arguments = Arguments::parse();
     program::finish("portcullisd", run(&arguments))
 }

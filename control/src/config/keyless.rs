@@ -38,7 +38,21 @@ impl KeylessPort {
             None => Admission::Open,
         }
     }
+
+    /// Whether only pins, rates and addresses differ, which can be changed while it is up.
+    pub fn resembles(&self, other: &Self) -> bool {
+        let key = |port: &Self| (port.interface.clone(), port.admission(), port.xdp);
+        key(self) == key(other)
+    }
+
+    /// A hash of all of it, by which another process knows that it has read the same.
+    pub fn digest(&self) -> Digest {
+        *blake3::hash(format!("{self:?}").as_bytes()).as_bytes()
+    }
 }
+
+/// Of a [`KeylessPort`].
+pub type Digest = [u8; 32];
 
 /// A pin, as written.
 #[derive(Deserialize)]

@@ -698,3 +698,26 @@ fn what_is_wrong_with_a_port_without_keys_is_said_with_what_to_write() {
     let problem = gateway(&format!("{GOOD}{head}")).unwrap_err();
     assert!(problem.happened.contains("has 0 pins"), "{problem}");
 }
+
+#[test]
+fn the_account_is_a_name_or_a_number_and_never_root() {
+    let with = |user: &str| {
+        let text = format!(
+            "user = \"{user}\"\n[host]\naddresses = [\"10.0.0.1/24\"]\n[[port]]\ninterface = \"eth1\"\n"
+        );
+        Gateway::parse(Path::new("p"), &text)
+    };
+    assert_eq!(
+        with("portcullis").unwrap().user.as_deref(),
+        Some("portcullis")
+    );
+    assert_eq!(with("64077").unwrap().user.as_deref(), Some("64077"));
+    for wrong in ["", "0", "root", "a b", "../x"] {
+        assert!(
+            with(wrong).unwrap_err().remedy.contains("account"),
+            "{wrong:?}"
+        );
+    }
+    let agent = Agent::parse(Path::new("p"), "user = \"tunnel\"\n").unwrap();
+    assert_eq!(agent.user.as_deref(), Some("tunnel"));
+}

@@ -3,6 +3,7 @@
 use super::Check;
 use crate::choices::ThreadedNapi;
 use crate::problem::Problem;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use toml::{Spanned, Value};
 
@@ -31,7 +32,7 @@ pub enum Cores {
 }
 
 /// The kernel polls a port's queues when the worker asks, instead of when the NIC interrupts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BusyPoll {
     /// Microseconds of one poll (SO_BUSY_POLL).
     pub microseconds: u32,

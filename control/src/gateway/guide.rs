@@ -8,7 +8,8 @@
 use super::homes::Live;
 use super::*;
 use crate::files;
-use dataplane::port::ntuple::{Nic, Rule, Rules};
+use crate::helper::HelpedNic;
+use dataplane::port::ntuple::{Rule, Rules};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -24,7 +25,7 @@ struct Made {
 
 /// The rules of all ports.
 pub(super) struct Guide {
-    ports: BTreeMap<PortId, (Rules<Nic>, u32)>,
+    ports: BTreeMap<PortId, (Rules<HelpedNic>, u32)>,
     names: BTreeMap<PortId, String>,
     record: PathBuf,
     /// Ports of which it was said that their NIC is no help.
@@ -33,7 +34,7 @@ pub(super) struct Guide {
 
 impl Guide {
     /// Removes what an earlier daemon has left.
-    pub(super) fn new(runtime_directory: &Path, links: &Links) -> Self {
+    pub(super) fn new(runtime_directory: &Path, links: &Links, ports: &[Port]) -> Self {
         let record = runtime_directory.join("nic-rules.json");
         let left = files::read(&record).ok();
         let left: Vec<Made> = left
@@ -50,7 +51,11 @@ impl Guide {
                 queue: made.queue,
                 place: made.place,
             };
-            let mut rules = Rules::new(Nic(made.interface.clone()));
+            // On an interface that is no port any more it stays: it is not ours to touch.
+            let Some(port) = ports.iter().find(|p| p.plan.interface == made.interface) else {
+                continue;
+            };
+            let mut rules = Rules::new(port.help.nic(&made.interface));
             if let Err(error) = rules.remove(&rule) {
                 tracing::warn!(%error, port = made.interface, "a rule of an earlier run stays in the NIC; see ethtool -n");
             }
@@ -70,7 +75,7 @@ impl Guide {
         if let Some(up) = port.up.as_ref().filter(|up| up.parts.len() > 1) {
             let name = port.plan.interface.clone();
             self.ports
-                .insert(port.id, (Rules::new(Nic(name.clone())), up.ifindex));
+                .insert(port.id, (Rules::new(port.help.nic(&name)), up.ifindex));
             self.names.insert(port.id, name);
         }
     }
@@ -135,7 +140,7 @@ impl Guide {
     }
 
     fn write(&self) {
-        let made = |(port, (rules, ifindex)): (&PortId, &(Rules<Nic>, u32))| {
+        let made = |(port, (rules, ifindex)): (&PortId, &(Rules<HelpedNic>, u32))| {
             let interface = self.names.get(port).cloned().unwrap_or_default();
             let all = rules.made().map(|rule| Made {
                 interface: interface.clone(),

@@ -1,41 +1,163 @@
-//! The ports for Workstations without keys.
+//! The ports for Workstations without keys, which the helper raises and looks after.
 
 use super::*;
-use crate::keyless;
+use crate::api::{Counters, PinStatus, PortState, PortStatus, mac_text};
+use crate::config::KeylessPort;
+use crate::helper::KeylessHelp;
+use crate::keyless::{Standing, warnings};
+use dataplane::wall::{Counts, KeylessCounters};
+use wire::PinnedVerdict;
+
+/// One of them, as the daemon knows it.
+pub(super) struct Keyless {
+    config: KeylessPort,
+    help: KeylessHelp,
+    standing: Standing,
+    /// Of the wall that was raised last.
+    counters: Option<KeylessCounters>,
+}
 
 /// The configured ones, each of which could be raised.
-pub fn ports(config: &config::Gateway, links: &Links) -> Result<Vec<keyless::Port>, Problem> {
-    let ports: Vec<_> = config
-        .keyless
-        .iter()
-        .map(|port| keyless::Port::new(port.clone(), &config.pin_directory))
-        .collect();
-    for port in &ports {
-        port.check(links)?;
+pub(super) fn ports(
+    config: &config::Gateway,
+    helper: &Arc<Helper>,
+) -> Result<Vec<Keyless>, Problem> {
+    let of = |(at, port): (usize, &KeylessPort)| {
+        let help = KeylessHelp::new(helper, at);
+        help.check()?;
+        Ok(Keyless {
+            config: port.clone(),
+            help,
+            standing: Standing::default(),
+            counters: None,
+        })
+    };
+    config.keyless.iter().enumerate().map(of).collect()
+}
+
+impl Keyless {
+    fn raise(&mut self) -> Result<(), Problem> {
+        let found = self.help.raise()?;
+        self.take(found);
+        Ok(())
     }
-    Ok(ports)
+
+    /// Has the helper look after it.
+    fn look(&mut self) {
+        match self.help.look() {
+            Ok(found) => self.take(found),
+            Err(problem) => {
+                tracing::warn!(port = self.config.interface, %problem, "the port is not looked after");
+            }
+        }
+    }
+
+    fn concerns(&self, event: &LinkEvent) -> bool {
+        let up = self.standing.up.as_ref();
+        event.name == self.config.interface || up.is_some_and(|up| up.ifindex == event.index)
+    }
+
+    /// Has the helper take over what the configuration file says now, which is this.
+    fn change(&mut self, config: &KeylessPort) -> Result<(), Problem> {
+        if self.config == *config {
+            return Ok(());
+        }
+        let found = self.help.change(config.digest()).inspect_err(|_| {
+            // The former wall stands again, or why it does not is known.
+            self.look();
+        })?;
+        self.config.clone_from(config);
+        self.take(found);
+        Ok(())
+    }
+
+    fn take(&mut self, (standing, counters): (Standing, Option<KeylessCounters>)) {
+        self.standing = standing;
+        match self.standing.up {
+            Some(_) => self.counters = counters.or(self.counters.take()),
+            None => self.counters = None,
+        }
+    }
+
+    /// What a person should be told again and again.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        warnings(&self.config, self.standing.up.as_ref())
+    }
+
+    /// What there is to show of it.
+    pub(super) fn status(&self, links: &Links) -> PortStatus {
+        let config = &self.config;
+        let mut status = PortStatus {
+            interface: config.interface.clone(),
+            admission: config.admission(),
+            reason: self.standing.reason.clone(),
+            ..PortStatus::default()
+        };
+        let pins = config.pins.iter().flatten();
+        status.pins = pins
+            .map(|pin| PinStatus {
+                mac: mac_text(pin.mac),
+                addresses: pin.addresses.clone(),
+                rate: pin.rate,
+                verdicts: Counters::new(),
+            })
+            .collect();
+        let Some(up) = &self.standing.up else {
+            status.state = match links.find(&config.interface) {
+                Ok(_) => PortState::Down,
+                Err(_) => PortState::Missing,
+            };
+            return status;
+        };
+        status.state = match up.carrier {
+            true => PortState::Up,
+            false => PortState::Down,
+        };
+        if !up.carrier {
+            status.reason = Some("no carrier; check the cable and the other end".to_owned());
+        }
+        let mode = if up.generic { "generic" } else { "native" };
+        status.mac = Some(mac_text(up.mac));
+        status.xdp = Some(mode.to_owned());
+        if let Some(counters) = &self.counters {
+            count(counters, &mut status);
+        }
+        status
+    }
+}
+
+fn count(counters: &KeylessCounters, status: &mut PortStatus) {
+    status.verdicts = counters.verdicts().map(by_name).unwrap_or_default();
+    let past_xdp = counters.ingress_guard_drops().unwrap_or_default();
+    if past_xdp > 0 {
+        status.verdicts.insert("ingress_guard".to_owned(), past_xdp);
+    }
+    status.guard_drops = counters.guard_drops().unwrap_or_default();
+    for (number, pin) in status.pins.iter_mut().enumerate() {
+        let counts = counters.pin_verdicts(number as u32);
+        pin.verdicts = counts.map(by_name).unwrap_or_default();
+    }
+}
+
+fn by_name(counts: Counts) -> Counters {
+    let names = PinnedVerdict::ALL.iter().map(|v| v.name().to_owned());
+    names.zip(counts).collect()
 }
 
 impl Daemon {
     /// Raises all of them, as a daemon does when it starts.
     pub(super) fn raise_keyless(&mut self) -> Result<(), Problem> {
-        let links = &self.links;
-        self.keyless
-            .iter_mut()
-            .try_for_each(|port| port.raise(links))
+        self.keyless.iter_mut().try_for_each(Keyless::raise)
     }
 
     pub(super) fn keyless_event(&mut self, event: &LinkEvent) {
-        for port in &mut self.keyless {
-            port.notice(event, &self.links);
-        }
+        let concerned = self.keyless.iter_mut().filter(|port| port.concerns(event));
+        concerned.for_each(Keyless::look);
     }
 
     /// Looks after those that are up, and for those that are not.
     pub(super) fn watch_keyless(&mut self) {
-        for port in &mut self.keyless {
-            port.watch(&self.links);
-        }
+        self.keyless.iter_mut().for_each(Keyless::look);
     }
 
     /// Applies what differs in `fresh` where only the pins, rates and addresses of ports do that are
@@ -43,13 +165,14 @@ impl Daemon {
     pub(super) fn reload_keyless(&mut self, fresh: &config::Gateway) -> Result<bool, Problem> {
         let mut same = self.config.clone();
         same.keyless.clone_from(&fresh.keyless);
-        let key = |port: &config::KeylessPort| (port.interface.clone(), port.admission(), port.xdp);
-        let ours = self.config.keyless.iter().map(key);
-        if same != *fresh || !ours.eq(fresh.keyless.iter().map(key)) {
+        let mut pairs = self.config.keyless.iter().zip(&fresh.keyless);
+        let ours = self.config.keyless.len() == fresh.keyless.len()
+            && pairs.all(|(ours, fresh)| ours.resembles(fresh));
+        if same != *fresh || !ours {
             return Ok(false);
         }
         for (at, port) in self.keyless.iter_mut().enumerate() {
-            port.change(&fresh.keyless[at], &self.links)?;
+            port.change(&fresh.keyless[at])?;
             // One that fails leaves those before it as they are now.
             self.config.keyless[at].clone_from(&fresh.keyless[at]);
         }

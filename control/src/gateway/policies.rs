@@ -69,7 +69,7 @@ impl Daemon {
         if let Err(problem) = self.look_around() {
             tracing::warn!(%problem, remedy = problem.remedy, "a new address of this machine would not be noticed");
         }
-        let kept = hostif::keep_in(&self.links, &self.config.host_interface);
+        let kept = self.helper.keep_in();
         match &kept {
             Ok(true) => tracing::warn!(
                 "the routing rule that keeps Workstations' packets on this machine was gone or \

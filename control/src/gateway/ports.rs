@@ -93,9 +93,17 @@ impl Daemon {
             .filter_map(|port| Some(inner_mtu(port.up.as_ref()?.mtu)))
             .min();
         if let Some(mtu) = least
-            && let Err(error) = hostif::set_mtu(&self.links, &self.config.host_interface, mtu)
+            && let Err(error) = self.host_mtu(mtu)
         {
             tracing::warn!(%error, "the host interface keeps its MTU; larger packets are dropped");
+        }
+    }
+
+    fn host_mtu(&self, mtu: u16) -> Result<(), Problem> {
+        let name = &self.config.host_interface;
+        match self.links.find(name) {
+            Ok(link) if link.mtu == u32::from(mtu) => Ok(()),
+            _ => self.helper.host_mtu(mtu),
         }
     }
 
@@ -174,6 +182,10 @@ impl Daemon {
             return;
         }
         self.retried = Instant::now();
+        if self.helper.is_gone() {
+            self.failed = Some(Helper::lost());
+            return;
+        }
         self.guard_surroundings();
         self.watch_keyless();
         for at in 0..self.ports.len() {

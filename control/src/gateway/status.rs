@@ -52,7 +52,7 @@ impl Daemon {
             warnings: self
                 .keyless
                 .iter()
-                .flat_map(crate::keyless::Port::warnings)
+                .flat_map(super::keyless::Keyless::warnings)
                 .chain(warnings)
                 .chain(self.let_out.iter().map(ToString::to_string))
                 .collect(),

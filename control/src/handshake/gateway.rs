@@ -89,7 +89,8 @@ pub struct Gateway {
     random: Randomness,
     cookies: Cookies,
     slots: Slots,
-    peers: BTreeMap<WorkstationId, Peer>,
+    /// Boxed, so that no key is left in the map when one is taken out of it.
+    peers: BTreeMap<WorkstationId, Box<Peer>>,
     by_key: HashMap<u32, WorkstationId>,
     clock: Clock,
     unattributed: Unattributed,
@@ -177,7 +178,7 @@ impl Gateway {
             .filter(|port| peer.may_use(**port))
             .map(|port| ResetPlan::new(*port, now))
             .collect();
-        self.peers.insert(id, peer);
+        self.peers.insert(id, Box::new(peer));
         self.by_key.extend(key_ids.into_iter().map(|key| (key, id)));
         Ok(())
     }
@@ -629,7 +630,7 @@ impl Gateway {
     pub fn next_deadline(&self) -> Option<Duration> {
         self.peers
             .values()
-            .flat_map(Peer::deadlines)
+            .flat_map(|peer| peer.deadlines())
             .min()
             .map(|at| self.clock.outside(at))
     }

@@ -79,8 +79,9 @@ fn request(interface: &str) -> io::Result<libc::ifreq> {
 }
 
 fn control(request: &mut libc::ifreq, call: libc::c_ulong) -> io::Result<()> {
+    // Any socket carries these requests; one of this family can send nothing anywhere.
     let socket: OwnedFd = socket(
-        AddressFamily::Inet,
+        AddressFamily::Unix,
         SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
         None,

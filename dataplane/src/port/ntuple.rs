@@ -70,6 +70,73 @@ impl Request {
     }
 }
 
+/// What a request asks for, for whoever passes it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// What there is; anyone may ask.
+    Reading,
+    /// That a rule be made.
+    Making(Rule),
+    /// That the rule at this place be removed.
+    Removing(u32),
+}
+
+impl Request {
+    /// What it asks for; `None` when it is nothing that is asked here.
+    pub fn asks(&self) -> Option<Asks> {
+        let spec = &self.rule;
+        match self.command {
+            GET_RULE_COUNT | GET_RULE | GET_ALL_RULES => Some(Asks::Reading),
+            DELETE_RULE => Some(Asks::Removing(spec.location)),
+            INSERT_RULE => {
+                let rule = Rule {
+                    source: spec.header[6..12].try_into().ok()?,
+                    queue: spec.queue.try_into().ok()?,
+                    place: spec.location,
+                };
+                rule.is(spec).then_some(Asks::Making(rule))
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer to [`Asks::Making`]: where the rule is.
+    pub fn made_at(&mut self, place: u32) {
+        self.rule.location = place;
+    }
+}
+
+impl Nic {
+    /// Makes a rule at its place, or where the driver likes. Where it is.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn make(&mut self, rule: &Rule) -> io::Result<u32> {
+        let mut insert = Request::new(INSERT_RULE);
+        insert.rule = rule.spec();
+        self.call(&mut insert)?;
+        Ok(insert.rule.location)
+    }
+
+    /// Removes the rule at a place, if it is of the kind that is made here: by a source address and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// What the kernel answered; EPERM for a rule of another kind.
+    pub fn unmake(&mut self, place: u32) -> io::Result<()> {
+        let mut stands = Request::new(GET_RULE);
+        stands.rule.location = place;
+        self.call(&mut stands)?;
+        stands.command = INSERT_RULE;
+        if stands.asks().is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        let mut delete = Request::new(DELETE_RULE);
+        delete.rule.location = place;
+        self.call(&mut delete)
+    }
+}
+
 /// What answers: a NIC, or in tests something like it.
 pub trait Classifier {
     /// Carries the request out and fills in the answer.

@@ -20,13 +20,15 @@ mod bind;
 mod queue;
 
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::BindToDevice;
 
 use self::queue::{Held, Queue};
 use super::{FrameCensus, Port, PortError, RingStatistics, ethtool};
@@ -198,6 +200,21 @@ pub enum OpenError {
 /// How many frames of the MTU of an interface a receive ring of `ring_size` entries holds.
 pub fn ring_frames(ring_size: u32, mtu: u32) -> u32 {
     ring_size / bind::pieces(mtu)
+}
+
+/// An AF_XDP socket for someone without the privilege to make one: it can be bound to this interface
+/// only (from Linux 6.5 on, which heeds SO_BINDTODEVICE), and polls as asked where the kernel lets it.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn socket_for(interface: &str, busy_poll: Option<&BusyPoll>) -> io::Result<OwnedFd> {
+    let socket = bind::socket()?;
+    setsockopt(&socket, BindToDevice, &interface.into())?;
+    if let Some(polling) = busy_poll {
+        // The port says so in the log, and works without.
+        let _ = bind::set_busy_poll(socket.as_fd(), polling);
+    }
+    Ok(socket)
 }
 
 /// A token for one frame of an [`XskPort`].

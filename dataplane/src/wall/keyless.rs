@@ -77,6 +77,13 @@ pub struct KeylessWall {
     program: OwnedFd,
     /// At ingress, and at egress.
     guards: [OwnedFd; 2],
+    counters: KeylessCounters,
+}
+
+/// What such a wall has counted. Its descriptors can be handed to another process, and are good for
+/// nothing else.
+#[derive(Debug)]
+pub struct KeylessCounters {
     verdicts: OwnedFd,
     pin_verdicts: OwnedFd,
     guard_drops: OwnedFd,
@@ -141,10 +148,12 @@ impl KeylessWall {
             ifindex: config.ifindex,
             program: xdp,
             guards,
-            verdicts: map("PINNED_VERDICTS")?,
-            pin_verdicts: map("PIN_VERDICTS")?,
-            guard_drops: map("GUARD_DROPS")?,
-            cpus: aya::util::nr_cpus().map_err(|(_, error)| failed(error))?,
+            counters: KeylessCounters {
+                verdicts: map("PINNED_VERDICTS")?,
+                pin_verdicts: map("PIN_VERDICTS")?,
+                guard_drops: map("GUARD_DROPS")?,
+                cpus: cpus().map_err(failed)?,
+            },
         })
     }
 
@@ -164,36 +173,14 @@ impl KeylessWall {
         })
     }
 
-    /// Frames by verdict, over all CPUs.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn verdicts(&self) -> io::Result<Counts> {
-        self.row(self.verdicts.as_fd(), 0)
+    /// What it has counted.
+    pub fn counters(&self) -> &KeylessCounters {
+        &self.counters
     }
 
-    /// A pin's frames by verdict; pins are numbered in the order in which they were given.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn pin_verdicts(&self, pin: u32) -> io::Result<Counts> {
-        self.row(self.pin_verdicts.as_fd(), pin)
-    }
-
-    /// Frames that got past the driver's XDP hook, and that the ingress guard has dropped.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn ingress_guard_drops(&self) -> io::Result<u64> {
-        self.count(self.guard_drops.as_fd(), 1)
-    }
-
-    /// Packets of the kernel's that the egress guard has dropped.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn guard_drops(&self) -> io::Result<u64> {
-        self.count(self.guard_drops.as_fd(), 0)
+    /// As [`KeylessWall::counters`]; the rest is closed, and stands as before.
+    pub fn into_counters(self) -> KeylessCounters {
+        self.counters
     }
 
     /// Runs the XDP program on a frame, `repeat` times: for tests and measurements.
@@ -230,6 +217,45 @@ impl KeylessWall {
         let admission = kernel::program_id(self.program.as_fd())?;
         Ok([admission, kernel::program_id(self.guards[1].as_fd())?])
     }
+}
+
+impl KeylessCounters {
+    /// Frames by verdict, over all CPUs.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn verdicts(&self) -> io::Result<Counts> {
+        self.row(self.verdicts.as_fd(), 0)
+    }
+
+    /// A pin's frames by verdict; pins are numbered in the order in which they were given.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn pin_verdicts(&self, pin: u32) -> io::Result<Counts> {
+        self.row(self.pin_verdicts.as_fd(), pin)
+    }
+
+    /// Frames that got past the driver's XDP hook, and that the ingress guard has dropped.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn ingress_guard_drops(&self) -> io::Result<u64> {
+        self.count(self.guard_drops.as_fd(), 1)
+    }
+
+    /// Packets of the kernel's that the egress guard has dropped.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn guard_drops(&self) -> io::Result<u64> {
+        self.count(self.guard_drops.as_fd(), 0)
+    }
+
+    /// To be handed to another process.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [&self.verdicts, &self.pin_verdicts, &self.guard_drops].map(AsFd::as_fd)
+    }
 
     fn row(&self, map: BorrowedFd<'_>, row: u32) -> io::Result<Counts> {
         let mut counts = [0; PinnedVerdict::COUNT];
@@ -244,6 +270,27 @@ impl KeylessWall {
         kernel::map_read_cpus(map, at, &mut values)?;
         Ok(values.iter().sum())
     }
+}
+
+impl TryFrom<Vec<OwnedFd>> for KeylessCounters {
+    type Error = io::Error;
+
+    /// Of [`KeylessCounters::descriptors`].
+    fn try_from(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let [verdicts, pin_verdicts, guard_drops]: [OwnedFd; 3] = descriptors
+            .try_into()
+            .map_err(|_| io::Error::other("these are not a wall's counters"))?;
+        Ok(Self {
+            verdicts,
+            pin_verdicts,
+            guard_drops,
+            cpus: cpus()?,
+        })
+    }
+}
+
+fn cpus() -> io::Result<usize> {
+    aya::util::nr_cpus().map_err(|(_, error)| error)
 }
 
 impl KeylessConfig {

@@ -14,9 +14,13 @@
 mod capture;
 mod guard;
 mod http;
+#[cfg(target_arch = "x86_64")]
+mod inject;
 mod link;
+mod memory;
 mod namespace;
 mod packet;
+mod privileges;
 mod probe;
 mod process;
 mod rtt;
@@ -28,9 +32,13 @@ mod udp;
 pub use capture::{Capture, Captured};
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
 pub use http::{Download, HttpServer, body_sha256, download};
+#[cfg(target_arch = "x86_64")]
+pub use inject::Captive;
 pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth};
+pub use memory::{Mapping, mappings, places};
 pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
+pub use privileges::{ACCOUNT, HELPER, SYS_ADMIN, ThreadStatus, descriptors, helper_of, threads};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::ffi::{CString, c_void};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -194,15 +194,29 @@ pub(super) fn open(
     Ok(queue)
 }
 
+/// A socket of its own, not bound to anything.
+pub(super) fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sets the three options, and reads them back: a kernel without busy polling takes some in silence.
-fn set_busy_poll(fd: BorrowedFd<'_>, polling: &BusyPoll) -> io::Result<()> {
+pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, polling: &BusyPoll) -> io::Result<()> {
     let wanted = [
         (libc::SO_PREFER_BUSY_POLL, u32::from(polling.prefer)),
         (libc::SO_BUSY_POLL, polling.microseconds),
         (libc::SO_BUSY_POLL_BUDGET, polling.budget),
     ];
     for (option, value) in wanted {
-        let mut length = size_of::<u32>() as libc::socklen_t;
+        // Whoever made the socket may have had the privilege to set it.
+        if option_of(fd, option) == Ok(value) {
+            continue;
+        }
         // SAFETY: the options are one int each, and that is what is passed.
         let answer = unsafe {
             libc::setsockopt(
@@ -210,32 +224,35 @@ fn set_busy_poll(fd: BorrowedFd<'_>, polling: &BusyPoll) -> io::Result<()> {
                 libc::SOL_SOCKET,
                 option,
                 (&raw const value).cast(),
-                length,
+                size_of::<u32>() as libc::socklen_t,
             )
         };
         if answer < 0 {
             return Err(io::Error::last_os_error());
         }
         // The budget cannot be read back.
-        if option == libc::SO_BUSY_POLL_BUDGET {
-            continue;
-        }
-        let mut set = 0u32;
-        // SAFETY: as above; the answer is written to an int.
-        let answer = unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw mut set).cast(),
-                &raw mut length,
-            )
-        };
-        if answer < 0 || set != value {
+        if option != libc::SO_BUSY_POLL_BUDGET && option_of(fd, option) != Ok(value) {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
     }
     Ok(())
+}
+
+/// What an int option of the socket is.
+fn option_of(fd: BorrowedFd<'_>, option: libc::c_int) -> Result<u32, ()> {
+    let mut set = 0u32;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the options are one int each, and the answer is written to one.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut set).cast(),
+            &raw mut length,
+        )
+    };
+    if answer < 0 { Err(()) } else { Ok(set) }
 }
 
 /// One attempt; an error with the call it is from.

@@ -1,0 +1,390 @@
+//! What a daemon and its helper give up once they are set up: privileges, files and system calls.
+//!
+//! Everything here holds for the calling thread and those it makes, so it is called while there is
+//! no other.
+
+mod calls;
+
+use crate::files;
+use crate::problem::{Kind, Problem};
+use caps::{CapSet, Capability, CapsHashSet};
+use dataplane::wall::ensure_bpffs;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    Scope, path_beneath_rules,
+};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::prctl;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{
+    Gid, Pid, Uid, User, fchown, fchownat, geteuid, getppid, setgroups, setresgid, setresuid,
+};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The account that daemons run as unless the configuration names another.
+pub const ACCOUNT: &str = "portcullis";
+
+/// Where the kernel says how many CPUs there can be, which a counter that each CPU has is as long as.
+const CPUS: &str = "/sys/devices/system/cpu";
+
+/// Whom a daemon that was started as root becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Account {
+    /// The account of that name or number; of none, [`ACCOUNT`] where this system has it.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub fn find(name: Option<&str>) -> Result<Option<Self>, Problem> {
+        let wanted = name.unwrap_or(ACCOUNT);
+        let tried = format!("looking for the account {wanted}");
+        if let Ok(number) = wanted.parse::<u32>() {
+            let (uid, gid) = (Uid::from_raw(number), Gid::from_raw(number));
+            let user = User::from_uid(uid).ok().flatten();
+            let gid = user.map_or(gid, |user| user.gid);
+            return Ok(Some(Self { uid, gid }));
+        }
+        let found = User::from_name(wanted).map_err(|errno| Problem::io(&tried, &errno.into()))?;
+        match (found, name) {
+            (Some(user), _) => Ok(Some(Self {
+                uid: user.uid,
+                gid: user.gid,
+            })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Problem::new(
+                Kind::NotFound,
+                tried,
+                "there is no such account",
+                format!(
+                    "make it: useradd --system --no-create-home --shell /usr/sbin/nologin {wanted}"
+                ),
+            )),
+        }
+    }
+}
+
+/// Root is to use the files of that account, which is the daemon's.
+pub fn trust(user: Option<&str>) {
+    if let Ok(Some(account)) = Account::find(user) {
+        files::trust(account.uid);
+    }
+}
+
+/// What a daemon needs of the file system.
+#[derive(Debug, Default)]
+pub struct Paths {
+    /// Directories it reads.
+    pub read: Vec<PathBuf>,
+    /// Directories it writes in, which become its account's with what is in them.
+    pub write: Vec<PathBuf>,
+}
+
+/// Gives up everything a daemon needs no more: its user, every capability, all files but `paths`,
+/// and all system calls but those of its work.
+///
+/// # Errors
+/// The step that failed. The daemon must not go on.
+pub fn daemon(account: Option<Account>, paths: &Paths) -> Result<(), Problem> {
+    let kept = kept_by_daemon();
+    if geteuid().is_root() {
+        match account {
+            Some(account) => become_account(account, paths)?,
+            None => tracing::warn!(
+                "there is no account {ACCOUNT}: running as root's user, without privileges; make one with systemd-sysusers or useradd, or name another as `user`"
+            ),
+        }
+    }
+    give_up_capabilities(&kept, &CapsHashSet::new())?;
+    lock_memory();
+    // A change of user made the process dumpable, or may have.
+    not_dumpable()?;
+    restrict_files(paths)?;
+    calls::restrict().map_err(|error| failed("restricting system calls", &io::Error::other(error)))
+}
+
+/// What a helper does first: it ends with its daemon, and keeps only what it needs to begin.
+///
+/// # Errors
+/// The step that failed.
+pub fn helper(parent: Pid) -> Result<(), Problem> {
+    let errno = |errno: nix::Error| failed("confining the helper", &errno.into());
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(errno)?;
+    if getppid() != parent {
+        return Err(failed(
+            "serving as privileged helper",
+            &io::Error::other("the daemon has ended"),
+        ));
+    }
+    // What stops a daemon is sent to its helper too, by a terminal or by systemd. It goes when the
+    // daemon has done without it.
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+        signal_hook::consts::SIGUSR1,
+    ] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))
+            .map_err(|error| failed("ignoring signals", &error))?;
+    }
+    prctl::set_no_new_privs().map_err(errno)?;
+    nix::sys::resource::setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(errno)?;
+    not_dumpable()
+}
+
+/// What a helper does once it knows its scope: it mounts the BPF file system where there is none, and
+/// gives up all but what its requests need.
+///
+/// # Errors
+/// The step that failed.
+pub fn helper_begun<'a>(
+    pins: impl Iterator<Item = &'a Path>,
+    mounts_sysfs: bool,
+) -> Result<(), Problem> {
+    for directory in pins {
+        if let Err(error) = ensure_bpffs(directory) {
+            tracing::debug!(%error, "raising a port will say so");
+        }
+    }
+    let mut kept = CapsHashSet::from([
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_NET_RAW,
+        Capability::CAP_BPF,
+        Capability::CAP_PERFMON,
+        // The priority of NAPI threads.
+        Capability::CAP_SYS_NICE,
+    ]);
+    // Only where /sys shows another network namespace, as in a container or a test.
+    if mounts_sysfs {
+        kept.insert(Capability::CAP_SYS_ADMIN);
+    }
+    // Root's own files, pins and sysfs among them, are another user's to a helper that is not root.
+    if !geteuid().is_root() {
+        kept.insert(Capability::CAP_DAC_OVERRIDE);
+    }
+    give_up_capabilities(&kept, &kept)
+}
+
+fn failed(tried: &str, error: &io::Error) -> Problem {
+    Problem::new(
+        Kind::Failed,
+        tried,
+        error,
+        "look for the cause in the system's log (journalctl -k); a daemon that cannot be confined does not run",
+    )
+}
+
+/// Nothing, where the limit of locked memory is off. Where it could not be raised, the daemon keeps
+/// CAP_IPC_LOCK, which lets it lock memory and nothing else: frames' memory is locked.
+fn kept_by_daemon() -> CapsHashSet {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK);
+    if limit.is_ok_and(|(soft, _)| soft == RLIM_INFINITY) {
+        return CapsHashSet::new();
+    }
+    tracing::warn!(
+        "the limit of locked memory cannot be raised, so CAP_IPC_LOCK is kept; start it without the limit (LimitMEMLOCK=infinity)"
+    );
+    CapsHashSet::from([Capability::CAP_IPC_LOCK])
+}
+
+/// Keeps secrets off the swap: whatever this process touches stays in memory.
+fn lock_memory() {
+    // As it is touched, not all of it at once.
+    let as_touched = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | as_touched;
+    let unlimited = getrlimit(Resource::RLIMIT_MEMLOCK)
+        .is_ok_and(|(soft, _)| soft == RLIM_INFINITY)
+        || caps::has_cap(None, CapSet::Effective, Capability::CAP_IPC_LOCK).unwrap_or(false);
+    // With a limit, a later mapping would fail instead of merely not being locked.
+    let locked = match unlimited {
+        true => mlockall(flags).map_err(io::Error::from),
+        false => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+    };
+    if let Err(error) = locked {
+        tracing::warn!(%error, "memory is not locked, so keys may be written to swap; raise the limit (LimitMEMLOCK=infinity)");
+    }
+}
+
+fn not_dumpable() -> Result<(), Problem> {
+    prctl::set_dumpable(false)
+        .map_err(|errno| failed("switching off core dumps and tracing", &errno.into()))
+}
+
+/// Hands the directories over, and becomes the account.
+fn become_account(account: Account, paths: &Paths) -> Result<(), Problem> {
+    let Account { uid, gid } = account;
+    for directory in &paths.write {
+        hand_over(directory, account).map_err(|error| {
+            failed(
+                &format!("giving {} to user {uid}", directory.display()),
+                &error,
+            )
+        })?;
+    }
+    let errno = |errno: nix::Error| failed(&format!("becoming user {uid}"), &errno.into());
+    setgroups(&[]).map_err(errno)?;
+    setresgid(gid, gid, gid).map_err(errno)?;
+    // The bounding set can be emptied only with CAP_SETPCAP, which goes with the user.
+    give_up_bounds(&CapsHashSet::new());
+    // What is kept is chosen right after; without this nothing could be.
+    let keep = |on| caps::securebits::set_keepcaps(on).map_err(io::Error::other);
+    keep(true).map_err(|error| failed("keeping capabilities for a moment", &error))?;
+    setresuid(uid, uid, uid).map_err(errno)?;
+    keep(false).map_err(|error| failed("keeping capabilities for a moment", &error))
+}
+
+/// A directory and what is in it, as deep as our own directories are. Names are looked up in open
+/// directories and no link is followed: whoever had the account before may have left some.
+fn hand_over(directory: &Path, account: Account) -> io::Result<()> {
+    const DEPTH: usize = 2;
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    fn give(directory: &OwnedFd, account: Account, depth: usize, flags: OFlag) -> io::Result<()> {
+        let (uid, gid) = (Some(account.uid), Some(account.gid));
+        fchown(directory, uid, gid)?;
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+        for entry in entries {
+            let entry = entry?;
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            if kind.is_dir() && depth > 0 {
+                let inner = openat(directory, name.as_os_str(), flags, Mode::empty())?;
+                give(&inner, account, depth - 1, flags)?;
+            } else if !kind.is_symlink() && !kind.is_dir() {
+                let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+                fchownat(directory, name.as_os_str(), uid, gid, nofollow)?;
+            }
+        }
+        Ok(())
+    }
+    match open(directory, flags, Mode::empty()) {
+        Err(nix::Error::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+        Ok(directory) => give(&directory, account, DEPTH, flags),
+    }
+}
+
+/// Best effort: without CAP_SETPCAP the set stays as it is, and there is nothing in it to be had
+/// with no_new_privs.
+fn give_up_bounds(kept: &CapsHashSet) {
+    for capability in caps::all().difference(kept) {
+        let _ = caps::drop(None, CapSet::Bounding, *capability);
+    }
+}
+
+/// Gives up all capabilities but those of `kept` that there are, and all bounds but `bounds`.
+fn give_up_capabilities(kept: &CapsHashSet, bounds: &CapsHashSet) -> Result<(), Problem> {
+    let tried = "giving up capabilities";
+    let fail = |error: caps::errors::CapsError| failed(tried, &io::Error::other(error));
+    prctl::set_no_new_privs().map_err(|errno| failed(tried, &errno.into()))?;
+    give_up_bounds(bounds);
+    let _ = caps::clear(None, CapSet::Ambient);
+    let has = caps::read(None, CapSet::Permitted).map_err(fail)?;
+    let kept: CapsHashSet = has.intersection(kept).copied().collect();
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new()).map_err(fail)?;
+    caps::set(None, CapSet::Effective, &kept).map_err(fail)?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(fail)?;
+    for set in [CapSet::Permitted, CapSet::Effective] {
+        if caps::read(None, set).map_err(fail)? != kept {
+            return Err(failed(tried, &io::Error::other("some are still there")));
+        }
+    }
+    Ok(())
+}
+
+/// Landlock: no file but below `paths`, no TCP, no signal to others.
+fn restrict_files(paths: &Paths) -> Result<(), Problem> {
+    const KNOWN: ABI = ABI::V6;
+    let tried = "restricting what files can be reached";
+    let never = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev;
+    let write = AccessFs::from_all(KNOWN) & !never;
+    let restrict = || -> Result<RulesetStatus, landlock::RulesetError> {
+        let status = Ruleset::default()
+            .handle_access(AccessFs::from_all(KNOWN))?
+            .handle_access(AccessNet::from_all(KNOWN))?
+            .scope(Scope::from_all(KNOWN))?
+            .create()?
+            .add_rules(path_beneath_rules(
+                paths
+                    .read
+                    .iter()
+                    .map(PathBuf::as_path)
+                    .chain([Path::new(CPUS)]),
+                AccessFs::ReadFile | AccessFs::ReadDir,
+            ))?
+            .add_rules(path_beneath_rules(&paths.write, write))?
+            .restrict_self()?;
+        Ok(status.ruleset)
+    };
+    match restrict() {
+        Ok(RulesetStatus::FullyEnforced) => Ok(()),
+        Ok(RulesetStatus::PartiallyEnforced) => {
+            tracing::debug!("an older kernel: Landlock restricts files, and not everything else");
+            Ok(())
+        }
+        Ok(RulesetStatus::NotEnforced) => {
+            tracing::warn!(
+                "this kernel has no Landlock: the daemon's account alone keeps it from other files"
+            );
+            Ok(())
+        }
+        Err(error) => Err(failed(tried, &io::Error::other(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_handed_over_and_links_are_not_followed() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        assert!(geteuid().is_root(), "this test needs root");
+        let directory = tempfile::tempdir().unwrap();
+        let (own, other) = (directory.path().join("own"), directory.path().join("other"));
+        std::fs::create_dir_all(own.join("inner")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        for path in [own.join("a"), own.join("inner/b"), other.join("c")] {
+            std::fs::write(path, "x").unwrap();
+        }
+        symlink(other.join("c"), own.join("link")).unwrap();
+        symlink(&other, own.join("inner/directory")).unwrap();
+        let account = Account::find(Some("64077")).unwrap().unwrap();
+        hand_over(&own, account).unwrap();
+        let of = |path: PathBuf| std::fs::metadata(path).unwrap().uid();
+        for path in [
+            own.clone(),
+            own.join("a"),
+            own.join("inner"),
+            own.join("inner/b"),
+        ] {
+            assert_eq!(of(path.clone()), 64077, "{}", path.display());
+        }
+        for path in [other.clone(), other.join("c")] {
+            assert_eq!(of(path.clone()), 0, "{}", path.display());
+        }
+        let linked = directory.path().join("linked");
+        symlink(&other, &linked).unwrap();
+        assert!(hand_over(&linked, account).is_err());
+        hand_over(&directory.path().join("nothing"), account).unwrap();
+    }
+
+    #[test]
+    fn an_account_that_is_named_must_be_there_and_the_usual_one_need_not() {
+        let problem = Account::find(Some("no-such-account")).unwrap_err();
+        assert!(problem.remedy.contains("useradd"), "{problem}");
+        let root = Account::find(Some("root")).unwrap().unwrap();
+        assert!(root.uid.is_root());
+        let number = Account::find(Some("64077")).unwrap().unwrap();
+        assert_eq!((number.uid.as_raw(), number.gid.as_raw()), (64077, 64077));
+        Account::find(None).unwrap();
+    }
+}

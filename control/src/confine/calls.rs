@@ -1,0 +1,312 @@
+//! The system calls of a daemon at work. Any other is answered with EPERM: none of them makes a
+//! program run, a packet socket, or memory that can be executed.
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
+};
+use std::collections::BTreeMap;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Calls that are allowed with any arguments.
+const PLAIN: &[i64] = &[
+    // Frames, channels and the control socket.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_getsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_bind,
+    libc::SYS_accept4,
+    libc::SYS_shutdown,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_fcntl,
+    // Workstation files.
+    libc::SYS_openat,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_lseek,
+    libc::SYS_pread64,
+    libc::SYS_getdents64,
+    libc::SYS_flock,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_readlinkat,
+    libc::SYS_faccessat,
+    libc::SYS_getcwd,
+    // Threads, memory and time.
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rseq,
+    libc::SYS_clone3,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    // About itself.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getppid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_uname,
+    libc::SYS_capget,
+    // Signals and the end.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The older forms, which only this architecture has.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[i64] = &[
+    libc::SYS_poll,
+    libc::SYS_epoll_wait,
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_rename,
+    libc::SYS_unlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_chmod,
+    libc::SYS_readlink,
+    libc::SYS_access,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[i64] = &[];
+
+/// `clone` of a thread: shares memory, files and signal handlers, and is in no new namespace.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD) as u64;
+/// bpf(2): to look up, update and delete an element, and to ask about an object. Making maps and
+/// programs, attaching and pinning are the helper's.
+const BPF_COMMANDS: [u64; 4] = [1, 2, 3, 15];
+/// ioctl(2): what is asked about an interface, and what the standard library does to descriptors.
+const IOCTLS: [u64; 6] = [
+    0x8921, // SIOCGIFMTU
+    0x8933, // SIOCGIFINDEX
+    0x8946, // SIOCETHTOOL
+    0x5421, // FIONBIO
+    0x5451, // FIOCLEX
+    0x5401, // TCGETS
+];
+/// prctl(2): names of threads and mappings.
+const PRCTLS: [u64; 2] = [libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64];
+/// setsockopt(2) by level.
+const LEVELS: [u64; 3] = [
+    libc::SOL_SOCKET as u64,
+    libc::SOL_XDP as u64,
+    libc::SOL_NETLINK as u64,
+];
+
+fn condition(
+    argument: u8,
+    length: SeccompCmpArgLen,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, length, operator, value)
+}
+
+fn rules() -> Result<Rules, seccompiler::BackendError> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let mut rules: Rules = PLAIN
+        .iter()
+        .chain(OLDER)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    let one_of = |argument: u8, values: &[u64]| {
+        let rule = |value: &u64| SeccompRule::new(vec![condition(argument, Dword, Eq, *value)?]);
+        values.iter().map(rule).collect::<Result<Vec<_>, _>>()
+    };
+    rules.insert(libc::SYS_bpf, one_of(0, &BPF_COMMANDS)?);
+    rules.insert(libc::SYS_ioctl, one_of(1, &IOCTLS)?);
+    rules.insert(libc::SYS_prctl, one_of(0, &PRCTLS)?);
+    rules.insert(libc::SYS_setsockopt, one_of(1, &LEVELS)?);
+    // No family that reaches a network by itself. AF_XDP goes to the helper.
+    rules.insert(
+        libc::SYS_socket,
+        one_of(0, &[libc::AF_UNIX as u64, libc::AF_XDP as u64])?,
+    );
+    let netlink = SeccompRule::new(vec![
+        condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
+        condition(2, Dword, Eq, libc::NETLINK_ROUTE as u64)?,
+    ])?;
+    rules.entry(libc::SYS_socket).or_default().push(netlink);
+    let socketpair = one_of(0, &[libc::AF_UNIX as u64])?;
+    rules.insert(libc::SYS_socketpair, socketpair);
+    let namespaces = (libc::CLONE_NEWNS | libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
+    let thread = condition(0, Qword, MaskedEq(THREAD | namespaces), THREAD)?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
+    // No memory that can be executed.
+    let not_executable = || {
+        let mask = MaskedEq(libc::PROT_EXEC as u64);
+        let rule = SeccompRule::new(vec![condition(2, Dword, mask, 0)?])?;
+        Ok::<_, seccompiler::BackendError>(vec![rule])
+    };
+    rules.insert(libc::SYS_mmap, not_executable()?);
+    rules.insert(libc::SYS_mprotect, not_executable()?);
+    // To read a limit, of this process.
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![SeccompRule::new(vec![condition(2, Qword, Eq, 0)?])?],
+    );
+    Ok(rules)
+}
+
+fn compile(
+    rules: Rules,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, otherwise, matched, architecture)?.try_into()
+}
+
+/// Restricts this thread and those it will make.
+pub(super) fn restrict() -> Result<(), seccompiler::Error> {
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let allowed = compile(rules()?, refused, SeccompAction::Allow)?;
+    // Its flags are behind a pointer, so it cannot be told from a fork; without it glibc uses clone.
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let absent = SeccompAction::Errno(libc::ENOSYS as u32);
+    let older = compile(clone3, SeccompAction::Allow, absent)?;
+    apply_filter(&older)?;
+    apply_filter(&allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+    /// Runs `check` on a thread that is confined, for a process cannot be freed again.
+    fn confined(check: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            restrict().unwrap();
+            check();
+        });
+        thread.join().unwrap();
+    }
+
+    fn errno<T>(answer: nix::Result<T>) -> Option<nix::Error> {
+        answer.err()
+    }
+
+    #[test]
+    fn no_packet_socket_and_no_other_way_to_a_network_is_left() {
+        confined(|| {
+            for (family, kind) in [
+                (AddressFamily::Packet, SockType::Raw),
+                (AddressFamily::Packet, SockType::Datagram),
+                (AddressFamily::Inet, SockType::Stream),
+                (AddressFamily::Inet, SockType::Datagram),
+                (AddressFamily::Inet, SockType::Raw),
+                (AddressFamily::Inet6, SockType::Datagram),
+            ] {
+                let made = socket(family, kind, SockFlag::empty(), None);
+                assert_eq!(errno(made), Some(nix::Error::EPERM), "{family:?} {kind:?}");
+            }
+            socket(
+                AddressFamily::Unix,
+                SockType::Datagram,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )
+            .unwrap();
+        });
+    }
+
+    #[test]
+    fn nothing_is_executed_forked_traced_or_made_executable() {
+        confined(|| {
+            let ran = std::process::Command::new("/bin/true").status();
+            assert_eq!(
+                ran.unwrap_err().kind(),
+                std::io::ErrorKind::PermissionDenied
+            );
+            // SAFETY: if it were made, the child would end at once.
+            let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+            if child == 0 {
+                // SAFETY: ends the child.
+                unsafe { libc::_exit(0) };
+            }
+            assert_eq!(child, -1);
+            // SAFETY: a new mapping at an address of the kernel's choice, used by nobody.
+            let mapped = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    4096,
+                    libc::PROT_READ | libc::PROT_EXEC,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                )
+            };
+            assert_eq!(mapped, libc::MAP_FAILED);
+            assert!(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err());
+            assert!(nix::mount::umount("/nowhere").is_err_and(|e| e == nix::Error::EPERM));
+        });
+    }
+
+    #[test]
+    fn what_a_daemon_does_all_day_still_works() {
+        confined(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("file");
+            crate::files::write_secret(&path, "text").unwrap();
+            assert_eq!(crate::files::read_secret(&path).unwrap().as_str(), "text");
+            crate::files::remove(&path).unwrap();
+            let thread = std::thread::Builder::new().name("another".into());
+            assert_eq!(thread.spawn(|| 1).unwrap().join().unwrap(), 1);
+            let links = dataplane::link::Links::open().unwrap();
+            links.find("lo").unwrap();
+            let mut bytes = [0; 8];
+            crate::entropy::fill(&mut bytes).unwrap();
+        });
+    }
+}

@@ -1,0 +1,43 @@
+//! The systemd units, held against systemd's own judgement.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use portcullis_xtask::tasks;
+
+fn packaging() -> PathBuf {
+    tasks::root().unwrap().join("packaging")
+}
+
+fn analyze(arguments: &[&str], unit: &str) -> Output {
+    Command::new("systemd-analyze")
+        .args(arguments)
+        .arg(packaging().join(unit))
+        .output()
+        .expect("systemd-analyze is not there: `./run setup` installs it (apt-get install systemd)")
+}
+
+#[test]
+fn the_units_exposure_is_at_most_one_and_a_half() {
+    for unit in ["portcullisd.service", "portcullis-agent.service"] {
+        let output = analyze(&["security", "--offline=true", "--threshold=15"], unit);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let worst: Vec<&str> = text.lines().filter(|line| line.contains('✗')).collect();
+        assert!(output.status.success(), "{unit}: {}", worst.join("\n"));
+        assert!(text.contains("Overall exposure level"), "{unit}: {text}");
+    }
+}
+
+#[test]
+fn systemd_understands_every_line_of_the_units() {
+    for unit in ["portcullisd.service", "portcullis-agent.service"] {
+        let output = analyze(&["verify", "--man=no"], unit);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let of_unit = text.lines().filter(|line| line.contains("portcullis"));
+        // They are not installed here, and that is all there is to say.
+        let wrong: Vec<&str> = of_unit
+            .filter(|line| !line.contains("is not executable"))
+            .collect();
+        assert!(wrong.is_empty(), "{unit}: {}", wrong.join("\n"));
+    }
+}
