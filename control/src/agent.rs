@@ -11,7 +11,7 @@ use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
 use crate::files;
 use crate::handshake::workstation::{
-    Phase, Status, Traffic, Workstation as Machine, WorkstationConfig,
+    Phase, RollbackSign, Status, Traffic, Workstation as Machine, WorkstationConfig,
 };
 use crate::handshake::{Action, Parameters, inner_mtu, kdf};
 use crate::helper::{Helper, KeylessScope, PortHelp, Scope, Unscoped};
@@ -24,6 +24,7 @@ use crate::port::{Notice, Port};
 use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
+use crate::rollback::{self, Clocks, Generation};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
@@ -74,6 +75,10 @@ struct Agent {
     /// Parameters that could not be given to the host interface, and when that was tried last.
     refused: Option<(Parameters, Instant)>,
     was_connected: bool,
+    /// What tells that this machine was put back to a snapshot.
+    generation: Option<Generation>,
+    clocks: Clocks,
+    rollbacks: u64,
     started: Instant,
     retried: Instant,
     /// When the helper was last looked at.
@@ -91,10 +96,16 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let account = Account::find(config.user.as_deref())?;
     let identity = Enrolment::load(&config.state_directory)?;
     let socket = Socket::bind(&config.runtime_directory)?;
+    let generations = rollback::Events::open();
     // Threads begin in here, once there are no privileges left.
     let mut agent = Agent::new(config, config_path, identity, helper, account)?;
     let signals = process::signals(caught)?;
     let link_events = monitor::start()?;
+    let generations = generations.and_then(|events| events.watch());
+    let generations = generations.unwrap_or_else(|problem| {
+        tracing::warn!(%problem, "a rollback of this machine may be noticed late");
+        crossbeam::channel::never()
+    });
     agent.raise(raise::AT_START)?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
@@ -105,7 +116,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
         "ready; looking for the Gateway"
     );
     process::ready();
-    let outcome = agent.serve(&requests, &link_events, &signals);
+    let outcome = agent.serve(&requests, &link_events, &generations, &signals);
     server.stop();
     agent.pool.stop();
     Ok(outcome?)
@@ -213,6 +224,10 @@ impl Agent {
             Virtualised::No => false,
             Virtualised::Auto => is_virtual_machine(),
         };
+        let mapped = match &config.vm_generation {
+            Some(path) => Some(Generation::open(path)?),
+            None => None,
+        };
         confine::daemon(
             account,
             &Paths {
@@ -236,6 +251,10 @@ impl Agent {
             counters: Arc::clone(&counters),
         };
         pool.give(0, Command::AddPeer(Box::new(setup)));
+        let generation = mapped.map(|(generation, mapped)| {
+            pool.give(0, Command::Watch(Box::new(mapped), generation.seen()));
+            generation
+        });
         let machine = Machine::new(
             WorkstationConfig {
                 static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
@@ -245,7 +264,8 @@ impl Agent {
                 port: PORT,
                 mac: mac.unwrap_or_default(),
                 mtu: inner_mtu(link.mtu),
-                virtualised,
+                // One that sees its own rollback need not fear it.
+                virtualised: virtualised && generation.is_none(),
                 ciphers: ciphers(config.minimum_cipher),
                 protections: protections(config.minimum_protection),
                 seed: Zeroizing::new(entropy::seed()?),
@@ -266,6 +286,9 @@ impl Agent {
             parameters: None,
             refused: None,
             was_connected: false,
+            generation,
+            clocks: Clocks::default(),
+            rollbacks: 0,
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
@@ -301,6 +324,7 @@ impl Agent {
         &mut self,
         requests: &Receiver<Request>,
         links: &Receiver<LinkEvent>,
+        generations: &Receiver<()>,
         signals: &Receiver<Signal>,
     ) -> Result<(), Problem> {
         let events = self.pool.events.clone();
@@ -329,6 +353,9 @@ impl Agent {
                     Err(_) => {}
                 },
                 recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
+                recv(generations) -> event => if event.is_ok() {
+                    self.rolled_back(RollbackSign::Hint, "the kernel says that the machine's generation has changed");
+                },
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Rekey) => self.rekey(),
                     Ok(Signal::Reload) => tracing::info!("an agent has nothing to reload; restart it to apply its configuration"),
@@ -345,12 +372,47 @@ impl Agent {
                     return Err(Helper::lost());
                 }
             }
+            self.look_for_rollback();
             self.look_at_traffic();
             self.mix();
             self.machine.tick(now());
             self.retry_port();
             self.retry_configure();
             self.report();
+        }
+    }
+
+    /// A counter that has changed is proof: all keys and handshakes are dropped, and only then the
+    /// worker takes keys again.
+    fn look_at_generation(&mut self) {
+        if let Some(value) = self.generation.as_mut().and_then(Generation::changed) {
+            self.rolled_back(
+                RollbackSign::Generation,
+                "the generation counter has changed",
+            );
+            self.carry_out();
+            self.pool.give(0, Command::Generation(value));
+        }
+    }
+
+    fn look_for_rollback(&mut self) {
+        self.look_at_generation();
+        let wall = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        if self.clocks.jumped(wall, now()) {
+            self.rolled_back(RollbackSign::Hint, "the clocks have moved apart");
+        }
+    }
+
+    fn rolled_back(&mut self, sign: RollbackSign, why: &str) {
+        let entropy = Zeroizing::new(entropy::seed().unwrap_or_default());
+        if self.machine.rollback_suspected(now(), sign, &*entropy) {
+            self.rollbacks += 1;
+            tracing::warn!(
+                why,
+                "this machine may have been put back to a snapshot; all keys were dropped"
+            );
         }
     }
 
@@ -361,6 +423,8 @@ impl Agent {
     }
 
     fn event(&mut self, event: Event) {
+        // No state of a handshake from before a snapshot is used after it.
+        self.look_at_generation();
         match event {
             Event::Handshake { source, frame, .. } => {
                 self.mix();
@@ -376,8 +440,9 @@ impl Agent {
                 self.port.lose(&self.pool, &error.to_string());
                 self.machine.carrier(now(), false);
             }
-            // The loop ends on the last of these.
+            // The loop ends on the last of these; the one before it was looked at above.
             Event::Installed(_)
+            | Event::RolledBack
             | Event::PortRemoved(_)
             | Event::PeerRemoved(_)
             | Event::HostFailed(_) => {}
@@ -558,6 +623,7 @@ impl Agent {
                 .map(|(name, count)| (name.to_owned(), count))
                 .collect(),
             rekeys: machine.handshakes.1,
+            rollbacks: self.rollbacks,
             last_error: machine.last_failure.map(|failure| failure.to_string()),
         }
     }

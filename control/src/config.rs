@@ -156,6 +156,8 @@ pub struct Agent {
     pub minimum_cipher: Cipher,
     /// Whether this machine may be rolled back to a snapshot.
     pub virtualised: Virtualised,
+    /// A counter that tells so, to be mapped.
+    pub vm_generation: Option<PathBuf>,
     /// The AEAD engine, which this CPU has.
     pub engine: Engine,
     /// The port's XDP mode and rings.
@@ -233,6 +235,7 @@ struct RawAgent {
     minimum_cipher: Cipher,
     #[serde(default)]
     virtualised: Virtualised,
+    vm_generation: Option<Spanned<PathBuf>>,
     engine: Option<Spanned<NamedEngine>>,
     #[serde(default)]
     xdp: Xdp,
@@ -429,6 +432,10 @@ impl Agent {
             minimum_protection: raw.minimum_protection,
             minimum_cipher: raw.minimum_cipher,
             virtualised: raw.virtualised,
+            vm_generation: match raw.vm_generation {
+                Some(path) => Some(check.directory(Some(path), "/dev/generation")?),
+                None => None,
+            },
             engine: check.engine(raw.engine.as_ref(), Engine::available)?,
             core: match &raw.core {
                 Some(core) => Some(check.number("core", core, 0..=1023)? as usize),

@@ -441,7 +441,8 @@ impl Daemon {
             Event::Worn { .. }
             | Event::Installed(_)
             | Event::PortRemoved(_)
-            | Event::PeerRemoved(_) => {}
+            | Event::PeerRemoved(_)
+            | Event::RolledBack => {}
             Event::HostFailed(error) => {
                 self.failed = Some(hostif::failed(&self.config.host_interface, error));
             }

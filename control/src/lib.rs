@@ -38,6 +38,7 @@ mod process;
 pub mod program;
 mod raise;
 pub mod registry;
+mod rollback;
 pub mod rules;
 pub mod show;
 pub mod workstation;

@@ -350,6 +350,13 @@ pub fn agent(status: &AgentStatus, colours: bool) -> String {
         ("addresses", status.addresses.join(" ")),
         ("received", traffic(status.rx)),
         ("sent", traffic(status.tx)),
+        (
+            "rollbacks",
+            match status.rollbacks {
+                0 => String::new(),
+                count => format!("{count} suspected; all keys were dropped each time"),
+            },
+        ),
         ("last error", status.last_error.clone().unwrap_or_default()),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

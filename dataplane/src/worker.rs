@@ -16,15 +16,18 @@ mod ports;
 mod quiet;
 pub mod run;
 mod sessions;
+mod watch;
 
 use self::crew::Seat;
 use self::handoff::Held;
 use self::ports::{Ports, WorkerPort};
 use self::sessions::Sessions;
+use self::watch::Watch;
 use crate::backlog::{Backlog, Waiting};
 use crate::counters::{PeerCounters, WorkerCounters};
 use crate::credit::Ledger;
 use crate::engine::Engine;
+use crate::generation::GenerationCounter;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
 use crate::peer::Peer;
@@ -130,6 +133,10 @@ pub enum Command<P> {
     },
     /// Tell the levels and losses of every port's rings.
     Statistics(Sender<Vec<(PortId, RingStatistics)>>),
+    /// Compare this counter before anything is sealed. Control has nothing from before this value.
+    Watch(Box<dyn GenerationCounter>, u128),
+    /// Control has nothing any more from before the counter had this value.
+    Generation(u128),
     /// End the thread.
     Stop,
 }
@@ -186,6 +193,9 @@ pub enum Event {
     PortRemoved(PortId),
     /// The Workstation is forgotten; every session of it is erased.
     PeerRemoved(WorkstationId),
+    /// The counter that is watched has changed: every session is erased, and none is installed until
+    /// [`Command::Generation`].
+    RolledBack,
     /// The host interface failed for good; the worker has stopped.
     HostFailed(std::io::Error),
 }
@@ -242,6 +252,8 @@ pub struct Worker<P: Port, H: Host> {
     looked: u64,
     /// The Workstation whose credit is looked at next.
     reconciled: usize,
+    /// Whether the machine was put back to a snapshot.
+    watch: Watch,
     stopped: bool,
 }
 
@@ -279,6 +291,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             counters,
             looked: 0,
             reconciled: 0,
+            watch: Watch::default(),
             stopped: false,
         }
     }
@@ -371,6 +384,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 let _ =
                     answer.try_send(ports.map(|(id, port)| (id, port.io.statistics())).collect());
             }
+            Command::Watch(counter, value) => self.watch = Watch::new(counter, value),
+            Command::Generation(value) => self.watch.acknowledge(value),
             Command::Stop => self.stopped = true,
         }
     }
@@ -462,6 +477,9 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     fn install(&mut self, install: &Install, now: u64) {
+        if self.keep_or_drop_keys() {
+            return self.outbox.push_back(Event::Erased(install.index));
+        }
         let peer = self
             .peers
             .get_mut(install.workstation as usize)

@@ -302,6 +302,9 @@ pub struct AgentStatus {
     pub drops: Counters,
     /// Sessions that replaced another.
     pub rekeys: u64,
+    /// How often this machine may have been put back to a snapshot: all keys were dropped.
+    #[serde(default)]
+    pub rollbacks: u64,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }

@@ -278,21 +278,28 @@ impl Workstation {
     }
 
     /// The machine may have been put back to a snapshot: all keys are dropped and a handshake
-    /// begins, with `entropy` (fresh, from outside the machine's memory) mixed in first.
-    pub fn rollback_suspected(&mut self, now: Duration, sign: RollbackSign, entropy: &[u8]) {
+    /// begins, with `entropy` (fresh, from outside the machine's memory) mixed in first. False where
+    /// nothing was done, because it is but a hint soon after another sign.
+    pub fn rollback_suspected(
+        &mut self,
+        now: Duration,
+        sign: RollbackSign,
+        entropy: &[u8],
+    ) -> bool {
         let now = self.clock.advance(now);
         self.random.mix(entropy);
         let recent = self
             .rollback_last
             .is_some_and(|last| now.saturating_sub(last) < ROLLBACK_APART);
         if matches!(self.handshake, Handshake::Stopped) || (sign == RollbackSign::Hint && recent) {
-            return;
+            return false;
         }
         self.rollback_last = Some(now);
         self.abandon();
         self.erase_cur();
         self.erase_prev();
         self.hello(now);
+        true
     }
 
     /// The port has another MAC address: sessions are pinned to the old one.

@@ -148,6 +148,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         if self.outgoing.is_empty() {
             return;
         }
+        self.keep_or_drop_keys();
         self.find_sessions();
         self.each_run(|worker, run| worker.spend_run(run, now));
         self.write_headers();
@@ -431,8 +432,9 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(session) = self.sessions.get(index) else {
             return;
         };
-        let peer = self.peers.get(session.workstation as usize);
-        let (Some(Some(peer)), Some(port)) = (peer, self.ports.get_mut(session.port)) else {
+        let (id, on) = (session.workstation, session.port);
+        let (Some(Some(peer)), Some(port)) = (self.peers.get(id as usize), self.ports.get_mut(on))
+        else {
             return;
         };
         let Some(mut frame) = port.reserve() else {
@@ -440,6 +442,14 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         port.io.set_len(&mut frame, PAYLOAD + message.len());
         port.io.data_mut(&mut frame)[PAYLOAD..].copy_from_slice(message);
+        self.keep_or_drop_keys();
+        let (Some(Some(peer)), Some(session), Some(port)) = (
+            self.peers.get(id as usize),
+            self.sessions.get(index),
+            self.ports.get_mut(on),
+        ) else {
+            return self.release(on, frame);
+        };
         let padded = session.padding.apply(message.len(), port.mtu(session));
         prepare(port, &mut frame, session.peer_mac, message.len(), padded);
         let sealed = session.seal(&mut port.io.data_mut(&mut frame)[ETH_LEN..], padded, now);
