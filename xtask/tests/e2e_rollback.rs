@@ -232,3 +232,49 @@ fn a_generation_counter_that_cannot_be_mapped_is_refused_in_words() {
     );
     assert!(text.contains("vm_generation"), "{text}");
 }
+
+#[test]
+fn two_hosts_with_the_same_keys_take_the_session_from_each_other_and_are_shown() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = many(&programs(), 2).unwrap();
+    rig.start().unwrap();
+    let suspected = |rig: &Many| {
+        let snapshot = rig.gateway.show().unwrap();
+        let of = |name| snapshot.workstation(name).unwrap()["clone_suspected"] == true;
+        (of("w1"), of("w2"))
+    };
+    // One that is but restarted, again and again, is no clone.
+    for _ in 0..5 {
+        let one = &mut rig.workstations[0];
+        one.kill();
+        one.launch().unwrap();
+        one.wait_connected(WAIT).unwrap();
+    }
+    assert_eq!(suspected(&rig), (false, false));
+
+    let identity = |one: &Workstation| one.directory().join("state/identity.toml");
+    rig.workstations[1].stop().unwrap();
+    std::fs::copy(
+        identity(&rig.workstations[0]),
+        identity(&rig.workstations[1]),
+    )
+    .unwrap();
+    rig.workstations[1].launch().unwrap();
+    wait_for("the clone to be shown", Duration::from_secs(60), || {
+        // Both have something to say, so each soon finds that the other has taken over.
+        for one in &rig.workstations {
+            one.reaches(Duration::from_millis(100));
+        }
+        suspected(&rig).0.then_some(())
+    })
+    .unwrap();
+    assert!(!suspected(&rig).1, "nobody uses the keys of w2");
+    let shown = rig.gateway.cli("show").unwrap();
+    assert!(
+        shown.contains("two machines seem to have its keys"),
+        "{shown}"
+    );
+    // Without the other one the session stays.
+    rig.workstations[1].stop().unwrap();
+    rig.workstations[0].wait_connected(WAIT).unwrap();
+}
