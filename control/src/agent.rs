@@ -425,11 +425,9 @@ impl Agent {
     fn event(&mut self, event: Event) {
         // No state of a handshake from before a snapshot is used after it.
         self.look_at_generation();
+        self.mix();
         match event {
-            Event::Handshake { source, frame, .. } => {
-                self.mix();
-                self.machine.frame(now(), source, &frame);
-            }
+            Event::Handshake { source, frame, .. } => self.machine.frame(now(), source, &frame),
             Event::Inner { index, message, .. } => self.machine.inner(now(), index, &message),
             Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
             Event::Erased(index) => self.machine.erased(now(), index),
@@ -537,6 +535,7 @@ impl Agent {
         if !self.port.concerns(event) {
             return;
         }
+        self.mix();
         match self.port.notice(event, &self.links, &self.pool) {
             Notice::None => {}
             Notice::Carrier(up) => self.machine.carrier(now(), up),
