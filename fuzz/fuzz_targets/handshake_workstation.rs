@@ -180,8 +180,12 @@ fuzz_target!(|bytes: &[u8]| {
                     2 => machine.mtu_changed(now, input.u16()),
                     3 => machine.mac_changed(now, input.array()),
                     4 | 5 => machine.limit_near(now, index),
-                    6 => machine.rollback_suspected(now, RollbackSign::Hint, input.short()),
-                    _ => machine.rollback_suspected(now, RollbackSign::Generation, input.short()),
+                    6 => drop(machine.rollback_suspected(now, RollbackSign::Hint, input.short())),
+                    _ => drop(machine.rollback_suspected(
+                        now,
+                        RollbackSign::Generation,
+                        input.short(),
+                    )),
                 }
                 watch.judge(&mut machine, false);
             }
