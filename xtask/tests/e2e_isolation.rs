@@ -28,9 +28,9 @@ fn every_attack_fails_as_the_threat_model_says() {
     suite.steal_keys().unwrap();
     // A rate that a loaded machine has room for beside the victim's stream.
     let bounds = Bounds {
-        frames: 25_000,
+        frames: 60_000,
         time: Duration::from_secs(2),
-        rate: 80_000,
+        rate: 100_000,
     };
     let mut outcomes = Vec::new();
     for attack in [CATALOGUE, CABLE, KEYS].into_iter().flatten() {
