@@ -25,6 +25,7 @@ mod probe;
 mod process;
 mod rtt;
 mod topology;
+mod tor;
 mod traffic;
 mod tunnel;
 mod udp;
@@ -45,6 +46,7 @@ pub use rtt::{RoundTrips, round_trips};
 pub use topology::{
     Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
 };
+pub use tor::{NameServer, TorNetwork, resolve};
 pub use traffic::{
     Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
 };
