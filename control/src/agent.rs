@@ -25,6 +25,7 @@ use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
 use crate::rollback::{self, Clocks, Generation};
+use crate::watchdog::Watchdog;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
@@ -83,6 +84,7 @@ struct Agent {
     retried: Instant,
     /// When the helper was last looked at.
     looked: Instant,
+    watchdog: Watchdog,
 }
 
 /// Runs the agent until it is told to stop.
@@ -292,6 +294,7 @@ impl Agent {
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
+            watchdog: Watchdog::from_environment(),
         })
     }
 
@@ -375,6 +378,7 @@ impl Agent {
             self.look_for_rollback();
             self.look_at_traffic();
             self.mix();
+            self.watchdog.look(&self.pool);
             self.machine.tick(now());
             self.retry_port();
             self.retry_configure();

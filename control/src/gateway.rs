@@ -35,6 +35,7 @@ use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise;
 use crate::registry::Registry;
+use crate::watchdog::Watchdog;
 use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
@@ -113,6 +114,7 @@ struct Daemon {
     retried: Instant,
     /// When the deadlines of keys were looked at.
     looked: Instant,
+    watchdog: Watchdog,
     /// What the daemon cannot go on without has failed.
     failed: Option<Problem>,
 }
@@ -298,6 +300,7 @@ impl Daemon {
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
+            watchdog: Watchdog::from_environment(),
             failed: None,
         };
         daemon.look_around()?;
@@ -359,6 +362,7 @@ impl Daemon {
                 self.machine
                     .frame(now(), letter.port, letter.source, &letter.frame);
             }
+            self.watchdog.look(&self.pool);
             self.machine.tick(now());
             self.retry_ports();
             self.look_at_deadlines();

@@ -41,4 +41,5 @@ pub mod registry;
 mod rollback;
 pub mod rules;
 pub mod show;
+mod watchdog;
 pub mod workstation;

@@ -170,13 +170,19 @@ impl Pool {
         self.members.iter().flat_map(|member| member.counters.all())
     }
 
-    /// Losses of every port's rings; a port whose worker does not answer in time is left
-    /// out.
-    pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
+    /// Asks every worker for the levels and losses of its ports' rings: one answer each.
+    pub fn ask_statistics(&self) -> Receiver<Vec<(PortId, RingStatistics)>> {
         let (sender, receiver) = bounded(self.len());
         for worker in 0..self.len() {
             self.give(worker, Command::Statistics(sender.clone()));
         }
+        receiver
+    }
+
+    /// Losses of every port's rings; a port whose worker does not answer in time is left
+    /// out.
+    pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
+        let receiver = self.ask_statistics();
         let deadline = Instant::now() + PATIENCE;
         let answers = (0..self.len()).filter_map(|_| receiver.recv_deadline(deadline).ok());
         // A port is in several answers when several workers serve it.

@@ -6,6 +6,7 @@
 pub mod attack;
 pub mod bench;
 pub mod demo;
+pub mod dist;
 pub mod fuzz;
 pub mod inventory;
 pub mod middlebox;

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use super::guard::{Scratch, wait_for};
 use super::namespace::{Namespace, run};
 use super::process::Process;
+use crate::tasks::cached;
 
 /// How many authorities there are: a circuit is of three relays.
 const AUTHORITIES: u16 = 3;
@@ -43,7 +44,7 @@ impl TorNetwork {
     /// # Errors
     /// There is no tor (`./run setup` fetches it), or it does not start.
     pub fn start(host: &Namespace, address: Ipv4Addr) -> Result<Self> {
-        let programs = programs()?;
+        let programs = cached("debian/usr/bin")?;
         let scratch = Scratch::new("tor")?;
         let resolver = scratch.path().join("resolv.conf");
         fs::write(&resolver, "nameserver 127.0.0.1\n")?;
@@ -86,18 +87,6 @@ impl TorNetwork {
         up.with_context(|| format!("the end of its log:\n{}", client.log_tail(10)))?;
         Ok(client)
     }
-}
-
-/// Where tor is: unpacked by `run`, or installed.
-fn programs() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let unpacked = cache.map(|cache| cache.join("portcullis/debian/usr/bin"));
-    let found = unpacked.into_iter().chain([PathBuf::from("/usr/bin")]);
-    let found = found
-        .into_iter()
-        .find(|directory| directory.join("tor-gencert").is_file());
-    found.context("there is no tor here: `./run setup` fetches it from Debian")
 }
 
 /// Makes an authority's keys; gives the line that names it.
