@@ -209,11 +209,13 @@ impl Agent {
         };
         let shape = layout::shape(&plan.interface, &plan.rings);
         let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &[shape])?;
+        let lifetime = process::key_lifetime()?;
         let settings = Settings {
             role: Role::Workstation,
             engine: config.engine,
             cores: layout.workers,
             spin: config.spin,
+            lifetime,
             sizes: Sizes {
                 frames: 0,
                 ports: 1,
@@ -257,7 +259,7 @@ impl Agent {
             pool.give(0, Command::Watch(Box::new(mapped), generation.seen()));
             generation
         });
-        let machine = Machine::new(
+        let mut machine = Machine::new(
             WorkstationConfig {
                 static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
                 gateway_public: *identity.gateway_public_key.as_bytes(),
@@ -274,6 +276,7 @@ impl Agent {
             },
             now(),
         );
+        machine.set_lifetime(lifetime);
         Ok(Self {
             config,
             identity,
@@ -436,6 +439,10 @@ impl Agent {
             Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
             Event::Erased(index) => self.machine.erased(now(), index),
             Event::Worn { index, .. } => self.machine.limit_near(now(), index),
+            Event::Exhausted { index, .. } => {
+                tracing::warn!("a session may seal no more and ends; making another");
+                self.machine.seal_limit(now(), index);
+            }
             Event::PortFailed { error, .. } => {
                 // This may be of rings that were replaced meanwhile: those there are now are closed
                 // too, or no others could be opened.

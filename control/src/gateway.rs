@@ -230,11 +230,13 @@ impl Daemon {
             },
         )?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
+        let lifetime = process::key_lifetime()?;
         let settings = Settings {
             role: Role::Gateway,
             engine: config.engine,
             cores: layout.workers,
             spin: config.spin,
+            lifetime,
             sizes: Sizes {
                 // The credits of all Workstations fit one ring of each port.
                 frames: rings.min(MOST_HANDED),
@@ -268,7 +270,8 @@ impl Daemon {
             seed,
             session_slots: u16::try_from(config.max_workstations * SLOTS_EACH).unwrap_or(u16::MAX),
         };
-        let machine = Machine::new(gateway_config, now());
+        let mut machine = Machine::new(gateway_config, now());
+        machine.set_lifetime(lifetime);
         let ports = plans
             .into_iter()
             .zip(layout.ports)
@@ -441,7 +444,18 @@ impl Daemon {
                 }
             }
             Event::PortFailed { port, error } => self.port_failed(port, &error),
-            // The Workstation rekeys by its own count; its limit is reached before ours.
+            Event::Exhausted { workstation, index } => {
+                let name = self
+                    .registry
+                    .by_slot(workstation)
+                    .map(|one| one.name.to_string());
+                tracing::warn!(
+                    workstation = name,
+                    "a session may seal no more and ends: the Workstation has made no other in time"
+                );
+                self.machine.seal_limit(now(), workstation, index);
+            }
+            // The Workstation rekeys: it counts what we seal as well.
             Event::Worn { .. }
             | Event::Installed(_)
             | Event::PortRemoved(_)

@@ -5,6 +5,7 @@ use crossbeam::channel::{Receiver, bounded};
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::TunQueue;
+use dataplane::lifetime::Lifetime;
 use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
 use dataplane::worker::crew::{Crew, Seat, Sizes};
@@ -44,6 +45,8 @@ pub struct Settings {
     pub cores: Vec<Option<usize>>,
     /// How long they look for work before they sleep.
     pub spin: Duration,
+    /// How long keys are used.
+    pub lifetime: Lifetime,
     /// What they hand each other has room in.
     pub sizes: Sizes,
 }
@@ -101,7 +104,8 @@ impl Pool {
                 commands,
                 sender.clone(),
                 Arc::clone(&counters),
-            );
+            )
+            .with_lifetime(settings.lifetime);
             if let Some(seat) = crew.as_ref().and_then(|crew| Seat::new(crew, at)) {
                 worker = worker.with_seat(seat);
             }

@@ -15,6 +15,7 @@ pub mod generation;
 pub mod host;
 pub mod inner;
 pub mod keys;
+pub mod lifetime;
 pub mod link;
 pub mod peer;
 pub mod policy;

@@ -30,6 +30,7 @@ use crate::engine::Engine;
 use crate::generation::GenerationCounter;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
+use crate::lifetime::Lifetime;
 use crate::peer::Peer;
 use crate::policy::{Policy, Surroundings};
 use crate::port::{Port, PortError, RingStatistics};
@@ -175,8 +176,15 @@ pub enum Event {
         /// Our index of the session.
         index: u32,
     },
-    /// The session's keys are 7/8 used up.
+    /// The session's keys are 7/8 used up, ours or the other side's.
     Worn {
+        /// The Workstation.
+        workstation: WorkstationId,
+        /// Our index of the session.
+        index: u32,
+    },
+    /// The session's keys may seal no more.
+    Exhausted {
         /// The Workstation.
         workstation: WorkstationId,
         /// Our index of the session.
@@ -225,6 +233,7 @@ struct Outgoing<F> {
 pub struct Worker<P: Port, H: Host> {
     role: Role,
     engine: Engine,
+    lifetime: Lifetime,
     /// Its place among the other workers, where there are any.
     seat: Option<Seat>,
     host: H,
@@ -269,6 +278,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         Self {
             role: config.role,
             engine: config.engine.resolve(),
+            lifetime: Lifetime::default(),
             seat: None,
             host,
             ports: Ports::default(),
@@ -294,6 +304,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             watch: Watch::default(),
             stopped: false,
         }
+    }
+
+    /// The same worker, using keys less long.
+    pub fn with_lifetime(self, lifetime: Lifetime) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// One round. `now` is nanoseconds of CLOCK_BOOTTIME. True when there was something to do.
@@ -487,7 +502,8 @@ impl<P: Port, H: Host> Worker<P, H> {
         let (Some(peer), Some(port)) = (peer, self.ports.get_mut(install.port)) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
-        let Ok(session) = Session::new(install, self.engine, now) else {
+        let session = Session::with_lifetime(install, self.engine, now, self.lifetime);
+        let Ok(session) = session else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
         open_account(peer, install.port, port, self.seat.as_ref());

@@ -238,6 +238,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         let mtu = port.mtu(session);
+        let mut exhausted = false;
         for packet in run {
             let Some(frame) = &mut packet.frame else {
                 continue;
@@ -256,6 +257,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     prepare(port, frame, session.peer_mac, packet.len, padded);
                 }
                 Err(error) => {
+                    exhausted |= error == SealError::Exhausted;
                     if let Some(frame) = packet.frame.take() {
                         refuse(peer, port, frame, error);
                     }
@@ -264,6 +266,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         if session.wears_out() {
             self.outbox.push_back(Event::Worn {
+                workstation: id,
+                index,
+            });
+        }
+        if exhausted && session.runs_out() {
+            self.outbox.push_back(Event::Exhausted {
                 workstation: id,
                 index,
             });
@@ -453,6 +461,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         let padded = session.padding.apply(message.len(), port.mtu(session));
         prepare(port, &mut frame, session.peer_mac, message.len(), padded);
         let sealed = session.seal(&mut port.io.data_mut(&mut frame)[ETH_LEN..], padded, now);
+        if sealed == Err(SealError::Exhausted) && session.runs_out() {
+            self.outbox.push_back(Event::Exhausted {
+                workstation: id,
+                index,
+            });
+        }
         send(peer, port, frame, sealed);
     }
 
@@ -508,12 +522,6 @@ fn refuse<P: Port>(peer: &Peer, port: &mut WorkerPort<P>, frame: P::Frame, error
     match error {
         SealError::TooLarge => peer.counters.too_big.add(1),
         _ => peer.counters.seal_refused.add(1),
-    }
-    if error == SealError::Exhausted {
-        tracing::warn!(
-            workstation = peer.id,
-            "a session may seal no more; waiting for its rekey"
-        );
     }
     port.io.release(frame);
     port.touched = true;
