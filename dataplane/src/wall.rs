@@ -32,7 +32,9 @@ use wire::{Admission, Role, Verdict};
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
 pub use kernel::{LinkInfo, TestRun, test_run};
-pub use keyless::{Counts, Keyless, KeylessConfig, KeylessCounters, KeylessWall, Pin};
+pub use keyless::{
+    Counts, Keyless, KeylessConfig, KeylessCounters, KeylessWall, Pin, table as pin_table,
+};
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
 
@@ -249,6 +251,7 @@ impl Wall {
             workstation_verdicts,
             guard_drops,
             sockets,
+            sources,
         ] = parts;
         let maps = tables::Maps {
             sessions,
@@ -257,6 +260,7 @@ impl Wall {
             credits,
             expected,
             knocks,
+            sources,
         };
         let tables = PortTables::of_maps(maps, config.session_slots, config.workstation_slots);
         Ok(Self {
@@ -413,7 +417,7 @@ impl Wall {
 pub struct WallParts(Vec<OwnedFd>);
 
 /// How many they are.
-const PARTS: usize = 12;
+const PARTS: usize = 13;
 
 impl WallParts {
     /// Loads and attaches, as [`Wall::raise`] does; this is all of it that takes privileges.
@@ -481,6 +485,7 @@ impl WallParts {
             "WORKSTATION_VERDICTS",
             "GUARD_DROPS",
             "SOCKETS",
+            "SOURCES",
         ] {
             let map = ebpf.take_map(name).and_then(|map| map_fd(&map));
             let missing = || failed(io::Error::other(format!("the object has no map {name}")));

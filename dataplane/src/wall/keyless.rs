@@ -5,6 +5,7 @@
 //! from one set of pins to the next, between two frames. It stands when its process has ended, and
 //! enforces the same pins.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -345,19 +346,25 @@ impl KeylessConfig {
 
     fn fill(&self, keys: BorrowedFd<'_>, limits: BorrowedFd<'_>) -> io::Result<()> {
         let (own, pins) = self.lists();
-        for address in own {
-            kernel::map_write(keys, &PinKey::own(*address), &0u32)?;
-        }
         for (number, pin) in pins.iter().enumerate() {
-            let number = number as u32;
-            kernel::map_write(limits, &number, &pin.limits())?;
-            kernel::map_write(keys, &PinKey::mac(pin.mac), &number)?;
-            for address in &pin.addresses {
-                kernel::map_write(keys, &PinKey::pinned(pin.mac, *address), &number)?;
-            }
+            kernel::map_write(limits, &(number as u32), &pin.limits())?;
         }
-        Ok(())
+        table(own, pins)
+            .iter()
+            .try_for_each(|(key, number)| kernel::map_write(keys, key, number))
     }
+}
+
+/// What is looked up in the table of pins, and the number of the pin that it leads to.
+pub fn table(own: &[IpAddr], pins: &[Pin]) -> HashMap<PinKey, u32> {
+    let mut table: HashMap<_, _> = own.iter().map(|at| (PinKey::own(*at), 0)).collect();
+    for (number, pin) in (0u32..).zip(pins) {
+        table.insert(PinKey::mac(pin.mac), number);
+        for address in &pin.addresses {
+            table.insert(PinKey::pinned(pin.mac, *address), number);
+        }
+    }
+    table
 }
 
 impl Pin {

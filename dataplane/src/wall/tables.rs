@@ -119,8 +119,14 @@ pub struct PortTables {
     credits: Shared<Credit>,
     expected: Shared<u64>,
     knocks: Knocks,
-    /// The handshake buckets of sources, where there is no XDP to keep them.
-    sources: Mutex<HashMap<SourceKey, Bucket>>,
+    sources: Sources,
+}
+
+/// The handshake buckets of sources, which XDP keeps where there is one.
+#[derive(Debug)]
+enum Sources {
+    Map(OwnedFd),
+    Memory(Mutex<HashMap<SourceKey, Bucket>>),
 }
 
 /// The maps that [`PortTables`] are made of.
@@ -131,6 +137,7 @@ pub(super) struct Maps {
     pub credits: OwnedFd,
     pub expected: OwnedFd,
     pub knocks: OwnedFd,
+    pub sources: OwnedFd,
 }
 
 /// Numbers tables, so that no two have the same one within a process.
@@ -154,7 +161,7 @@ impl PortTables {
             credits: Shared::map(None, workstation_slots as usize)?,
             expected: Shared::map(None, 1)?,
             knocks: Knocks::Memory(Mutex::default()),
-            sources: Mutex::default(),
+            sources: Sources::Memory(Mutex::default()),
         })
     }
 
@@ -173,7 +180,7 @@ impl PortTables {
             credits: Shared::map(Some(maps.credits.as_fd()), workstation_slots as usize)?,
             expected: Shared::map(Some(maps.expected.as_fd()), 1)?,
             knocks: Knocks::Map(maps.knocks),
-            sources: Mutex::default(),
+            sources: Sources::Map(maps.sources),
         })
     }
 
@@ -368,6 +375,39 @@ pub struct Moment<'a> {
     socket: bool,
 }
 
+/// What a frame would meet, without changing it.
+impl Moment<'_> {
+    /// The highest mark of a cell of `SEEN`; `None` outside the tables.
+    pub(crate) fn seen(&self, slot: u16, cell: usize) -> Option<u32> {
+        let seen = self.tables.seen.get(slot.into())?;
+        Some(cells(&seen)[cell % SEEN_CELLS].load(Ordering::Relaxed))
+    }
+
+    /// A copy of a key id's entry.
+    pub(crate) fn peek_knock(&self, key_id: u32) -> Option<KnockEntry> {
+        match &self.tables.knocks {
+            Knocks::Memory(memory) => lock(memory).get(&key_id).copied(),
+            Knocks::Map(map) => {
+                let mut entry = KnockEntry::default();
+                let found = kernel::map_read(map.as_fd(), &key_id, &mut entry);
+                found.ok()?.then_some(entry)
+            }
+        }
+    }
+
+    /// A copy of a source's bucket, full where there is none.
+    pub(crate) fn peek_source(&self, key: &SourceKey) -> Bucket {
+        let mut bucket = Bucket::default();
+        match &self.tables.sources {
+            Sources::Memory(memory) => lock(memory).get(key).copied().unwrap_or_default(),
+            Sources::Map(map) => {
+                let _ = kernel::map_read(map.as_fd(), key, &mut bucket);
+                bucket
+            }
+        }
+    }
+}
+
 impl Tables for Moment<'_> {
     fn now(&self) -> u64 {
         self.now
@@ -429,7 +469,13 @@ impl Tables for Moment<'_> {
     }
 
     fn source<R>(&self, key: &SourceKey, with: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
-        Some(with(lock(&self.tables.sources).entry(*key).or_default()))
+        match &self.tables.sources {
+            Sources::Memory(memory) => Some(with(lock(memory).entry(*key).or_default())),
+            Sources::Map(_) => {
+                // XDP alone writes these.
+                Some(with(&mut self.peek_source(key)))
+            }
+        }
     }
 
     fn expected_nonce(&self) -> u64 {
