@@ -5,7 +5,11 @@ use super::message::{
     RotateWorkstation, Rotated, SetWorkstation, Switched,
 };
 use super::status::{AgentStatus, Status, WorkstationStatus};
+use crate::explain::{Explain, Explained};
 use crate::problem::Problem;
+use crate::watch::{Hub, Stream, Watch};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the API asks of a running Gateway. Called on threads that may block.
 pub trait Control: Send + Sync + 'static {
@@ -84,6 +88,22 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// They cannot be read; nothing has changed.
     fn reload(&self) -> Result<Reloaded, Problem>;
+
+    /// What its ports would do with frames. It has none unless it says so.
+    ///
+    /// # Errors
+    /// As [`crate::explain::answer`].
+    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
+        crate::explain::answer(&[], &request, |_| None)
+    }
+
+    /// Samples of what its ports drop. It has none unless it says so.
+    ///
+    /// # Errors
+    /// As [`Hub::watch`].
+    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
+        Arc::new(Hub::default()).watch(&request, HashMap::new())
+    }
 }
 
 /// What the API asks of a running agent. Called on threads that may block.

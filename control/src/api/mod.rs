@@ -14,6 +14,8 @@
 //! | `POST /v1/key/rotate` | [`KeyRotated`] |
 //! | `POST /v1/key/retire` with [`RetireKey`] | [`KeyRetired`] |
 //! | `POST /v1/reload` | [`Reloaded`] |
+//! | `POST /v1/explain` with [`Explain`](crate::explain::Explain) | a list of [`Explained`](crate::explain::Explained), one for each frame |
+//! | `POST /v1/watch` with [`Watch`](crate::watch::Watch) | a [`Line`](crate::watch::Line) for each sample of a dropped frame, as they come |
 //! | `POST /v1/down` (agent) | [`Done`] |
 //!
 //! Errors are [`ErrorBody`] with a fitting status code. [`socket`] holds the socket, [`server`]
@@ -23,6 +25,7 @@
 mod change;
 pub mod client;
 mod control;
+mod diagnosis;
 mod message;
 pub mod server;
 pub mod socket;

@@ -1,11 +1,11 @@
 //! `portcullis-agent`: the Workstation's end of the tunnel.
 
-use super::Outcome;
+use super::{Context, Outcome};
 use crate::api::client::Client;
 use crate::config::{self, AGENT_PATH, Agent, check_interface_name};
 use crate::enrolment::Enrolment;
 use crate::problem::{Kind, Problem};
-use crate::{agent, files, helper, interfaces, keygen, program, show};
+use crate::{agent, doctor, files, helper, interfaces, keygen, program, show};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::io::stdout;
@@ -61,6 +61,14 @@ enum Command {
         /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Examine this machine, its kernel and the port, and say what is not set up right and what mends it.
+    Doctor {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        arguments: doctor::Arguments,
     },
     /// Take the tunnel down, and the wall: the port is an ordinary interface again.
     Down,
@@ -131,6 +139,13 @@ fn run(arguments: Arguments) -> Outcome {
                 false => show::agent(&status, show::colours(&stdout())),
             });
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor { json, arguments } => {
+            let context = Context {
+                config: path.to_owned(),
+                json,
+            };
+            doctor::agent(&context, &arguments)
         }
         Command::Down => {
             match client.agent_down() {

@@ -12,7 +12,7 @@ use daemon::Daemon;
 
 use super::{Context, Outcome};
 use crate::config::GATEWAY_PATH;
-use crate::program;
+use crate::{doctor, explain, program, watch};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +59,17 @@ enum Command {
     Reload,
     /// Check configuration, keys, Workstation files and interfaces, without changing anything.
     Check,
+    /// Examine this machine, its kernel and each port, and say what is not set up right and what mends it.
+    Doctor(doctor::Arguments),
+    /// Show samples of the frames that are dropped, live, each with its verdict.
+    ///
+    /// Times are UTC.
+    Watch(watch::Arguments),
+    /// Say what a port does with a frame, and why, step by step.
+    ///
+    /// The frame is put to the code that decides in XDP, over the running daemon's tables, which are only
+    /// read. Without a daemon it is told as far as the frame itself decides.
+    Explain(explain::Arguments),
 }
 
 /// Runs the program.
@@ -78,5 +89,8 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Key(command) => key::run(&context, command),
         Command::Reload => files::reload(&context),
         Command::Check => files::check(&context),
+        Command::Doctor(arguments) => doctor::gateway(&context, &arguments),
+        Command::Watch(arguments) => watch::run(&context, arguments),
+        Command::Explain(arguments) => explain::run(&context, arguments),
     }
 }

@@ -23,7 +23,7 @@ use crate::prefetch::prefetch_at;
 
 /// An array of records in shared memory: an mmapped BPF array, or plain memory.
 #[derive(Debug)]
-struct Shared<T> {
+pub(super) struct Shared<T> {
     start: NonNull<T>,
     count: usize,
 }
@@ -36,7 +36,7 @@ unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// Maps `count` records: of a BPF array that is BPF_F_MMAPABLE, or of zeroed memory.
-    fn map(array: Option<BorrowedFd<'_>>, count: usize) -> io::Result<Self> {
+    pub(super) fn map(array: Option<BorrowedFd<'_>>, count: usize) -> io::Result<Self> {
         let (flags, fd) = match array {
             Some(array) => (libc::MAP_SHARED, array.as_raw_fd()),
             None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
@@ -66,7 +66,7 @@ impl<T> Shared<T> {
 
     /// The record at `at`; `None` outside the array.
     #[inline]
-    fn get(&self, at: usize) -> Option<NonNull<T>> {
+    pub(super) fn get(&self, at: usize) -> Option<NonNull<T>> {
         if at >= self.count {
             return None;
         }
@@ -98,6 +98,8 @@ macro_rules! word {
         unsafe { $atomic::from_ptr((&raw mut (*$record.as_ptr()).$field).cast()) }
     }};
 }
+
+pub(super) use word;
 
 #[derive(Debug)]
 enum Knocks {
