@@ -4,6 +4,7 @@
 //! Everything reaches it over channels: what the workers report, what the control API asks, what
 //! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
 
+mod diagnosis;
 mod guide;
 mod homes;
 mod keyless;
@@ -35,6 +36,7 @@ use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise;
 use crate::registry::Registry;
+use crate::watch::Hub;
 use crate::watchdog::Watchdog;
 use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
@@ -107,6 +109,8 @@ struct Daemon {
     homes: Homes,
     /// What the NICs do to bring frames in where they belong.
     guide: Guide,
+    /// Who watches what is dropped.
+    hub: Arc<Hub>,
     /// The worker that the handshake frame being answered came in at.
     arrived: usize,
     mail: Mailboxes,
@@ -298,6 +302,7 @@ impl Daemon {
             sessions: HashMap::new(),
             homes: Homes::default(),
             guide,
+            hub: Arc::default(),
             arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),

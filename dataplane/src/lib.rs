@@ -11,6 +11,7 @@ pub mod backlog;
 pub mod counters;
 pub mod credit;
 pub mod engine;
+pub mod explain;
 pub mod generation;
 pub mod host;
 pub mod inner;

@@ -5,6 +5,7 @@
 //! All calls block for one round trip to the kernel and act in the network namespace that the
 //! calling thread was in when [`Links::open`] was called.
 
+mod features;
 mod fitness;
 mod monitor;
 mod napi;
@@ -13,6 +14,7 @@ mod netlink;
 mod rules;
 mod sysctl;
 
+pub use features::{XdpFeatures, xdp_features};
 pub use fitness::{Unfit, keyless_fitness, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
 pub use napi::set_threaded_napi;

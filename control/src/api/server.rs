@@ -126,7 +126,8 @@ fn gateway(control: Arc<dyn Control>) -> Router {
         .route("/v1/key/rotate", post(rotate_key))
         .route("/v1/key/retire", post(retire_key))
         .route("/v1/reload", post(reload))
-        .with_state(control)
+        .with_state(Arc::clone(&control))
+        .merge(super::diagnosis::gateway(control))
 }
 
 /// What holds for every resource, and for what is none.
@@ -200,7 +201,7 @@ type Body = Result<Bytes, BytesRejection>;
 
 /// The request in a body, or the refusal of one that is none.
 #[allow(clippy::result_large_err)] // The response is returned at once.
-fn parse<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
+pub(super) fn parse<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
     let body = body.map_err(|rejection| refuse(rejection.status(), &rejection.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| {
         refuse(
@@ -279,14 +280,22 @@ async fn agent_down(State(control): State<Arc<dyn AgentControl>>) -> Response {
 }
 
 /// Runs a call that may block, and makes its outcome a response.
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     good: StatusCode,
     call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(call).await {
         Ok(Ok(value)) => json(good, &value),
-        Ok(Err(problem)) => json(code(problem.kind), &ErrorBody::from(&problem)),
-        Err(_) => json(
+        Ok(Err(problem)) => failure(Some(&problem)),
+        Err(_) => failure(None),
+    }
+}
+
+/// The response to what failed; of no problem, inside of the daemon.
+pub(super) fn failure(problem: Option<&Problem>) -> Response {
+    match problem {
+        Some(problem) => json(code(problem.kind), &ErrorBody::from(problem)),
+        None => json(
             StatusCode::INTERNAL_SERVER_ERROR,
             &ErrorBody {
                 error: "answering the request failed inside the daemon".into(),

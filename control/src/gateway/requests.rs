@@ -5,7 +5,9 @@ use crate::api::{
     self, AddWorkstation, Added, Allow, Allowed, Control, KeyRetired, KeyRotated, Reloaded,
     Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
 };
+use crate::explain::{Explain, Explained};
 use crate::rules;
+use crate::watch::{Stream, Watch};
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
@@ -24,6 +26,8 @@ pub(super) enum Request {
     RetireKey(RetireKey, Sender<Result<KeyRetired, Problem>>),
     Allow(String, Allow, Sender<Result<Allowed, Problem>>),
     Reload(Sender<Result<Reloaded, Problem>>),
+    Explain(Explain, Sender<Result<Vec<Explained>, Problem>>),
+    Watch(Watch, Sender<Result<Stream, Problem>>),
 }
 
 impl Daemon {
@@ -46,6 +50,8 @@ impl Daemon {
                 drop(answer.send(self.allow(&name, &request)));
             }
             Request::Reload(answer) => drop(answer.send(self.reload())),
+            Request::Explain(request, answer) => drop(answer.send(self.explain(&request))),
+            Request::Watch(request, answer) => drop(answer.send(self.watch(&request))),
         }
     }
 
@@ -196,5 +202,13 @@ impl Control for Asker<Request> {
 
     fn reload(&self) -> Result<Reloaded, Problem> {
         self.ask(Request::Reload)?
+    }
+
+    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
+        self.ask(|answer| Request::Explain(request, answer))?
+    }
+
+    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
+        self.ask(|answer| Request::Watch(request, answer))?
     }
 }
