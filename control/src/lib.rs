@@ -10,12 +10,14 @@
 pub mod agent;
 pub mod api;
 mod asker;
+pub mod audit;
 pub mod check;
 pub mod choices;
 pub mod config;
 mod confine;
 pub mod enrolment;
 pub mod entropy;
+pub mod events;
 pub mod files;
 pub mod gateway;
 pub mod handshake;

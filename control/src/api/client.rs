@@ -207,7 +207,7 @@ impl Client {
                     .split_once(": ")
                     .unwrap_or(("asking", &body.error));
                 Err(Problem::new(
-                    super::server::kind(code),
+                    super::routes::kind(code),
                     tried,
                     happened,
                     body.remedy,
@@ -234,6 +234,10 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "portcullis")
+            .header(
+                "user-agent",
+                concat!("portcullis/", env!("CARGO_PKG_VERSION")),
+            )
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.nonsense(&error))?;
@@ -265,7 +269,7 @@ impl Client {
                 Kind::Forbidden,
                 self.tried(),
                 error,
-                "run this as root, or as a member of the socket's group",
+                "run this as root; or, to look only, as a member of the socket's group (usermod --append --groups portcullis USER)",
             ),
             _ => Problem::io(self.tried(), error),
         }
