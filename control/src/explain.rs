@@ -29,7 +29,7 @@ pub use show::{one, several};
 pub const MOST_FRAMES: usize = 64;
 
 /// Frames to be explained. Nothing changes by it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Explain {
     /// The port they came to; by their destination address when not given.
@@ -40,7 +40,7 @@ pub struct Explain {
 }
 
 /// A frame as it was captured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FrameHead {
     /// How many bytes it had, from its Ethernet header on.
@@ -50,11 +50,12 @@ pub struct FrameHead {
 }
 
 /// What becomes of a frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Explained {
     /// The port.
     pub port: String,
     /// What it lets in.
+    #[schema(value_type = crate::api::schema::Admission)]
     pub admission: Admits,
     /// The verdict; null where it depends on what is not known.
     pub verdict: Option<String>,
@@ -67,7 +68,7 @@ pub struct Explained {
 }
 
 /// A check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Step {
     /// What is checked.
     pub check: String,
@@ -78,7 +79,7 @@ pub struct Step {
 }
 
 /// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The frame got past it.

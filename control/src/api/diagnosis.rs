@@ -1,54 +1,79 @@
 //! The resources that look into what happens to frames. They read, and change nothing.
 
-use super::Control;
-use super::server::{answer, failure, parse};
-use axum::Router;
-use axum::body::{Body, Bytes};
+use super::routes::{Answer, Body, Served, Streams, answer, broken, failed, parse};
+use super::{Control, ErrorBody};
+use crate::explain::{Explain, Explained};
+use crate::watch::{Line, Watch};
+use axum::body::{Body as Outgoing, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::post;
+use axum::{Extension, Router};
 use futures_util::stream::unfold;
-use std::sync::Arc;
+
+/// What is asked by POST and changes nothing.
+pub(super) const READ: [&str; 2] = ["/v1/explain", "/v1/watch"];
+
+type Gateway = State<Served<dyn Control>>;
 
 /// A Gateway's.
-pub(super) fn gateway(control: Arc<dyn Control>) -> Router {
+pub(super) fn gateway(served: Served<dyn Control>) -> Router {
     Router::new()
-        .route("/v1/explain", post(explain))
-        .route("/v1/watch", post(watch))
-        .with_state(control)
+        .route(READ[0], post(explain))
+        .route(READ[1], post(watch))
+        .with_state(served)
 }
 
-async fn explain(
-    State(control): State<Arc<dyn Control>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    match parse(body, "a question about frames") {
-        Ok(request) => answer(StatusCode::OK, move || control.explain(request)).await,
-        Err(refusal) => refusal,
-    }
+/// What the ports would do with frames. Nothing changes by it.
+#[utoipa::path(
+    post,
+    path = "/v1/explain",
+    operation_id = "explain",
+    request_body = Explain,
+    responses(
+        (status = 200, description = "what becomes of each frame, in their order", body = Vec<Explained>),
+        (status = 404, description = "there is no such port", body = ErrorBody),
+        (status = 422, description = "it cannot be carried out as it is", body = ErrorBody),
+    ),
+)]
+pub(super) async fn explain(State(served): Gateway, body: Body) -> Answer {
+    let request: Explain = parse(body, "a question about frames")?;
+    Ok(answer(StatusCode::OK, move || served.control.explain(request)).await)
 }
 
-/// A line of JSON for each sample, as they come.
-async fn watch(
-    State(control): State<Arc<dyn Control>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let request = match parse(body, "what is to be watched") {
-        Ok(request) => request,
-        Err(refusal) => return refusal,
-    };
-    let stream = match tokio::task::spawn_blocking(move || control.watch(request)).await {
+/// Samples of the frames that are dropped from now on, a JSON object a line, until the client goes.
+#[utoipa::path(
+    post,
+    path = "/v1/watch",
+    operation_id = "watch",
+    request_body = Watch,
+    responses(
+        (status = 200, description = "a sample a line; the stream does not end by itself",
+            body = Line, content_type = "application/jsonl"),
+        (status = 404, description = "there is no such port or Workstation", body = ErrorBody),
+        (status = 409, description = "too many watch already", body = ErrorBody),
+        (status = 422, description = "it cannot be carried out as it is", body = ErrorBody),
+    ),
+)]
+pub(super) async fn watch(
+    State(served): Gateway,
+    Extension(streams): Extension<Streams>,
+    body: Body,
+) -> Answer {
+    let request: Watch = parse(body, "what is to be watched")?;
+    let watched = tokio::task::spawn_blocking(move || served.control.watch(request)).await;
+    let stream = match watched {
         Ok(Ok(stream)) => stream,
-        Ok(Err(problem)) => return failure(Some(&problem)),
-        Err(_) => return failure(None),
+        Ok(Err(problem)) => return Ok(failed(&problem)),
+        Err(_) => return Ok(broken()),
     };
+    streams.begin();
     let lines = unfold(stream, |mut stream| async move {
         let line = stream.next().await?;
         let text = serde_json::to_string(&line).map(|text| Bytes::from(text + "\n"));
         Some((text, stream))
     });
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    (kind, Body::from_stream(lines)).into_response()
+    let head = [(header::CONTENT_TYPE, "application/jsonl")];
+    Ok((head, Outgoing::from_stream(lines)).into_response())
 }

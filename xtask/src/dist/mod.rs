@@ -46,15 +46,17 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let root = root()?;
     let output = root.join(&options.output);
-    make(&root, &root.join("target/dist"), &output)?;
+    let work = root.join("target/dist");
+    // From a copy: what is edited meanwhile is not in it, and nothing is left in the tree.
+    let build = |name: &str, output: &Path| {
+        let place = work.join(name);
+        copy_tree(&root, &place.join("tree"))?;
+        make(&place.join("tree"), &place, output)
+    };
+    build("one", &output)?;
     if options.twice {
-        let again = root.join("target/dist/again");
-        copy_tree(&root, &again.join("tree"))?;
-        make(
-            &again.join("tree"),
-            &again.join("build"),
-            &again.join("out"),
-        )?;
+        let again = work.join("another");
+        build("another", &again.join("out"))?;
         compare(&output, &again.join("out"))?;
         println!("two builds, from two places: every byte is the same");
     }

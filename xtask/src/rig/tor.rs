@@ -44,7 +44,7 @@ impl TorNetwork {
     /// # Errors
     /// There is no tor (`./run setup` fetches it), or it does not start.
     pub fn start(host: &Namespace, address: Ipv4Addr) -> Result<Self> {
-        let programs = cached("debian/usr/bin")?;
+        let programs = cached("tor/usr/bin")?;
         let scratch = Scratch::new("tor")?;
         let resolver = scratch.path().join("resolv.conf");
         fs::write(&resolver, "nameserver 127.0.0.1\n")?;
