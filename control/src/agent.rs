@@ -1,6 +1,6 @@
 //! The Workstation's daemon: one port, one worker, one handshake state machine, for ever.
 
-use crate::api::server::Server;
+use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
 use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
@@ -111,7 +111,8 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     agent.raise(raise::AT_START)?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
-    let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
+    let options = Options::new(&agent.config.state_directory);
+    let server = Server::start_agent(socket, Arc::new(Asker(asker)), options)?;
     tracing::info!(
         interface = agent.port.plan.interface,
         workstation = agent.identity.name.as_str(),

@@ -29,32 +29,35 @@ pub use show::{one, several};
 pub const MOST_FRAMES: usize = 64;
 
 /// Frames to be explained. Nothing changes by it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Explain {
     /// The port they came to; by their destination address when not given.
     #[serde(default)]
     pub port: Option<String>,
     /// The frames, at most 64.
+    #[schema(max_items = 64)]
     pub frames: Vec<FrameHead>,
 }
 
 /// A frame as it was captured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FrameHead {
     /// How many bytes it had, from its Ethernet header on.
     pub length: u32,
     /// Its first 256 bytes or fewer, in hex.
+    #[schema(pattern = "^([0-9a-f]{2})*$", max_length = 512)]
     pub head: String,
 }
 
 /// What becomes of a frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Explained {
     /// The port.
     pub port: String,
     /// What it lets in.
+    #[schema(value_type = String)]
     pub admission: Admits,
     /// The verdict; null where it depends on what is not known.
     pub verdict: Option<String>,
@@ -67,7 +70,7 @@ pub struct Explained {
 }
 
 /// A check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Step {
     /// What is checked.
     pub check: String,
@@ -78,7 +81,7 @@ pub struct Step {
 }
 
 /// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The frame got past it.

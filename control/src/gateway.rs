@@ -13,14 +13,18 @@ mod policies;
 mod ports;
 mod requests;
 mod status;
+mod watch;
 
-use crate::api::server::Server;
+use crate::api::peer::AdminGroup;
+use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
 use crate::asker::Asker;
+use crate::audit::{Audit, By, What};
 use crate::choices::CipherChoice;
 use crate::config;
 use crate::confine::{self, Account, Paths};
 use crate::entropy;
+use crate::events::{Events, Happening};
 use crate::files;
 use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
 use crate::handshake::{Action, kdf};
@@ -121,6 +125,12 @@ struct Daemon {
     watchdog: Watchdog,
     /// What the daemon cannot go on without has failed.
     failed: Option<Problem>,
+    /// Where what happens is told.
+    events: Events,
+    /// What was told of it last.
+    watched: watch::Watched,
+    /// Where changes are written down.
+    audit: Arc<Audit>,
 }
 
 /// Runs the Gateway until it is told to stop.
@@ -133,6 +143,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let helper = Helper::start()?;
     let caught = process::catch_signals()?;
     let account = Account::find(config.user.as_deref())?;
+    let admins = AdminGroup::find(config.admin_group.as_deref())?;
     let registry = Registry::open(&config)?;
     let keyring = registry.keyring()?;
     let socket = Socket::bind(&config.runtime_directory)?;
@@ -142,7 +153,12 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let link_events = monitor::start()?;
     daemon.raise_all()?;
     let (asker, requests) = bounded(64);
-    let server = Server::start(socket, Arc::new(Asker(asker)))?;
+    let options = Options {
+        audit: Arc::clone(&daemon.audit),
+        admins,
+        events: daemon.events.clone(),
+    };
+    let server = Server::start(socket, Arc::new(Asker(asker)), options)?;
     tracing::info!(
         ports = daemon.ports.len() + daemon.keyless.len(),
         workstations = daemon.served.len(),
@@ -283,7 +299,11 @@ impl Daemon {
             .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan, help(at)))
             .collect::<Vec<_>>();
         let guide = Guide::new(&config.runtime_directory, &links, &ports);
+        let audit = Arc::new(Audit::new(&config.state_directory));
         let mut daemon = Self {
+            events: Events::default(),
+            watched: watch::Watched::default(),
+            audit,
             config,
             config_path: config_path.to_owned(),
             keyring,
@@ -355,7 +375,7 @@ impl Daemon {
                 recv(requests) -> request => if let Ok(request) = request { self.request(request) },
                 recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Reload) => match self.reload() {
+                    Ok(Signal::Reload) => match self.reload_on_signal() {
                         Ok(changes) => tracing::info!(?changes, "reloaded"),
                         Err(problem) => tracing::error!(%problem, remedy = problem.remedy, "not reloaded"),
                     },
@@ -374,6 +394,7 @@ impl Daemon {
             self.machine.tick(now());
             self.retry_ports();
             self.look_at_deadlines();
+            self.look_for_events();
         }
     }
 

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod api;
 mod asker;
+pub mod audit;
 pub mod check;
 pub mod choices;
 pub mod cli;
@@ -18,6 +19,7 @@ mod confine;
 pub mod doctor;
 pub mod enrolment;
 pub mod entropy;
+pub mod events;
 pub mod explain;
 pub mod files;
 pub mod gateway;

@@ -28,7 +28,7 @@ pub const RATE: u32 = 100;
 pub const MOST_RATE: u32 = 10_000;
 
 /// What is to be watched.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
     /// The only Workstation whose drops are shown: of those that XDP can tell to be its.
@@ -49,7 +49,7 @@ pub struct Watch {
 }
 
 /// A line of the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// A frame that was dropped.
@@ -60,7 +60,7 @@ pub enum Line {
 }
 
 /// A frame that was dropped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Dropped {
     /// When, in nanoseconds of Unix time.
     pub time: u64,

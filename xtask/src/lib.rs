@@ -13,3 +13,4 @@ pub mod middlebox;
 pub mod report;
 pub mod rig;
 pub mod tasks;
+pub mod tools;

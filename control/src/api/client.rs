@@ -271,7 +271,7 @@ impl Client {
                     .error
                     .split_once(": ")
                     .unwrap_or(("asking", &body.error));
-                Problem::new(super::server::kind(code), tried, happened, body.remedy)
+                Problem::new(super::routes::kind(code), tried, happened, body.remedy)
             }
             Err(_) => self.nonsense(&format!("status {code}")),
         }
@@ -309,6 +309,10 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "portcullis")
+            .header(
+                "user-agent",
+                concat!("portcullis/", env!("CARGO_PKG_VERSION")),
+            )
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.nonsense(&error))?;
@@ -334,7 +338,7 @@ impl Client {
                 Kind::Forbidden,
                 self.tried(),
                 error,
-                "run this as root, or as a member of the socket's group",
+                "run this as root; or, to look only, as a member of the socket's group (usermod --append --groups portcullis USER)",
             ),
             _ => Problem::io(self.tried(), error),
         }

@@ -1,54 +1,75 @@
-//! The resources that look into what happens to frames. They read, and change nothing.
+//! The resources that look into what happens to frames. They change nothing; but a frame that is shown
+//! may be somebody's in clear, so they take the right to change things, as POST does.
 
-use super::Control;
-use super::server::{answer, failure, parse};
-use axum::Router;
-use axum::body::{Body, Bytes};
+use super::routes::{Answer, Body, Gateway, Streams, answer, failed, parse};
+use crate::explain::{Explain, Explained};
+use crate::problem::{Kind, Problem};
+use crate::watch::{Line, Watch};
+use axum::Extension;
+use axum::body::{Body as Outgoing, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use futures_util::stream::unfold;
-use std::sync::Arc;
 
-/// A Gateway's.
-pub(super) fn gateway(control: Arc<dyn Control>) -> Router {
-    Router::new()
-        .route("/v1/explain", post(explain))
-        .route("/v1/watch", post(watch))
-        .with_state(control)
+/// What becomes of frames, and why: an answer for each. Nothing changes.
+#[utoipa::path(
+    post,
+    path = "/v1/explain",
+    operation_id = "explain",
+    request_body = Explain,
+    responses(
+        (status = 200, description = "what becomes of each, in their order", body = Vec<Explained>),
+        (status = 404, description = "there is no such port", body = super::ErrorBody),
+        (status = 422, description = "it cannot be told which port is meant, or a frame is none", body = super::ErrorBody),
+    ),
+)]
+pub(super) async fn explain(State(served): Gateway, body: Body) -> Answer {
+    let request = parse(body, "a question about frames")?;
+    Ok(answer(StatusCode::OK, move || served.control.explain(request)).await)
 }
 
-async fn explain(
-    State(control): State<Arc<dyn Control>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    match parse(body, "a question about frames") {
-        Ok(request) => answer(StatusCode::OK, move || control.explain(request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-/// A line of JSON for each sample, as they come.
-async fn watch(
-    State(control): State<Arc<dyn Control>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let request = match parse(body, "what is to be watched") {
-        Ok(request) => request,
-        Err(refusal) => return refusal,
-    };
-    let stream = match tokio::task::spawn_blocking(move || control.watch(request)).await {
+/// Samples of the frames that are dropped from now on, a JSON object a line, until the client goes.
+#[utoipa::path(
+    post,
+    path = "/v1/watch",
+    operation_id = "watch",
+    request_body = Watch,
+    responses(
+        (status = 200, description = "a sample a line; the stream does not end by itself",
+            body = Line, content_type = "application/jsonl"),
+        (status = 404, description = "there is no such Workstation or port", body = super::ErrorBody),
+        (status = 409, description = "as many watch already as can", body = super::ErrorBody),
+        (status = 422, description = "there is no such verdict, or the rate is none", body = super::ErrorBody),
+    ),
+)]
+pub(super) async fn watch(
+    State(served): Gateway,
+    Extension(streams): Extension<Streams>,
+    body: Body,
+) -> Answer {
+    let request = parse(body, "what is to be watched")?;
+    let begun = tokio::task::spawn_blocking(move || served.control.watch(request)).await;
+    let stream = match begun {
         Ok(Ok(stream)) => stream,
-        Ok(Err(problem)) => return failure(Some(&problem)),
-        Err(_) => return failure(None),
+        Ok(Err(problem)) => return Ok(failed(&problem)),
+        Err(_) => return Ok(broken()),
     };
+    streams.begin();
     let lines = unfold(stream, |mut stream| async move {
         let line = stream.next().await?;
         let text = serde_json::to_string(&line).map(|text| Bytes::from(text + "\n"));
         Some((text, stream))
     });
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    (kind, Body::from_stream(lines)).into_response()
+    let head = [(header::CONTENT_TYPE, "application/jsonl")];
+    Ok((head, Outgoing::from_stream(lines)).into_response())
+}
+
+fn broken() -> Response {
+    failed(&Problem::new(
+        Kind::Failed,
+        "watching what is dropped",
+        "it failed inside the daemon",
+        "look in its log: journalctl -u portcullisd",
+    ))
 }

@@ -1,5 +1,6 @@
 //! Requests that change something, and what they are answered with.
 
+use super::schema;
 use crate::choices::{CipherChoice, padding_by_name};
 use crate::keys::PublicKey;
 use crate::problem::Problem;
@@ -10,50 +11,66 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// A Workstation to add. What is not given is chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddWorkstation {
     /// Its name.
+    #[schema(value_type = schema::Name)]
     pub name: String,
     /// Its inner addresses, at most one of each family.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::Address>, max_items = 2)]
     pub addresses: Vec<IpAddr>,
     /// The only port it is served on.
     #[serde(default)]
     pub port: Option<String>,
     /// What the AEAD does with its packets: `encrypt` or `authenticate`.
     #[serde(default)]
+    #[schema(value_type = Option<schema::Protection>)]
     pub protection: Option<String>,
     /// The cipher.
     #[serde(default)]
+    #[schema(value_type = schema::Cipher)]
     pub cipher: CipherChoice,
     /// How its packets are padded.
     #[serde(default, with = "padding_by_name")]
+    #[schema(value_type = schema::Padding)]
     pub padding: Padding,
     /// Its public key, when it has made its key pair itself.
     #[serde(default)]
+    #[schema(value_type = Option<schema::PublicKey>)]
     pub public_key: Option<PublicKey>,
     /// What it may reach; Tor's usual ports and ping when not given.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<schema::Rule>>, max_items = 256)]
     pub allow: Option<Vec<Rule>>,
 }
 
 /// New keys for a Workstation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateWorkstation {
     /// The public key of a key pair it has made itself.
     #[serde(default)]
+    #[schema(value_type = Option<schema::PublicKey>)]
     pub public_key: Option<PublicKey>,
     /// For how many seconds the keys it has stay good though it does not use the new ones: a week
     /// when not given; with 0 they end at once.
     #[serde(default)]
+    #[schema(maximum = 31_622_400)]
     pub keep_old_seconds: Option<u64>,
 }
 
 /// A Workstation that was given new keys.
 #[derive(
-    Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
+    Clone,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    zeroize::Zeroize,
+    zeroize::ZeroizeOnDrop,
 )]
 pub struct Rotated {
     /// Its name.
@@ -73,17 +90,20 @@ impl std::fmt::Debug for Rotated {
 }
 
 /// What a Workstation's sessions are protected with. What is not given stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetWorkstation {
     /// What the AEAD does with its packets: `encrypt` or `authenticate`.
     #[serde(default)]
+    #[schema(value_type = Option<schema::Protection>)]
     pub protection: Option<String>,
     /// The cipher.
     #[serde(default)]
+    #[schema(value_type = Option<schema::Cipher>)]
     pub cipher: Option<CipherChoice>,
     /// How its packets are padded: `none`, `16` or `full`.
     #[serde(default)]
+    #[schema(value_type = Option<schema::Padding>)]
     pub padding: Option<String>,
 }
 
@@ -99,7 +119,7 @@ impl SetWorkstation {
 }
 
 /// A Workstation that was turned on or off.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Switched {
     /// Its name.
     pub name: String,
@@ -108,7 +128,7 @@ pub struct Switched {
 }
 
 /// The Gateway's static key, rolled over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyRotated {
     /// The public key that enrolments name from now on.
     pub public_key: String,
@@ -119,7 +139,7 @@ pub struct KeyRotated {
 }
 
 /// The Gateway's old static key is to be given up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetireKey {
     /// Though that locks Workstations out.
@@ -128,32 +148,41 @@ pub struct RetireKey {
 }
 
 /// The Gateway has no old static key any more.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyRetired {
     /// Workstations that cannot connect any more; their sessions were ended.
     pub locked_out: Vec<String>,
 }
 
 /// Changes to a Workstation's rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {
     /// Rules to add and to take away, in this order.
+    #[schema(value_type = Vec<schema::Change>)]
     pub changes: Vec<Change>,
 }
 
 /// A Workstation's rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Allowed {
     /// Its name.
     pub name: String,
     /// What it may reach.
+    #[schema(value_type = Vec<schema::Rule>)]
     pub allow: Vec<Rule>,
 }
 
 /// A Workstation that was added.
 #[derive(
-    Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop,
+    Clone,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    zeroize::Zeroize,
+    zeroize::ZeroizeOnDrop,
 )]
 pub struct Added {
     /// Its name.
@@ -162,6 +191,7 @@ pub struct Added {
     pub key_id: String,
     /// Its inner addresses.
     #[zeroize(skip)]
+    #[schema(value_type = Vec<schema::Address>)]
     pub addresses: Vec<IpAddr>,
     /// The text of its enrolment file, secret.
     pub enrolment: String,
@@ -174,14 +204,14 @@ impl std::fmt::Debug for Added {
 }
 
 /// A Workstation that was removed; its sessions are gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Removed {
     /// Its name.
     pub name: String,
 }
 
 /// What a reload changed, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reloaded {
     /// New Workstations.
     pub added: Vec<String>,
@@ -197,11 +227,11 @@ pub struct Reloaded {
 }
 
 /// It is done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Done {}
 
 /// An error, as JSON.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ErrorBody {
     /// What was tried and what happened.
     pub error: String,

@@ -2,7 +2,9 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /v1/openapi.json` | the OpenAPI document of all this |
 //! | `GET /v1/status` | [`Status`]; at an agent [`AgentStatus`] |
+//! | `GET /v1/events` | what happens from then on, an [`Event`](crate::events::Event) a line |
 //! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
 //! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |
 //! | `POST /v1/workstations/NAME/allow` with [`Allow`] | [`Allowed`], when the rules are in force |
@@ -18,6 +20,9 @@
 //! | `POST /v1/watch` with [`Watch`](crate::watch::Watch) | a [`Line`](crate::watch::Line) for each sample of a dropped frame, as they come |
 //! | `POST /v1/down` (agent) | [`Done`] |
 //!
+//! GET reads and everything else changes; who may do which is in [`peer`]. Changes are written to the
+//! [audit log](crate::audit). What clients can take up is bounded in `limits`.
+//!
 //! Errors are [`ErrorBody`] with a fitting status code. [`socket`] holds the socket, [`server`]
 //! answers on it, [`client`] asks. What is said is in `status` and `message`; `change` does the
 //! registry's part of a change, and `control` is what the server asks of a daemon.
@@ -26,7 +31,12 @@ mod change;
 pub mod client;
 mod control;
 mod diagnosis;
+mod document;
+mod limits;
 mod message;
+pub mod peer;
+mod routes;
+mod schema;
 pub mod server;
 pub mod socket;
 mod status;

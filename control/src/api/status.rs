@@ -1,6 +1,7 @@
 //! What a daemon says of itself, its ports and its Workstations.
 
 use super::message::{ErrorBody, SetWorkstation};
+use super::schema;
 use crate::choices::Admission;
 use crate::keyring::{Keyring, Known};
 use crate::registry::Registry;
@@ -14,7 +15,7 @@ use std::net::IpAddr;
 pub type Counters = BTreeMap<String, u64>;
 
 /// What a Gateway is doing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// The program's version.
     pub version: String,
@@ -45,7 +46,7 @@ pub struct Status {
 }
 
 /// Whether a port works.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortState {
     /// Attached, bound, and its carrier is up.
@@ -58,12 +59,13 @@ pub enum PortState {
 }
 
 /// A port.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PortStatus {
     /// The interface.
     pub interface: String,
     /// What it lets in.
     #[serde(default)]
+    #[schema(value_type = schema::Admission)]
     pub admission: Admission,
     /// Its MAC address, as `02:00:00:00:00:01`.
     pub mac: Option<String>,
@@ -98,11 +100,12 @@ pub struct PortStatus {
 }
 
 /// A Workstation without keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PinStatus {
     /// Its MAC address.
     pub mac: String,
     /// The addresses that it may use.
+    #[schema(value_type = Vec<schema::Address>)]
     pub addresses: Vec<IpAddr>,
     /// Frames a second that it may send.
     pub rate: u32,
@@ -111,7 +114,7 @@ pub struct PinStatus {
 }
 
 /// A worker's queues of a port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ServedBy {
     /// The worker.
     pub worker: usize,
@@ -122,7 +125,7 @@ pub struct ServedBy {
 }
 
 /// A Workstation as the Gateway sees it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkstationStatus {
     /// Its name.
     pub name: String,
@@ -133,9 +136,11 @@ pub struct WorkstationStatus {
     /// Why its file cannot be used: it is off until that is mended.
     pub broken: Option<ErrorBody>,
     /// Its inner addresses.
+    #[schema(value_type = Vec<schema::Address>)]
     pub addresses: Vec<IpAddr>,
     /// What it may reach.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::Rule>)]
     pub allow: Vec<Rule>,
     /// The port it is bound to, or else the port it was last heard on.
     pub port: Option<String>,
@@ -168,6 +173,7 @@ pub struct WorkstationStatus {
     pub clone_suspected: bool,
     /// Which of the Gateway's keys it knows.
     #[serde(default)]
+    #[schema(value_type = schema::Known)]
     pub gateway_key: Known,
     /// The keys it was given and has not used yet.
     #[serde(default)]
@@ -175,7 +181,7 @@ pub struct WorkstationStatus {
 }
 
 /// Keys that wait to be used.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RotationStatus {
     /// Their key id.
     pub key_id: String,
@@ -220,7 +226,7 @@ impl WorkstationStatus {
 }
 
 /// A running session.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SessionStatus {
     /// How old it is.
     pub age_seconds: u64,
@@ -233,7 +239,7 @@ pub struct SessionStatus {
 }
 
 /// Packets and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Traffic {
     /// Inner packets.
     pub packets: u64,
@@ -242,7 +248,7 @@ pub struct Traffic {
 }
 
 /// What an agent is doing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AgentStatus {
     /// The program's version.
     pub version: String,

@@ -44,6 +44,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_flock,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_fallocate,
     libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,

@@ -67,6 +67,9 @@ impl Daemon {
             self.refresh_policies(related);
         }
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
+        self.events.tell(|| Happening::Added {
+            workstation: added.name.clone(),
+        });
         Ok(added)
     }
 
@@ -85,6 +88,9 @@ impl Daemon {
         self.refresh_policies(related);
         self.registry.release(id);
         tracing::info!(workstation = name, "removed");
+        self.events.tell(|| Happening::Removed {
+            workstation: name.to_owned(),
+        });
         Ok(Removed {
             name: name.to_owned(),
         })
@@ -103,6 +109,17 @@ impl Daemon {
         let allow = rules::list(&allowed.allow);
         tracing::info!(workstation = name, allow, "may reach something else now");
         Ok(allowed)
+    }
+
+    /// As [`Daemon::reload`], when a signal asks for it: written down as every change is.
+    pub(super) fn reload_on_signal(&mut self) -> Result<Reloaded, Problem> {
+        let what = What {
+            call: "reload",
+            workstation: None,
+            request: serde_json::Value::Null,
+        };
+        let audit = Arc::clone(&self.audit);
+        audit.change(By::signal("SIGHUP"), &what, || self.reload())
     }
 
     /// Reads the Workstation files again and applies what differs, and the pins of pinned ports. What
@@ -155,6 +172,7 @@ impl Daemon {
             .iter()
             .map(|broken| broken.name.clone())
             .collect();
+        self.events.tell(|| Happening::Reloaded);
         Ok(answer)
     }
 }

@@ -73,6 +73,24 @@ pub struct Enrolled {
     pub ports: Option<Vec<PortId>>,
 }
 
+impl Outcomes {
+    /// Handshakes that came to nothing, by the names of their counters.
+    pub fn refused(&self) -> [(&'static str, u64); 10] {
+        [
+            ("bad_cookie", self.bad_cookie),
+            ("repeated_nonce", self.repeated_nonce),
+            ("nonces_full", self.nonces_full),
+            ("no_slot", self.no_slot),
+            ("rekey_refused", self.rekey_refused),
+            ("does_not_open", self.does_not_open),
+            ("wrong_static", self.wrong_static),
+            ("retired_static", self.retired_static),
+            ("bad_payload", self.bad_payload),
+            ("policy", self.policy),
+        ]
+    }
+}
+
 /// Handshakes of one Workstation by outcome. Each is counted where it ended, so the sum of all but
 /// `challenges`, `confirmed` and `replaced` is the number of Initiations and RekeyInits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

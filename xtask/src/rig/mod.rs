@@ -12,6 +12,7 @@
 //! a condition can be waited for; see [`wait_for`].
 
 mod capture;
+mod forward;
 mod guard;
 mod http;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +32,7 @@ mod tunnel;
 mod udp;
 
 pub use capture::{Capture, Captured};
+pub use forward::Forward;
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
 pub use http::{Download, HttpServer, body_sha256, download};
 #[cfg(target_arch = "x86_64")]
