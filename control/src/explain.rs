@@ -36,6 +36,7 @@ pub struct Explain {
     #[serde(default)]
     pub port: Option<String>,
     /// The frames, at most 64.
+    #[schema(max_items = 64)]
     pub frames: Vec<FrameHead>,
 }
 
@@ -46,6 +47,7 @@ pub struct FrameHead {
     /// How many bytes it had, from its Ethernet header on.
     pub length: u32,
     /// Its first 256 bytes or fewer, in hex.
+    #[schema(pattern = "^([0-9a-f]{2})*$", max_length = 512)]
     pub head: String,
 }
 
@@ -55,7 +57,7 @@ pub struct Explained {
     /// The port.
     pub port: String,
     /// What it lets in.
-    #[schema(value_type = crate::api::schema::Admission)]
+    #[schema(value_type = String)]
     pub admission: Admits,
     /// The verdict; null where it depends on what is not known.
     pub verdict: Option<String>,

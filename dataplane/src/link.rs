@@ -191,6 +191,24 @@ impl Links {
         Ok(links)
     }
 
+    /// The interfaces of this namespace that stand on the one of that index: VLANs, macvlans and the
+    /// like, which have its frames before or beside whoever else does.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn standing_on(&self, index: u32) -> Result<Vec<String>, LinkError> {
+        let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answer = self.netlink.dump(query);
+        let messages = answer.map_err(refused("listing interfaces"))?;
+        let standing = messages.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) if stands_on(link, index) => {
+                Some(link_of(link).name)
+            }
+            _ => None,
+        });
+        Ok(standing.collect())
+    }
+
     /// All interfaces, without addresses and names of masters.
     fn list_bare(&self) -> Result<Vec<LinkInfo>, LinkError> {
         let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -451,6 +469,13 @@ fn route_message(prefix: IpNet, index: u32, source: Option<IpAddr>) -> Option<Ro
         route = route.pref_source(source).ok()?;
     }
     Some(route.build())
+}
+
+/// Whether an interface names the other as the one below it. A veth names its other end so, which may
+/// even be in another namespace.
+fn stands_on(message: &LinkMessage, index: u32) -> bool {
+    let below = LinkAttribute::Link(index);
+    message.attributes.contains(&below) && link_of(message).kind.as_deref() != Some("veth")
 }
 
 fn links_of(messages: Vec<RouteNetlinkMessage>) -> Vec<LinkInfo> {

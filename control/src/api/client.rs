@@ -309,11 +309,11 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "portcullis")
-            .header("content-type", "application/json")
             .header(
                 "user-agent",
                 concat!("portcullis/", env!("CARGO_PKG_VERSION")),
             )
+            .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.nonsense(&error))?;
         sender

@@ -1,44 +1,31 @@
-//! The resources that look into what happens to frames. They read, and change nothing.
+//! The resources that look into what happens to frames. They change nothing; but a frame that is shown
+//! may be somebody's in clear, so they take the right to change things, as POST does.
 
-use super::routes::{Answer, Body, Served, Streams, answer, broken, failed, parse};
-use super::{Control, ErrorBody};
+use super::routes::{Answer, Body, Gateway, Streams, answer, failed, parse};
 use crate::explain::{Explain, Explained};
+use crate::problem::{Kind, Problem};
 use crate::watch::{Line, Watch};
+use axum::Extension;
 use axum::body::{Body as Outgoing, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::post;
-use axum::{Extension, Router};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 
-/// What is asked by POST and changes nothing.
-pub(super) const READ: [&str; 2] = ["/v1/explain", "/v1/watch"];
-
-type Gateway = State<Served<dyn Control>>;
-
-/// A Gateway's.
-pub(super) fn gateway(served: Served<dyn Control>) -> Router {
-    Router::new()
-        .route(READ[0], post(explain))
-        .route(READ[1], post(watch))
-        .with_state(served)
-}
-
-/// What the ports would do with frames. Nothing changes by it.
+/// What becomes of frames, and why: an answer for each. Nothing changes.
 #[utoipa::path(
     post,
     path = "/v1/explain",
     operation_id = "explain",
     request_body = Explain,
     responses(
-        (status = 200, description = "what becomes of each frame, in their order", body = Vec<Explained>),
-        (status = 404, description = "there is no such port", body = ErrorBody),
-        (status = 422, description = "it cannot be carried out as it is", body = ErrorBody),
+        (status = 200, description = "what becomes of each, in their order", body = Vec<Explained>),
+        (status = 404, description = "there is no such port", body = super::ErrorBody),
+        (status = 422, description = "it cannot be told which port is meant, or a frame is none", body = super::ErrorBody),
     ),
 )]
 pub(super) async fn explain(State(served): Gateway, body: Body) -> Answer {
-    let request: Explain = parse(body, "a question about frames")?;
+    let request = parse(body, "a question about frames")?;
     Ok(answer(StatusCode::OK, move || served.control.explain(request)).await)
 }
 
@@ -51,9 +38,9 @@ pub(super) async fn explain(State(served): Gateway, body: Body) -> Answer {
     responses(
         (status = 200, description = "a sample a line; the stream does not end by itself",
             body = Line, content_type = "application/jsonl"),
-        (status = 404, description = "there is no such port or Workstation", body = ErrorBody),
-        (status = 409, description = "too many watch already", body = ErrorBody),
-        (status = 422, description = "it cannot be carried out as it is", body = ErrorBody),
+        (status = 404, description = "there is no such Workstation or port", body = super::ErrorBody),
+        (status = 409, description = "as many watch already as can", body = super::ErrorBody),
+        (status = 422, description = "there is no such verdict, or the rate is none", body = super::ErrorBody),
     ),
 )]
 pub(super) async fn watch(
@@ -61,9 +48,9 @@ pub(super) async fn watch(
     Extension(streams): Extension<Streams>,
     body: Body,
 ) -> Answer {
-    let request: Watch = parse(body, "what is to be watched")?;
-    let watched = tokio::task::spawn_blocking(move || served.control.watch(request)).await;
-    let stream = match watched {
+    let request = parse(body, "what is to be watched")?;
+    let begun = tokio::task::spawn_blocking(move || served.control.watch(request)).await;
+    let stream = match begun {
         Ok(Ok(stream)) => stream,
         Ok(Err(problem)) => return Ok(failed(&problem)),
         Err(_) => return Ok(broken()),
@@ -76,4 +63,13 @@ pub(super) async fn watch(
     });
     let head = [(header::CONTENT_TYPE, "application/jsonl")];
     Ok((head, Outgoing::from_stream(lines)).into_response())
+}
+
+fn broken() -> Response {
+    failed(&Problem::new(
+        Kind::Failed,
+        "watching what is dropped",
+        "it failed inside the daemon",
+        "look in its log: journalctl -u portcullisd",
+    ))
 }

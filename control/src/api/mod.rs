@@ -20,7 +20,7 @@
 //! | `POST /v1/watch` with [`Watch`](crate::watch::Watch) | a [`Line`](crate::watch::Line) for each sample of a dropped frame, as they come |
 //! | `POST /v1/down` (agent) | [`Done`] |
 //!
-//! GET, `explain` and `watch` read, and everything else changes; who may do which is in [`peer`]. Changes are written to the
+//! GET reads and everything else changes; who may do which is in [`peer`]. Changes are written to the
 //! [audit log](crate::audit). What clients can take up is bounded in `limits`.
 //!
 //! Errors are [`ErrorBody`] with a fitting status code. [`socket`] holds the socket, [`server`]
@@ -36,7 +36,7 @@ mod limits;
 mod message;
 pub mod peer;
 mod routes;
-pub(crate) mod schema;
+mod schema;
 pub mod server;
 pub mod socket;
 mod status;

@@ -1,5 +1,6 @@
 //! The resources of the control API, and the document that describes them.
 
+use super::diagnosis;
 use super::document;
 use super::{
     AddWorkstation, AgentControl, Allow, Control, Done, ErrorBody, RetireKey, RotateWorkstation,
@@ -42,8 +43,9 @@ pub(super) fn gateway(served: Served<dyn Control>) -> Router {
         .route("/v1/key/rotate", post(rotate_key))
         .route("/v1/key/retire", post(retire_key))
         .route("/v1/reload", post(reload))
-        .with_state(served.clone())
-        .merge(super::diagnosis::gateway(served))
+        .route("/v1/explain", post(diagnosis::explain))
+        .route("/v1/watch", post(diagnosis::watch))
+        .with_state(served)
 }
 
 /// An agent's resources.
@@ -72,7 +74,7 @@ impl<C: ?Sized> Clone for Served<C> {
     }
 }
 
-type Gateway = State<Served<dyn Control>>;
+pub(super) type Gateway = State<Served<dyn Control>>;
 type Agent = State<Served<dyn AgentControl>>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
 type Name = Result<Path<String>, PathRejection>;
@@ -535,17 +537,14 @@ pub(super) async fn answer<T: Serialize + Send + 'static>(
     match tokio::task::spawn_blocking(call).await {
         Ok(Ok(value)) => json(good, &value),
         Ok(Err(problem)) => failed(&problem),
-        Err(_) => broken(),
+        Err(_) => json(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &ErrorBody {
+                error: "answering the request failed inside the daemon".into(),
+                remedy: "look in its log: journalctl -u portcullisd".into(),
+            },
+        ),
     }
-}
-
-/// The response where the daemon itself failed.
-pub(super) fn broken() -> Response {
-    let body = ErrorBody {
-        error: "answering the request failed inside the daemon".into(),
-        remedy: "look in its log: journalctl -u portcullisd".into(),
-    };
-    json(StatusCode::INTERNAL_SERVER_ERROR, &body)
 }
 
 /// A problem as a response.
@@ -632,8 +631,8 @@ impl Streams {
         rotate_key,
         retire_key,
         reload,
-        super::diagnosis::explain,
-        super::diagnosis::watch
+        diagnosis::explain,
+        diagnosis::watch
     )
 )]
 pub(super) struct GatewayDocument;

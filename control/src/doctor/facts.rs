@@ -132,7 +132,7 @@ pub(super) struct Process {
 pub(super) struct Port {
     /// The interface, where there is it.
     pub link: Option<LinkInfo>,
-    /// Interfaces on top of it: VLANs, macvlans, a bridge, a bond.
+    /// Interfaces on top of it: VLANs, macvlans and the like.
     pub upper: Vec<String>,
     /// Prefixes that are routed over it.
     pub routes: Vec<String>,

@@ -29,18 +29,15 @@ pub(super) fn check(
         )];
     };
     let mut findings = vec![fitness(wanted, link)];
-    // What belongs to the interface below a bridge or a VLAN is its own finding.
-    findings.push(
-        match found.upper.first().filter(|_| link.master.is_none()) {
-            None => Finding::ok(name, "upper", "no VLAN or other interface stands on it"),
-            Some(upper) => Finding::fail(
-                name,
-                "upper",
-                format!("{upper} stands on it, and would have frames past the tunnel"),
-                format!("ip link delete dev {upper}"),
-            ),
-        },
-    );
+    findings.push(match found.upper.first() {
+        None => Finding::ok(name, "upper", "no VLAN or other interface stands on it"),
+        Some(upper) => Finding::fail(
+            name,
+            "upper",
+            format!("{upper} stands on it, and would have frames past the tunnel"),
+            format!("ip link delete dev {upper}"),
+        ),
+    });
     findings.push(carrier(setup, name, link));
     findings.push(mtu(name, link.mtu, found));
     findings

@@ -29,10 +29,9 @@ pub(super) fn read(wanted: &PortSetup, pins: &Path, links: Option<&Links>) -> Po
     let shown = number::<u32>(&format!("{sys}/ifindex")) == Some(link.index);
     let of_sys = |file: &str| number(&format!("{sys}/{file}")).filter(|_| shown);
     Port {
-        upper: match shown {
-            true => upper(&sys),
-            false => Vec::new(),
-        },
+        upper: links
+            .and_then(|links| links.standing_on(link.index).ok())
+            .unwrap_or_default(),
         routes: match wanted.admission {
             Admission::Tunnel => routes(name),
             _ => Vec::new(),
@@ -50,16 +49,6 @@ pub(super) fn read(wanted: &PortSetup, pins: &Path, links: Option<&Links>) -> Po
         hooks: Some(inspect(name, link.index, pins).map_err(|error| error.to_string())),
         link: Some(link),
     }
-}
-
-/// Interfaces that stand on it.
-fn upper(sys: &str) -> Vec<String> {
-    let entries = fs::read_dir(sys).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        name.strip_prefix("upper_").map(str::to_owned)
-    });
-    names.collect()
 }
 
 /// The prefixes that are routed over it, but for what the kernel does by itself: link-local and
