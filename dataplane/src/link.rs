@@ -257,6 +257,20 @@ impl Links {
         })
     }
 
+    /// Says that there are no groups behind the interface: no program can join one there, and the
+    /// kernel has no route to any.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_without_groups(&self, index: u32) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.header.flags.remove(LinkFlags::Multicast);
+        message.header.change_mask.insert(LinkFlags::Multicast);
+        self.netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(refused(format!("setting interface {index} multicast off")))
+    }
+
     fn set(
         &self,
         index: u32,
