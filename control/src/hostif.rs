@@ -177,9 +177,30 @@ pub fn configure(
 /// # Errors
 /// What the kernel answered.
 pub fn delete(name: &str) -> Result<(), Problem> {
-    Tun::delete(name).map_err(|error| {
-        let remedy = format!("ip link delete {name}");
-        Problem::new(Kind::Failed, "removing the host interface", error, remedy)
+    // By netlink, not by the device of TUN interfaces: a helper can reach none, nor read from one.
+    let delete = || -> Result<(), LinkError> {
+        let links = Links::open()?;
+        match links.find(name) {
+            Ok(link) if link.kind.as_deref() == Some("tun") => links.delete(link.index),
+            Ok(_) => Err(LinkError::Name(name.to_owned())),
+            Err(LinkError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    delete().map_err(|error| {
+        let (tried, remedy) = (
+            "removing the host interface",
+            format!("ip link delete {name}"),
+        );
+        match error {
+            LinkError::Name(_) => Problem::new(
+                Kind::Conflict,
+                tried,
+                format!("{name} is no TUN interface"),
+                "it is not ours, and left as it is; name another as the host interface",
+            ),
+            error => Problem::new(Kind::Failed, tried, error, remedy),
+        }
     })
 }
 

@@ -17,7 +17,7 @@ mod sysctl;
 pub use features::{XdpFeatures, xdp_features};
 pub use fitness::{Unfit, keyless_fitness, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
-pub use napi::set_threaded_napi;
+pub use napi::{open_sysfs, set_threaded_napi};
 pub use neighbour::Neighbour;
 pub use sysctl::{disable_ipv6, interface_setting, set_interface};
 
