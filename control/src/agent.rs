@@ -31,6 +31,7 @@ use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkEvent, Links};
+use dataplane::own::Own;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
@@ -256,6 +257,8 @@ impl Agent {
             counters: Arc::clone(&counters),
         };
         pool.give(0, Command::AddPeer(Box::new(setup)));
+        // No packet leaves before its address is known.
+        pool.give(0, Command::SetOwn(Own::default()));
         let generation = mapped.map(|(generation, mapped)| {
             pool.give(0, Command::Watch(Box::new(mapped), generation.seen()));
             generation
@@ -500,6 +503,8 @@ impl Agent {
         if self.parameters.as_ref() == Some(&parameters) {
             return;
         }
+        let own = Own::new(&addresses(&parameters));
+        self.pool.give(0, Command::SetOwn(own));
         match self.helper.host(parameters.mtu, addresses(&parameters)) {
             Ok(()) => {
                 tracing::info!(addresses = ?addresses(&parameters), mtu = parameters.mtu, "the host interface is configured");

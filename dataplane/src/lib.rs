@@ -18,6 +18,7 @@ pub mod inner;
 pub mod keys;
 pub mod lifetime;
 pub mod link;
+pub mod own;
 pub mod peer;
 pub mod policy;
 pub mod port;

@@ -17,7 +17,7 @@ mod sysctl;
 pub use features::{XdpFeatures, xdp_features};
 pub use fitness::{Unfit, keyless_fitness, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
-pub use napi::set_threaded_napi;
+pub use napi::{open_sysfs, set_threaded_napi};
 pub use neighbour::Neighbour;
 pub use sysctl::{disable_ipv6, interface_setting, set_interface};
 
@@ -273,6 +273,20 @@ impl Links {
         self.set(index, format!("to MAC {mac:02x?}"), |link| {
             link.address(mac.to_vec())
         })
+    }
+
+    /// Says that there are no groups behind the interface: no program can join one there, and the
+    /// kernel has no route to any.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_without_groups(&self, index: u32) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.header.flags.remove(LinkFlags::Multicast);
+        message.header.change_mask.insert(LinkFlags::Multicast);
+        self.netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(refused(format!("setting interface {index} multicast off")))
     }
 
     fn set(

@@ -663,7 +663,7 @@ mod tests {
                 let mut sent = 0u64;
                 while gateway.seal(&mut frame, length, 1).is_ok() {
                     sent += 1;
-                    if sent % (lost + 1) != 0 {
+                    if !sent.is_multiple_of(lost + 1) {
                         continue;
                     }
                     assert!(open(&mut workstation, &frame).is_ok());

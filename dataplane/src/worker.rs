@@ -31,6 +31,7 @@ use crate::generation::GenerationCounter;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
 use crate::lifetime::Lifetime;
+use crate::own::Own;
 use crate::peer::Peer;
 use crate::policy::{Policy, Surroundings};
 use crate::port::{Port, PortError, RingStatistics};
@@ -109,6 +110,8 @@ pub enum Command<P> {
     SetPolicy(WorkstationId, Arc<Policy>),
     /// Know these addresses around the Workstations'.
     SetSurroundings(Arc<Surroundings>),
+    /// At a Workstation: send packets from these addresses, and no others.
+    SetOwn(Own),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
@@ -244,6 +247,8 @@ pub struct Worker<P: Port, H: Host> {
     sessions: Sessions,
     peers: Vec<Option<Peer>>,
     routes: Routes,
+    /// At a Workstation: what its packets may be from. Where it was not told, any.
+    own: Option<Own>,
     schedule: Schedule,
     coalescer: Coalescer,
     commands: Receiver<Command<P>>,
@@ -287,6 +292,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             sessions: Sessions::default(),
             peers: Vec::new(),
             routes: Routes::default(),
+            own: None,
             schedule: Schedule::default(),
             coalescer: Coalescer::default(),
             commands,
@@ -377,6 +383,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
             Command::SetSurroundings(surroundings) => self.routes.set_surroundings(surroundings),
+            Command::SetOwn(own) => self.own = Some(own),
             Command::RemovePeer(id) => {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));

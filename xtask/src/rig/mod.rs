@@ -41,7 +41,7 @@ pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth};
 pub use memory::{Mapping, mappings, places};
 pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
-pub use privileges::{ACCOUNT, HELPER, SYS_ADMIN, ThreadStatus, descriptors, helper_of, threads};
+pub use privileges::{ACCOUNT, HELPER, ThreadStatus, descriptors, helper_of, threads};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};

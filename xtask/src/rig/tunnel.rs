@@ -410,6 +410,11 @@ impl Workstation {
         self.scratch.path()
     }
 
+    /// Where the agent pins.
+    pub fn pins(&self) -> &Path {
+        self.scratch.pins()
+    }
+
     /// Leaves directory and logs in place at the end.
     pub fn keep(&mut self) {
         self.scratch.keep();
