@@ -94,7 +94,7 @@ struct Agent {
 /// Why it does not start: no identity, no usable interface; or that the host interface has failed.
 pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
-    let helper = Helper::start()?;
+    let helper = Helper::start(config.log_format)?;
     let caught = process::catch_signals()?;
     let account = Account::find(config.user.as_deref())?;
     let identity = Enrolment::load(&config.state_directory)?;
@@ -106,7 +106,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let link_events = monitor::start()?;
     let generations = generations.and_then(|events| events.watch());
     let generations = generations.unwrap_or_else(|problem| {
-        tracing::warn!(%problem, "a rollback of this machine may be noticed late");
+        tracing::warn!(%problem, "a rollback of this machine to a snapshot may be noticed late: stop the agent before you take one");
         crossbeam::channel::never()
     });
     agent.raise(raise::AT_START)?;

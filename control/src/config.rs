@@ -11,12 +11,14 @@ use crate::choices::{
 };
 use crate::confine;
 use crate::files;
+use crate::log::Format;
 use crate::problem::{self, Kind, Problem};
 use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::{Spanned, Value};
@@ -64,6 +66,10 @@ pub struct Gateway {
     pub user: Option<String>,
     /// The group whose members may change things over the control socket.
     pub admin_group: Option<String>,
+    /// Where metrics are served over TCP.
+    pub metrics_address: Option<SocketAddr>,
+    /// How the log looks.
+    pub log_format: Format,
     /// How many workers; `None` for the choice made at start.
     pub workers: Option<usize>,
     /// Which cores they are pinned to.
@@ -148,6 +154,8 @@ pub struct Agent {
     pub pin_directory: PathBuf,
     /// The account it runs as; `None` for the usual one, where there is it.
     pub user: Option<String>,
+    /// How the log looks.
+    pub log_format: Format,
     /// The host interface's name.
     pub host_interface: String,
     /// What is routed into the tunnel.
@@ -178,6 +186,11 @@ struct RawGateway {
     pin_directory: Option<Spanned<PathBuf>>,
     user: Option<Spanned<String>>,
     admin_group: Option<Spanned<String>>,
+    metrics_address: Option<Spanned<String>>,
+    #[serde(default)]
+    metrics_beyond_loopback: bool,
+    #[serde(default)]
+    log_format: Format,
     workers: Option<Spanned<i64>>,
     cores: Option<Spanned<Value>>,
     spin: Option<Spanned<i64>>,
@@ -230,6 +243,8 @@ struct RawAgent {
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
     user: Option<Spanned<String>>,
+    #[serde(default)]
+    log_format: Format,
     host: Option<RawAgentHost>,
     routes: Option<Vec<Spanned<String>>>,
     #[serde(default = "encrypt", with = "protection_by_name")]
@@ -313,6 +328,14 @@ impl Gateway {
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
             user: check.user(raw.user.as_ref())?,
             admin_group: check.group(raw.admin_group.as_ref())?,
+            metrics_address: check.metrics_address(
+                raw.metrics_address.as_ref(),
+                raw.metrics_beyond_loopback,
+                host_addresses
+                    .iter()
+                    .chain(keyless.iter().flat_map(|port| &port.addresses)),
+            )?,
+            log_format: raw.log_format,
             cores: check.cores(raw.cores.as_ref(), workers)?,
             spin: check.spin(raw.spin.as_ref())?,
             workers,
@@ -431,6 +454,7 @@ impl Agent {
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis-agent")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
             user: check.user(raw.user.as_ref())?,
+            log_format: raw.log_format,
             host_interface,
             routes,
             minimum_protection: raw.minimum_protection,
@@ -542,6 +566,53 @@ impl Check<'_> {
             ));
         }
         Ok(Some(text.clone()))
+    }
+
+    /// Where metrics are served: not where a Workstation could ask for them.
+    fn metrics_address<'a>(
+        &self,
+        address: Option<&Spanned<String>>,
+        beyond_loopback: bool,
+        mut internal: impl Iterator<Item = &'a IpNet>,
+    ) -> Result<Option<SocketAddr>, Problem> {
+        let Some(text) = address else {
+            return Ok(None);
+        };
+        let refused =
+            |happened: String, remedy: &str| Err(self.problem(text.span().start, happened, remedy));
+        let Ok(address) = text.get_ref().parse::<SocketAddr>() else {
+            return refused(
+                format!("metrics_address is `{}`", text.get_ref()),
+                "give an address and a port, like \"127.0.0.1:9477\" or \"[::1]:9477\"",
+            );
+        };
+        let ip = address.ip().to_canonical();
+        if ip.is_unspecified() {
+            return refused(
+                format!(
+                    "metrics_address is {ip}, which is every address, those that Workstations reach too"
+                ),
+                "name one address of this machine, like \"127.0.0.1:9477\"",
+            );
+        }
+        if let Some(net) = internal.find(|net| net.contains(&ip)) {
+            return refused(
+                format!(
+                    "metrics_address is in {}, which Workstations reach",
+                    net.trunc()
+                ),
+                "name an address that they do not, like \"127.0.0.1:9477\"",
+            );
+        }
+        if !ip.is_loopback() && !beyond_loopback {
+            return refused(
+                format!(
+                    "metrics_address {ip} can be reached from other machines, and nobody who asks there is asked who it is"
+                ),
+                "name a loopback address, like \"127.0.0.1:9477\"; or write metrics_beyond_loopback = true",
+            );
+        }
+        Ok(Some(address))
     }
 
     fn group(&self, name: Option<&Spanned<String>>) -> Result<Option<String>, Problem> {

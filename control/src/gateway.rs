@@ -58,6 +58,7 @@ use ipnet::IpNet;
 use policies::Policies;
 use requests::Request;
 use std::collections::{BTreeMap, HashMap};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,10 +141,11 @@ struct Daemon {
 /// interface has failed.
 pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     process::harden()?;
-    let helper = Helper::start()?;
+    let helper = Helper::start(config.log_format)?;
     let caught = process::catch_signals()?;
     let account = Account::find(config.user.as_deref())?;
     let admins = AdminGroup::find(config.admin_group.as_deref())?;
+    let metrics = config.metrics_address.map(metrics).transpose()?;
     let registry = Registry::open(&config)?;
     let keyring = registry.keyring()?;
     let socket = Socket::bind(&config.runtime_directory)?;
@@ -157,6 +159,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
         audit: Arc::clone(&daemon.audit),
         admins,
         events: daemon.events.clone(),
+        metrics,
     };
     let server = Server::start(socket, Arc::new(Asker(asker)), options)?;
     tracing::info!(
@@ -172,6 +175,19 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     daemon.guide.stop();
     daemon.pool.stop();
     Ok(outcome?)
+}
+
+/// Where metrics are served over TCP, taken while that is still allowed.
+fn metrics(address: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(address).map_err(|error| {
+        let tried = format!("serving metrics at metrics_address {address}");
+        Problem {
+            remedy: "name an address of this machine that nothing else listens on; under systemd \
+                     take portcullis-metrics.conf as a drop-in"
+                .into(),
+            ..Problem::io(tried, &error)
+        }
+    })
 }
 
 /// Takes the walls down that a daemon which is no longer running has left, and leaves the ports set
@@ -459,7 +475,7 @@ impl Daemon {
                     .by_slot(workstation)
                     .map(|ws| ws.name.as_str())
                 {
-                    tracing::info!(workstation = name, "session up");
+                    tracing::info!(workstation = name, "a Workstation has a session");
                 }
             }
             Event::Erased(index) => {
@@ -567,7 +583,7 @@ impl Daemon {
         };
         for prefix in &served.prefixes {
             if let Err(error) = steering.set(*prefix, worker as u32) {
-                tracing::error!(%error, %prefix, "packets to a Workstation cannot be steered to its worker");
+                tracing::error!(%error, %prefix, "packets to a Workstation cannot be steered to its worker, and are handed over there, which costs more; restart portcullisd to try again");
             }
         }
     }

@@ -13,6 +13,7 @@ mod serve;
 
 use crate::config::Digest;
 use crate::keyless::Standing;
+use crate::log::{self, Format};
 use crate::problem::{Kind, Problem};
 use crate::raise::Plan;
 use dataplane::port::ntuple::{Asks, Classifier, Nic, Request as NicRequest};
@@ -146,7 +147,7 @@ impl Helper {
     ///
     /// # Errors
     /// What the system answered.
-    pub fn start() -> Result<Unscoped, Problem> {
+    pub fn start(log: Format) -> Result<Unscoped, Problem> {
         let failed = |error: &io::Error| Problem::io("starting the privileged helper", error);
         let (own, other) = socketpair(
             AddressFamily::Unix,
@@ -157,6 +158,7 @@ impl Helper {
         .map_err(|errno| failed(&errno.into()))?;
         Command::new("/proc/self/exe")
             .arg(ARGUMENT)
+            .env(log::FORMAT, log.name())
             .stdin(Stdio::from(other))
             .spawn()
             .map_err(|error| failed(&error))?;
@@ -374,7 +376,7 @@ pub fn is_wanted() -> bool {
 
 /// Is the helper, until the daemon is gone.
 pub fn run() -> ExitCode {
-    crate::program::log();
+    log::start(Format::of_environment());
     let outcome = serve::run(Pid::parent());
     crate::program::finish(
         "portcullis helper",

@@ -181,6 +181,9 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
          {}{}{}\
          # user = \"portcullis\"  # the account it runs as when started as root, where there is it\n\
          # admin_group = \"portcullis-admin\" # members may change things, as root; default none\n\
+         # metrics_address = \"127.0.0.1:9477\" # metrics over TCP for Prometheus; none by default\n\
+         # metrics_beyond_loopback = false # whether that may be another machine's to reach\n\
+         # log_format = \"auto\"  # auto | text | journal | json\n\
          # workers = 1          # default: one for each queue of the ports, but a core is left to everything else\n\
          # cores = \"auto\"       # auto | off | the cores of the workers, like [2, 3] or [\"2-5\"]; auto pins none of one or two\n\
          # spin = 20            # microseconds a worker looks for work before it sleeps\n\
@@ -294,6 +297,8 @@ mod tests {
         let mut explicit = Gateway::parse(Path::new("p"), &uncommented).unwrap();
         assert_eq!(explicit.workers.take(), Some(1));
         assert_eq!(explicit.user.take().as_deref(), Some("portcullis"));
+        let metrics = explicit.metrics_address.take();
+        assert!(metrics.is_some_and(|address| address.ip().is_loopback()));
         let admins = explicit.admin_group.take();
         assert_eq!(admins.as_deref(), Some("portcullis-admin"));
         assert_eq!(explicit, config);

@@ -330,7 +330,7 @@ impl Port {
         if let Err(problem) = unfit.and_then(|()| self.isolated()) {
             tracing::error!(port = self.interface(), %problem, remedy = problem.remedy, "the port is set down");
             if let Err(error) = links.set_down(link.index) {
-                tracing::error!(port = self.interface(), %error, "it could not be set down");
+                tracing::error!(port = self.interface(), %error, "the port could not be set down: do it by hand (ip link set dev IF down)");
             }
             self.lose(&problem.to_string());
             return;
@@ -352,7 +352,7 @@ impl Port {
                 "IPv4 forwarding was switched on for the port, and is switched off again"
             );
             if let Err(problem) = self.harden() {
-                tracing::error!(port = self.interface(), %problem, "it could not be");
+                tracing::error!(port = self.interface(), %problem, remedy = problem.remedy, "IPv4 forwarding could not be switched off for the port");
             }
         }
         if link.up

@@ -1,5 +1,6 @@
 //! The worker threads of a daemon.
 
+use crate::metrics::Batches;
 use crate::problem::Problem;
 use crossbeam::channel::{Receiver, bounded};
 use dataplane::counters::WorkerCounters;
@@ -117,7 +118,7 @@ impl Pool {
                             pin(at, core);
                         }
                         if let Err(error) = worker.run(&bell, spin) {
-                            tracing::error!(%error, "a worker cannot wait for frames; ending");
+                            tracing::error!(%error, "a worker cannot wait for frames; ending, for systemd to start it again (the wall stays up)");
                             std::process::abort();
                         }
                     });
@@ -174,6 +175,15 @@ impl Pool {
         self.members.iter().flat_map(|member| member.counters.all())
     }
 
+    /// How long each worker's batches took.
+    pub fn batches(&self) -> Vec<Batches> {
+        let of = |member: &Member| Batches {
+            counts: member.counters.batches.counts().collect(),
+            nanoseconds: member.counters.batches.total(),
+        };
+        self.members.iter().map(of).collect()
+    }
+
     /// Asks every worker for the levels and losses of its ports' rings: one answer each.
     pub fn ask_statistics(&self) -> Receiver<Vec<(PortId, RingStatistics)>> {
         let (sender, receiver) = bounded(self.len());
@@ -183,7 +193,7 @@ impl Pool {
         receiver
     }
 
-    /// Losses of every port's rings; a port whose worker does not answer in time is left
+    /// Losses of every port's rings, and where their frames are; a port whose worker does not answer in time is left
     /// out.
     pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
         let receiver = self.ask_statistics();
@@ -197,6 +207,11 @@ impl Pool {
             sum.fill_ring_empty += part.fill_ring_empty;
             sum.rx_dropped += part.rx_dropped;
             sum.tx_invalid += part.tx_invalid;
+            sum.frames.receiving += part.frames.receiving;
+            sum.frames.sending += part.frames.sending;
+            sum.frames.held += part.frames.held;
+            sum.frames.stash += part.frames.stash;
+            sum.frames.free += part.frames.free;
         }
         all
     }

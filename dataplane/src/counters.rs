@@ -29,12 +29,61 @@ impl Counter {
     }
 }
 
+/// The longest that a batch of each place of a [`Histogram`] took, in nanoseconds: powers of two from a
+/// microsecond to 33 milliseconds. One more place is for those that took longer.
+pub const BATCH_BOUNDS: [u64; 16] = {
+    let mut bounds = [0; 16];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = 1024 << at;
+        at += 1;
+    }
+    bounds
+};
+
+/// How long something took, counted in fixed places by one writer.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [Counter; BATCH_BOUNDS.len() + 1],
+    total: Counter,
+}
+
+impl Histogram {
+    /// Counts one: only the owner may call it.
+    #[inline]
+    pub fn record(&self, nanoseconds: u64) {
+        // How many bits are left above the first bound.
+        let above = u64::BITS - (nanoseconds.saturating_sub(1) >> 10).leading_zeros();
+        if let Some(count) = self.counts.get((above as usize).min(BATCH_BOUNDS.len())) {
+            count.add(1);
+        }
+        self.total.add(nanoseconds);
+    }
+
+    /// How many took at most each of [`BATCH_BOUNDS`] and more than the one before, and then those that
+    /// took longer.
+    pub fn counts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.counts.iter().map(Counter::get)
+    }
+
+    /// Nanoseconds that all took together.
+    pub fn total(&self) -> u64 {
+        self.total.get()
+    }
+}
+
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident {
+        $($(#[$doc:meta])* $field:ident,)*
+        $(; $($(#[$more_doc:meta])* $more:ident: $kind:ty,)*)?
+    }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
         #[repr(align(64))]
-        pub struct $name { $($(#[$doc])* pub $field: Counter,)* }
+        pub struct $name {
+            $($(#[$doc])* pub $field: Counter,)*
+            $($($(#[$more_doc])* pub $more: $kind,)*)?
+        }
 
         impl $name {
             /// Every counter with its name, in the order of declaration.
@@ -94,13 +143,22 @@ counters! {
         /// Frames and packets that came in at another worker and found the queue to this
         /// Workstation's full.
         handoff_full,
+        /// AEAD blocks that the session sealed with, as of the last packet: a level, not a count.
+        sealed_blocks,
     }
 }
 
 impl PeerCounters {
     /// The counters that are drops, by name.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        const NOT_DROPS: [&str; 5] = ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "opened"];
+        const NOT_DROPS: [&str; 6] = [
+            "rx_packets",
+            "rx_bytes",
+            "tx_packets",
+            "tx_bytes",
+            "opened",
+            "sealed_blocks",
+        ];
         self.all().filter(|(name, _)| !NOT_DROPS.contains(name))
     }
 }
@@ -136,5 +194,29 @@ counters! {
         super_packets_written,
         /// Writes to the host interface.
         host_writes,
+        ;
+        /// How long rounds took that did something.
+        batches: Histogram,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_is_counted_at_the_first_bound_that_it_does_not_pass() {
+        let mut times = vec![0, 1, u64::MAX];
+        for bound in BATCH_BOUNDS {
+            times.extend([bound - 1, bound, bound + 1]);
+        }
+        for time in times {
+            let histogram = Histogram::default();
+            histogram.record(time);
+            let at = histogram.counts().position(|count| count == 1);
+            let bound = BATCH_BOUNDS.iter().position(|bound| time <= *bound);
+            assert_eq!(at, Some(bound.unwrap_or(BATCH_BOUNDS.len())), "{time}");
+            assert_eq!(histogram.total(), time);
+        }
     }
 }

@@ -451,6 +451,12 @@ impl Session {
         self.window.highest()
     }
 
+    /// AEAD blocks it has sealed with; there are at most [`SEAL_BLOCKS`].
+    #[inline]
+    pub fn sealed_blocks(&self) -> u64 {
+        self.blocks
+    }
+
     /// Whether 7/8 of what the keys may do is done, in either direction, so that a rekey is due.
     pub fn worn(&self) -> bool {
         self.worn_sending() || self.worn_receiving()

@@ -6,6 +6,7 @@ use super::message::{
 };
 use super::status::{AgentStatus, Status, WorkstationStatus};
 use crate::explain::{Explain, Explained};
+use crate::metrics::Sample;
 use crate::problem::Problem;
 use crate::watch::{Hub, Stream, Watch};
 use std::collections::HashMap;
@@ -25,6 +26,17 @@ pub trait Control: Send + Sync + 'static {
     /// It cannot tell now.
     fn workstations(&self) -> Result<Vec<WorkstationStatus>, Problem> {
         Ok(self.status()?.workstations)
+    }
+
+    /// What metrics are made of.
+    ///
+    /// # Errors
+    /// It cannot tell now.
+    fn sample(&self) -> Result<Sample, Problem> {
+        Ok(Sample {
+            status: self.status()?,
+            ..Sample::default()
+        })
     }
 
     /// Adds a Workstation and serves it from then on ([`add_workstation`](super::add_workstation)).

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/openapi.json` | the OpenAPI document of all this |
 //! | `GET /v1/status` | [`Status`]; at an agent [`AgentStatus`] |
+//! | `GET /metrics` | the [metrics](crate::metrics) in Prometheus' text format |
 //! | `GET /v1/events` | what happens from then on, an [`Event`](crate::events::Event) a line |
 //! | `GET /v1/workstations` | a list of [`WorkstationStatus`] |
 //! | `POST /v1/workstations` with [`AddWorkstation`] | 201 and [`Added`], the enrolment file in it |

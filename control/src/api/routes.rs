@@ -8,6 +8,7 @@ use super::{
 };
 use crate::audit::{Audit, By, What};
 use crate::events::{Event, Events};
+use crate::metrics::{self, MEDIA_TYPE};
 use crate::problem::{Kind, Problem};
 use axum::body::{Body as Outgoing, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -31,6 +32,7 @@ pub(super) fn gateway(served: Served<dyn Control>) -> Router {
         .route("/v1/openapi.json", get(document))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
+        .route("/metrics", get(metrics))
         .route("/v1/workstations", get(workstations).post(add))
         .route("/v1/workstations/{name}", delete(remove).patch(set))
         .route("/v1/workstations/{name}/allow", post(allow))
@@ -45,6 +47,13 @@ pub(super) fn gateway(served: Served<dyn Control>) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/explain", post(diagnosis::explain))
         .route("/v1/watch", post(diagnosis::watch))
+        .with_state(served)
+}
+
+/// What is served over TCP: it only looks, and tells no more than counts.
+pub(super) fn metrics_alone(served: Served<dyn Control>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
         .with_state(served)
 }
 
@@ -478,6 +487,23 @@ async fn agent_down(State(served): Agent, Extension(by): Extension<By>) -> Respo
     .await
 }
 
+/// What is counted, in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    responses((status = 200, description = "the metrics", body = String, content_type = "text/plain")),
+)]
+async fn metrics(State(served): Gateway) -> Response {
+    match asked_of(move || served.control.sample()).await {
+        Ok(sample) => {
+            let head = [(header::CONTENT_TYPE, MEDIA_TYPE)];
+            (head, metrics::text(&sample)).into_response()
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 /// What happens from now on, a JSON object a line, until the client goes.
 #[utoipa::path(
     get,
@@ -534,16 +560,25 @@ pub(super) async fn answer<T: Serialize + Send + 'static>(
     good: StatusCode,
     call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Response {
+    match asked_of(call).await {
+        Ok(value) => json(good, &value),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Runs a call that may block.
+async fn asked_of<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Refused> {
     match tokio::task::spawn_blocking(call).await {
-        Ok(Ok(value)) => json(good, &value),
-        Ok(Err(problem)) => failed(&problem),
-        Err(_) => json(
+        Ok(outcome) => outcome.map_err(|problem| Refused(Box::new(failed(&problem)))),
+        Err(_) => Err(Refused(Box::new(json(
             StatusCode::INTERNAL_SERVER_ERROR,
             &ErrorBody {
                 error: "answering the request failed inside the daemon".into(),
                 remedy: "look in its log: journalctl -u portcullisd".into(),
             },
-        ),
+        )))),
     }
 }
 
@@ -618,6 +653,7 @@ impl Streams {
     paths(
         document,
         status,
+        metrics,
         events,
         workstations,
         add,

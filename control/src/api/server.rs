@@ -16,6 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::net::TcpListener;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 
 /// The largest request body.
@@ -32,6 +33,8 @@ const MAX_BODY: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time in which a client must take some of what it is sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections to `metrics_address` that are served at once; more wait.
+const SCRAPES: usize = 4;
 /// The time that answers under way have to be written when the server ends.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// The time a connection lives, whatever is done on it, unless it carries a stream.
@@ -46,6 +49,8 @@ pub struct Options {
     pub admins: Option<AdminGroup>,
     /// What happens.
     pub events: Events,
+    /// Where metrics are served over TCP too.
+    pub metrics: Option<TcpListener>,
 }
 
 impl Options {
@@ -55,6 +60,7 @@ impl Options {
             audit: Arc::new(Audit::new(state_directory)),
             admins: None,
             events: Events::default(),
+            metrics: None,
         }
     }
 
@@ -91,8 +97,9 @@ impl Server {
         control: Arc<dyn Control>,
         options: Options,
     ) -> Result<Self, Problem> {
-        let router = routes::gateway(options.serve(control));
-        Self::serve(socket, router, options)
+        let served = options.serve(control);
+        let metrics = routes::metrics_alone(served.clone());
+        Self::serve(socket, routes::gateway(served), Some(metrics), options)
     }
 
     /// Serves an agent's control API.
@@ -105,10 +112,15 @@ impl Server {
         options: Options,
     ) -> Result<Self, Problem> {
         let router = routes::agent(options.serve(control));
-        Self::serve(socket, router, options)
+        Self::serve(socket, router, None, options)
     }
 
-    fn serve(socket: Socket, router: Router, options: Options) -> Result<Self, Problem> {
+    fn serve(
+        socket: Socket,
+        router: Router,
+        metrics: Option<Router>,
+        options: Options,
+    ) -> Result<Self, Problem> {
         let io = |error| Problem::io("starting the control API", &error);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -122,11 +134,15 @@ impl Server {
             limits: Arc::default(),
         });
         let router = bounded(router, &gate);
+        let metrics = options.metrics.zip(metrics);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("control-api".into())
             .spawn(move || {
                 runtime.block_on(async {
+                    if let Some((listener, router)) = metrics {
+                        tokio::spawn(serve_metrics(listener, router));
+                    }
                     match UnixListener::from_std(listener) {
                         Ok(listener) => tokio::select! {
                             () = accept(listener, router, &gate) => {}
@@ -159,6 +175,42 @@ impl Drop for Server {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Serves metrics over TCP, to so many at once.
+async fn serve_metrics(listener: TcpListener, router: Router) {
+    let router = router
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there are only /metrics here") })
+        .layer(DefaultBodyLimit::max(0));
+    let room = Arc::new(Semaphore::new(SCRAPES));
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener));
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "metrics are not served over TCP: restart the daemon to have them");
+            return;
+        }
+    };
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    converse(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on metrics_address; trying on: raise LimitNOFILE if this goes on");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }
@@ -232,14 +284,12 @@ fn too_many(what: &str, peer: &Peer) -> Problem {
 }
 
 /// Serves one connection to its end.
-async fn converse<S>(stream: S, router: Router, peer: Peer)
+async fn converse<S>(stream: S, router: Router)
 where
     S: AsyncRead + AsyncWrite + 'static,
 {
     let streams = Streams::default();
-    let router = router
-        .layer(Extension(Arc::new(peer)))
-        .layer(Extension(streams.clone()));
+    let router = router.layer(Extension(streams.clone()));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let connection = hyper::server::conn::http1::Builder::new()
@@ -276,12 +326,8 @@ where
         groups: Vec::new(),
     };
     let served = options.serve(control);
-    converse(
-        stream,
-        bounded(routes::gateway(served), &Arc::new(gate)),
-        root,
-    )
-    .await;
+    let router = bounded(routes::gateway(served), &Arc::new(gate));
+    converse(stream, router.layer(Extension(Arc::new(root)))).await;
 }
 
 async fn accept(listener: UnixListener, router: Router, gate: &Arc<Gate>) {
@@ -311,7 +357,7 @@ async fn accept(listener: UnixListener, router: Router, gate: &Arc<Gate>) {
 async fn attend(mut stream: UnixStream, router: Router, peer: Peer, open: Open) {
     match open.served().await {
         Some(place) => {
-            converse(stream, router, peer).await;
+            converse(stream, router.layer(Extension(Arc::new(peer)))).await;
             drop(place);
         }
         None => {

@@ -5,7 +5,7 @@ use crate::api::client::Client;
 use crate::config::{self, AGENT_PATH, Agent, check_interface_name};
 use crate::enrolment::Enrolment;
 use crate::problem::{Kind, Problem};
-use crate::{agent, doctor, files, helper, interfaces, keygen, program, show};
+use crate::{agent, doctor, files, helper, interfaces, keygen, log, program, show};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::io::stdout;
@@ -128,7 +128,7 @@ fn run(arguments: Arguments) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Command::Up => {
-            program::log();
+            log::start(config.log_format);
             agent::run(config, path)?;
             Ok(ExitCode::SUCCESS)
         }

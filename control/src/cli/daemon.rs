@@ -3,7 +3,7 @@
 use super::Outcome;
 use crate::config::{GATEWAY_PATH, Gateway};
 use crate::problem::{Kind, Problem};
-use crate::{check, gateway, helper, program, show};
+use crate::{check, gateway, helper, log, program, show};
 use clap::Parser;
 use std::io::stdout;
 use std::path::PathBuf;
@@ -59,8 +59,8 @@ fn run(arguments: &Arguments) -> Outcome {
             .into()),
         };
     }
-    program::log();
     let config = Gateway::load(&arguments.config)?;
+    log::start(config.log_format);
     if arguments.lower {
         gateway::lower(&config)?;
         let ports = config.ports.iter().map(|p| p.interface.as_str());

@@ -51,6 +51,62 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn metrics_are_served_nowhere_unless_told_and_never_where_workstations_reach() {
+    const KEYLESS: &str =
+        "[[port]]\ninterface = \"eth3\"\nadmission = \"open\"\naddresses = [\"10.152.200.1/24\"]\n";
+    let with = |lines: &str| gateway(&format!("{lines}\n{GOOD}{KEYLESS}"));
+    assert_eq!(with("").unwrap().metrics_address, None);
+    for good in ["127.0.0.1:9477", "127.3.2.1:1", "[::1]:9477"] {
+        let config = with(&format!("metrics_address = \"{good}\"")).unwrap();
+        assert_eq!(config.metrics_address, good.parse().ok());
+    }
+    let refused = |address: &str, more: &str| {
+        let problem = with(&format!("metrics_address = \"{address}\"\n{more}")).unwrap_err();
+        assert!(problem.tried.starts_with("p.toml:1:19"), "{problem}");
+        assert!(problem.remedy.contains("127.0.0.1:9477"), "{problem:?}");
+        problem.happened
+    };
+    assert!(refused("192.0.2.7:9477", "").contains("from other machines"));
+    const BEYOND: &str = "metrics_beyond_loopback = true";
+    let config = with(&format!("metrics_address = \"192.0.2.7:9477\"\n{BEYOND}")).unwrap();
+    assert!(config.metrics_address.is_some());
+    // Whatever is said: the Gateway's own address in the tunnel, that on a port without keys, all there are.
+    for (address, why) in [
+        ("10.152.152.10:9477", "which Workstations reach"),
+        ("[::ffff:10.152.152.10]:9477", "which Workstations reach"),
+        ("[fd50:6f72:7463::1]:9477", "which Workstations reach"),
+        ("10.152.200.1:9477", "which Workstations reach"),
+        ("0.0.0.0:9477", "every address"),
+        ("[::]:9477", "every address"),
+        ("[::ffff:0.0.0.0]:9477", "every address"),
+        ("localhost:9477", "metrics_address is"),
+    ] {
+        let happened = refused(address, BEYOND);
+        assert!(happened.contains(why), "{address}: {happened}");
+    }
+}
+
+#[test]
+fn who_administers_and_how_the_log_looks_can_be_said() {
+    let with = |line: &str| gateway(&format!("{line}\n{GOOD}"));
+    assert_eq!(with("").unwrap().admin_group, None);
+    let config = with("admin_group = \"portcullis-admin\"\nlog_format = \"json\"").unwrap();
+    assert_eq!(config.admin_group.as_deref(), Some("portcullis-admin"));
+    assert_eq!(config.log_format, Format::Json);
+    assert_eq!(
+        agent("log_format = \"text\"").unwrap().log_format,
+        Format::Text
+    );
+    for bad in [
+        "admin_group = \"\"",
+        "admin_group = \"a b\"",
+        "log_format = \"xml\"",
+    ] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn cores_are_a_list_of_numbers_and_ranges() {
     let cores = |text: &str| {
         let text = GOOD.replacen("workers = 1", &format!("cores = {text}"), 1);

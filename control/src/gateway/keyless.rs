@@ -48,7 +48,7 @@ impl Keyless {
         match self.help.look() {
             Ok(found) => self.take(found),
             Err(problem) => {
-                tracing::warn!(port = self.config.interface, %problem, "the port is not looked after");
+                tracing::warn!(port = self.config.interface, %problem, remedy = problem.remedy, "the port is not looked after for now; tried again");
             }
         }
     }

@@ -18,10 +18,24 @@ impl Daemon {
         name: &str,
         request: &SetWorkstation,
     ) -> Result<SetWorkstation, Problem> {
+        let before = self
+            .registry
+            .get(name)
+            .map(|(_, one)| SetWorkstation::of(one));
         let (id, changed) = set_workstation(&mut self.registry, name, request)?;
         if changed {
-            self.serve_anew(id)?;
-            tracing::info!(workstation = name, "protected otherwise now");
+            if let Err(problem) = self.serve_anew(id) {
+                // As it was, on the disk too.
+                if let Some(before) = before {
+                    set_workstation(&mut self.registry, name, &before)?;
+                    self.serve_anew(id)?;
+                }
+                return Err(problem);
+            }
+            tracing::info!(
+                workstation = name,
+                "a Workstation is protected otherwise now; it begins another session"
+            );
         }
         Ok(self
             .registry
@@ -34,11 +48,22 @@ impl Daemon {
     pub(super) fn switch(&mut self, name: &str, enabled: bool) -> Result<Switched, Problem> {
         let id = self.registry.change(name, |one| one.enabled = enabled)?;
         match (enabled, self.served.contains_key(&id)) {
-            (true, false) => self.serve_workstation(id)?,
+            (true, false) => {
+                if let Err(problem) = self.serve_workstation(id) {
+                    // Off, as it was. (One that cannot be turned off whole stays off on the disk.)
+                    self.registry.change(name, |one| one.enabled = false)?;
+                    self.drop_workstation(id)?;
+                    return Err(problem);
+                }
+            }
             (false, true) => self.drop_workstation(id)?,
             _ => {}
         }
-        tracing::info!(workstation = name, enabled, "switched");
+        tracing::info!(
+            workstation = name,
+            enabled,
+            "a Workstation was turned on or off"
+        );
         self.events.tell(|| Happening::Switched {
             workstation: name.to_owned(),
             enabled,
@@ -70,7 +95,7 @@ impl Daemon {
         tracing::info!(
             workstation = name,
             key_id = rotated.key_id,
-            "given new keys"
+            "a Workstation was given new keys; carry the enrolment file to it"
         );
         self.events.tell(|| Happening::KeysGiven {
             workstation: name.to_owned(),
@@ -137,7 +162,7 @@ impl Daemon {
         if let Some(workstation) = self.registry.by_slot(id) {
             tracing::info!(
                 workstation = workstation.name.as_str(),
-                "uses its new keys; the old ones are gone"
+                "a Workstation uses its new keys; the old ones are gone"
             );
             self.events.tell(|| Happening::KeysUsed {
                 workstation: workstation.name.to_string(),
@@ -167,7 +192,7 @@ impl Daemon {
                 if let Some(workstation) = self.registry.by_slot(id) {
                     tracing::warn!(
                         workstation = workstation.name.as_str(),
-                        "its old keys have ended; it has not used its new ones yet"
+                        "a Workstation's old keys have ended, and it has not used its new ones: enrol it with them, or it cannot connect"
                     );
                     self.events.tell(|| Happening::KeysEnded {
                         workstation: workstation.name.to_string(),

@@ -95,7 +95,7 @@ impl Daemon {
         if let Some(mtu) = least
             && let Err(error) = self.host_mtu(mtu)
         {
-            tracing::warn!(%error, "the host interface keeps its MTU; larger packets are dropped");
+            tracing::warn!(%error, "the host interface keeps its MTU, and larger packets are dropped: set it by hand (ip link set dev IF mtu N)");
         }
     }
 

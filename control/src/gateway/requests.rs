@@ -6,12 +6,14 @@ use crate::api::{
     Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
 };
 use crate::explain::{Explain, Explained};
+use crate::metrics::Sample;
 use crate::rules;
 use crate::watch::{Stream, Watch};
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
     Status(Sender<Status>),
+    Sample(Sender<Sample>),
     Add(AddWorkstation, Sender<Result<Added, Problem>>),
     Remove(String, Sender<Result<Removed, Problem>>),
     Set(
@@ -34,6 +36,7 @@ impl Daemon {
     pub(super) fn request(&mut self, request: Request) {
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Sample(answer) => drop(answer.send(self.sample())),
             Request::Add(new, answer) => drop(answer.send(self.add(new))),
             Request::Remove(name, answer) => drop(answer.send(self.remove(&name))),
             Request::Set(name, what, answer) => drop(answer.send(self.set(&name, &what))),
@@ -66,7 +69,11 @@ impl Daemon {
             let related = self.related(&workstation.name, &workstation.allow);
             self.refresh_policies(related);
         }
-        tracing::info!(workstation = added.name, key_id = added.key_id, "added");
+        tracing::info!(
+            workstation = added.name,
+            key_id = added.key_id,
+            "a Workstation was added"
+        );
         self.events.tell(|| Happening::Added {
             workstation: added.name.clone(),
         });
@@ -87,7 +94,10 @@ impl Daemon {
         let related = self.related(&removed.name, &removed.allow);
         self.refresh_policies(related);
         self.registry.release(id);
-        tracing::info!(workstation = name, "removed");
+        tracing::info!(
+            workstation = name,
+            "a Workstation was removed; its sessions are gone"
+        );
         self.events.tell(|| Happening::Removed {
             workstation: name.to_owned(),
         });
@@ -107,7 +117,11 @@ impl Daemon {
             self.refresh_policies(related);
         }
         let allow = rules::list(&allowed.allow);
-        tracing::info!(workstation = name, allow, "may reach something else now");
+        tracing::info!(
+            workstation = name,
+            allow,
+            "a Workstation may reach something else now"
+        );
         Ok(allowed)
     }
 
@@ -180,6 +194,10 @@ impl Daemon {
 impl Control for Asker<Request> {
     fn status(&self) -> Result<Status, Problem> {
         self.ask(Request::Status)
+    }
+
+    fn sample(&self) -> Result<Sample, Problem> {
+        self.ask(Request::Sample)
     }
 
     fn add(&self, request: AddWorkstation) -> Result<Added, Problem> {

@@ -3,13 +3,62 @@
 use super::*;
 use crate::api::{Counters, PortStatus, SessionStatus, Status, WorkstationStatus, mac_text};
 use crate::handshake::gateway::WorkstationInfo;
+use crate::metrics::{More, Sample};
 use crate::port::by_name;
+use dataplane::port::RingStatistics;
 use dataplane::wall::AttachMode;
+use wire::limits::SEAL_BLOCKS;
 
 impl Daemon {
     pub(super) fn status(&mut self) -> Status {
         let rings = self.pool.ring_statistics();
         let infos = self.machine.workstations(now());
+        self.status_of(&rings, &infos)
+    }
+
+    /// What metrics are made of.
+    pub(super) fn sample(&mut self) -> Sample {
+        let rings = self.pool.ring_statistics();
+        let infos = self.machine.workstations(now());
+        let frames = self.ports.iter().filter_map(|port| {
+            let statistics = rings.get(&port.id)?;
+            Some((port.plan.interface.clone(), statistics.frames))
+        });
+        let workstations = infos.iter().filter_map(|info| {
+            let name = self.registry.by_slot(info.id)?.name.to_string();
+            Some((name, self.more(info)))
+        });
+        Sample {
+            frames: frames.collect(),
+            workstations: workstations.collect(),
+            batches: self.pool.batches(),
+            status: self.status_of(&rings, &infos),
+        }
+    }
+
+    fn more(&self, info: &WorkstationInfo) -> More {
+        let up = self.ports.iter().filter_map(|port| port.up.as_ref());
+        let blocks_left = info.cur.as_ref().and_then(|session| {
+            let worker = self.sessions.get(&session.index)?.worker;
+            let counters = self.served.get(&info.id)?.counters.get(worker)?;
+            Some(SEAL_BLOCKS.saturating_sub(counters.sealed_blocks.get()))
+        });
+        More {
+            handshakes: info
+                .outcomes
+                .all()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+            queued: up.map(|up| up.tables.waiting(info.id)).sum(),
+            blocks_left,
+        }
+    }
+
+    fn status_of(
+        &self,
+        rings: &HashMap<PortId, RingStatistics>,
+        infos: &[WorkstationInfo],
+    ) -> Status {
         let keyless = self.keyless.iter().map(|port| port.status(&self.links));
         let ports: Vec<PortStatus> = self
             .ports
@@ -19,7 +68,7 @@ impl Daemon {
             .collect();
         let workstations = WorkstationStatus::all(&self.registry, &self.keyring)
             .into_iter()
-            .map(|status| self.fill_in(status, &infos))
+            .map(|status| self.fill_in(status, infos))
             .collect();
         let warnings = self.ports.iter().filter_map(|port| {
             let generic = port.up.as_ref()?.mode == AttachMode::Generic;

@@ -74,6 +74,18 @@ pub struct Enrolled {
 }
 
 impl Outcomes {
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let good = [
+            ("challenges", self.challenges),
+            ("responses", self.responses),
+            ("rekeys", self.rekeys),
+            ("confirmed", self.confirmed),
+            ("replaced", self.replaced),
+        ];
+        good.into_iter().chain(self.refused())
+    }
+
     /// Handshakes that came to nothing, by the names of their counters.
     pub fn refused(&self) -> [(&'static str, u64); 10] {
         [

@@ -271,6 +271,16 @@ impl PortTables {
         }
     }
 
+    /// Frames of a Workstation that were admitted and that its worker has not taken off the ring.
+    pub fn waiting(&self, workstation: u32) -> u64 {
+        self.credits.get(workstation as usize).map_or(0, |credit| {
+            // Read first, so that it is never the larger.
+            let consumed = word!(credit, consumed, AtomicU64).load(Ordering::Acquire);
+            let admitted = word!(credit, admitted, AtomicU64).load(Ordering::Acquire);
+            admitted.saturating_sub(consumed)
+        })
+    }
+
     /// How many frames of a Workstation may be in flight; 0 admits none.
     pub fn set_limit(&self, workstation: u32, limit: u64) {
         if let Some(credit) = self.credits.get(workstation as usize) {

@@ -344,6 +344,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         peer.counters.tx_packets.add(packets);
         peer.counters.tx_bytes.add(bytes);
+        peer.counters.sealed_blocks.set(session.sealed_blocks());
     }
 
     fn release(&mut self, port: PortId, frame: P::Frame) {

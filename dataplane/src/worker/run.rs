@@ -86,11 +86,17 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn run(mut self, bell: &Bell, spin: Duration) -> io::Result<()> {
         let spin = spin.as_nanos() as u64;
         let mut last_work = boottime();
+        let mut worked = false;
         let mut served = self.generation;
         let mut epoll = self.watch(bell)?;
         while !self.stopped {
             let now = boottime();
-            if self.step(now) {
+            // The clock is read once a round: what the next one begins with is where this one ended.
+            if worked {
+                self.counters.batches.record(now.saturating_sub(last_work));
+            }
+            worked = self.step(now);
+            if worked {
                 last_work = now;
                 continue;
             }
