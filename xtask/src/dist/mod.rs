@@ -7,6 +7,7 @@
 
 mod machine;
 mod prove;
+mod recipe;
 
 use std::ffi::OsString;
 use std::fs;
