@@ -376,7 +376,10 @@ pub fn is_wanted() -> bool {
 pub fn run() -> ExitCode {
     crate::program::log();
     let outcome = serve::run(Pid::parent());
-    crate::program::finish("portcullis helper", outcome.map_err(Into::into))
+    crate::program::finish(
+        "portcullis helper",
+        outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    )
 }
 
 fn unexpected(answer: Answer) -> Problem {

@@ -12,6 +12,7 @@ pub mod api;
 mod asker;
 pub mod check;
 pub mod choices;
+pub mod cli;
 pub mod config;
 mod confine;
 pub mod enrolment;

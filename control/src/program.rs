@@ -28,10 +28,10 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Ends a program: 0, or 1 with the problem and its remedy on standard error.
-pub fn finish(program: &str, outcome: anyhow::Result<()>) -> ExitCode {
+/// Ends a program: with its code, or 1 with the problem and its remedy on standard error.
+pub fn finish(program: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{}", problem::report(program, &error));
             ExitCode::FAILURE
