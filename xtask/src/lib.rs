@@ -9,6 +9,7 @@ pub mod demo;
 pub mod fuzz;
 pub mod inventory;
 pub mod middlebox;
+pub mod pages;
 pub mod report;
 pub mod rig;
 pub mod tasks;

@@ -5,15 +5,16 @@ mod enrolment;
 mod files;
 mod init;
 mod key;
-mod look;
+pub(super) mod look;
 mod workstation;
 
 use daemon::Daemon;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
 use crate::program;
-use clap::{Parser, Subcommand};
+use crate::top::Source;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,13 +25,15 @@ use std::process::ExitCode;
     version,
     after_help = "Examples:
   portcullis                                   what the Gateway is doing
+  portcullis top                               the same, live
+  portcullis status                            whether all is well
   portcullis init --port eth1                  set this machine up as a Gateway
   portcullis workstation add alpha             enrol a Workstation; writes alpha.enrolment
   portcullis workstation add beta --port eth2 --address 10.152.152.20
   portcullis workstation rotate alpha          give it new keys; disable ends its sessions
   portcullis --json show | jq '.workstations[].name'
 
-Exit codes: 0 done, 1 failed, 2 wrong usage."
+Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
 )]
 pub struct Arguments {
     /// The Gateway's configuration.
@@ -45,20 +48,33 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what the Gateway is doing (the default).
-    #[command(visible_alias = "status")]
-    Show,
+    Show(look::Show),
+    Status(look::Look),
+    Dump(look::Dump),
+    Top(top::Arguments),
     Init(init::Arguments),
     /// Say who may use this Gateway.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  portcullis workstation add alpha
+  portcullis workstation list
+  portcullis workstation allow alpha +tcp/9100 -icmp
+  portcullis workstation disable alpha"
+    )]
     Workstation(workstation::Command),
     /// Change the Gateway's own key.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  portcullis key rotate
+  portcullis key retire"
+    )]
     Key(key::Command),
-    /// Have the daemon read the Workstation files again.
-    Reload,
-    /// Check configuration, keys, Workstation files and interfaces, without changing anything.
-    Check,
+    #[command(visible_alias = "syncconf")]
+    Reload(files::Reload),
+    Check(files::Check),
+    Completions(completions::Arguments),
 }
 
 /// Runs the program.
@@ -71,12 +87,23 @@ fn run(arguments: Arguments) -> Outcome {
         config: arguments.config,
         json: arguments.json,
     };
-    match arguments.command.unwrap_or(Command::Show) {
-        Command::Show => look::show(&context),
+    let command = arguments
+        .command
+        .unwrap_or_else(|| Command::Show(look::Show::default()));
+    match command {
+        Command::Show(arguments) => look::show(&context, arguments),
+        Command::Status(arguments) => look::status(&context, &arguments),
+        Command::Dump(_) => look::dump(&context),
+        Command::Top(arguments) => {
+            let daemon = Daemon::of(&context.config)?;
+            let source = Source::Gateway(daemon.client);
+            top::run(source, &daemon.config.runtime_directory, &arguments)
+        }
         Command::Init(arguments) => init::run(&context, arguments),
         Command::Workstation(command) => workstation::run(&context, command),
         Command::Key(command) => key::run(&context, command),
-        Command::Reload => files::reload(&context),
-        Command::Check => files::check(&context),
+        Command::Reload(_) => files::reload(&context),
+        Command::Check(arguments) => files::check(&context, arguments),
+        Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
     }
 }

@@ -24,6 +24,7 @@ mod privileges;
 mod probe;
 mod process;
 mod rtt;
+mod terminal;
 mod topology;
 mod traffic;
 mod tunnel;
@@ -42,6 +43,7 @@ pub use privileges::{ACCOUNT, HELPER, SYS_ADMIN, ThreadStatus, descriptors, help
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};
+pub use terminal::Terminal;
 pub use topology::{
     Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
 };
