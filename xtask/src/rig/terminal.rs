@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -126,6 +126,8 @@ impl Terminal {
     /// When nobody has.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let group = tcgetpgrp(&self.keys).context("finding out who has the terminal")?;
+        // 0 is nobody here, and everybody of our own to kill(2).
+        ensure!(group.as_raw() > 1, "nobody has the terminal any more");
         killpg(group, signal).context("sending a signal")
     }
 
@@ -150,6 +152,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        let _ = self.signal(Signal::SIGKILL);
         let _ = self.child.kill();
         let _ = self.child.wait();
         // The reader ends with the terminal, which this is the last to have: it is not waited for.
