@@ -1,6 +1,6 @@
 //! The Workstation's daemon: one port, one worker, one handshake state machine, for ever.
 
-use crate::api::server::Server;
+use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
 use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
@@ -25,11 +25,13 @@ use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
 use crate::rollback::{self, Clocks, Generation};
+use crate::watchdog::Watchdog;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkEvent, Links};
+use dataplane::own::Own;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
@@ -83,6 +85,7 @@ struct Agent {
     retried: Instant,
     /// When the helper was last looked at.
     looked: Instant,
+    watchdog: Watchdog,
 }
 
 /// Runs the agent until it is told to stop.
@@ -109,7 +112,8 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     agent.raise(raise::AT_START)?;
     agent.machine.start(now());
     let (asker, requests) = bounded(16);
-    let server = Server::start_agent(socket, Arc::new(Asker(asker)))?;
+    let options = Options::new(&agent.config.state_directory);
+    let server = Server::start_agent(socket, Arc::new(Asker(asker)), options)?;
     tracing::info!(
         interface = agent.port.plan.interface,
         workstation = agent.identity.name.as_str(),
@@ -207,11 +211,13 @@ impl Agent {
         };
         let shape = layout::shape(&plan.interface, &plan.rings);
         let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &[shape])?;
+        let lifetime = process::key_lifetime()?;
         let settings = Settings {
             role: Role::Workstation,
             engine: config.engine,
             cores: layout.workers,
             spin: config.spin,
+            lifetime,
             sizes: Sizes {
                 frames: 0,
                 ports: 1,
@@ -251,11 +257,13 @@ impl Agent {
             counters: Arc::clone(&counters),
         };
         pool.give(0, Command::AddPeer(Box::new(setup)));
+        // No packet leaves before its address is known.
+        pool.give(0, Command::SetOwn(Own::default()));
         let generation = mapped.map(|(generation, mapped)| {
             pool.give(0, Command::Watch(Box::new(mapped), generation.seen()));
             generation
         });
-        let machine = Machine::new(
+        let mut machine = Machine::new(
             WorkstationConfig {
                 static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
                 gateway_public: *identity.gateway_public_key.as_bytes(),
@@ -272,6 +280,7 @@ impl Agent {
             },
             now(),
         );
+        machine.set_lifetime(lifetime);
         Ok(Self {
             config,
             identity,
@@ -292,6 +301,7 @@ impl Agent {
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
+            watchdog: Watchdog::from_environment(),
         })
     }
 
@@ -375,6 +385,7 @@ impl Agent {
             self.look_for_rollback();
             self.look_at_traffic();
             self.mix();
+            self.watchdog.look(&self.pool);
             self.machine.tick(now());
             self.retry_port();
             self.retry_configure();
@@ -432,6 +443,10 @@ impl Agent {
             Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
             Event::Erased(index) => self.machine.erased(now(), index),
             Event::Worn { index, .. } => self.machine.limit_near(now(), index),
+            Event::Exhausted { index, .. } => {
+                tracing::warn!("a session may seal no more and ends; making another");
+                self.machine.seal_limit(now(), index);
+            }
             Event::PortFailed { error, .. } => {
                 // This may be of rings that were replaced meanwhile: those there are now are closed
                 // too, or no others could be opened.
@@ -488,6 +503,8 @@ impl Agent {
         if self.parameters.as_ref() == Some(&parameters) {
             return;
         }
+        let own = Own::new(&addresses(&parameters));
+        self.pool.give(0, Command::SetOwn(own));
         match self.helper.host(parameters.mtu, addresses(&parameters)) {
             Ok(()) => {
                 tracing::info!(addresses = ?addresses(&parameters), mtu = parameters.mtu, "the host interface is configured");

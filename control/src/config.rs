@@ -62,6 +62,8 @@ pub struct Gateway {
     pub pin_directory: PathBuf,
     /// The account it runs as; `None` for the usual one, where there is it.
     pub user: Option<String>,
+    /// The group whose members may change things over the control socket.
+    pub admin_group: Option<String>,
     /// How many workers; `None` for the choice made at start.
     pub workers: Option<usize>,
     /// Which cores they are pinned to.
@@ -175,6 +177,7 @@ struct RawGateway {
     runtime_directory: Option<Spanned<PathBuf>>,
     pin_directory: Option<Spanned<PathBuf>>,
     user: Option<Spanned<String>>,
+    admin_group: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
     cores: Option<Spanned<Value>>,
     spin: Option<Spanned<i64>>,
@@ -309,6 +312,7 @@ impl Gateway {
             runtime_directory: check.directory(raw.runtime_directory, "/run/portcullis")?,
             pin_directory: check.directory(raw.pin_directory, PIN_DIRECTORY)?,
             user: check.user(raw.user.as_ref())?,
+            admin_group: check.group(raw.admin_group.as_ref())?,
             cores: check.cores(raw.cores.as_ref(), workers)?,
             spin: check.spin(raw.spin.as_ref())?,
             workers,
@@ -535,6 +539,20 @@ impl Check<'_> {
                 name.span().start,
                 format!("`{text}` is no account that a daemon can run as"),
                 "name an account of its own, like \"portcullis\"",
+            ));
+        }
+        Ok(Some(text.clone()))
+    }
+
+    fn group(&self, name: Option<&Spanned<String>>) -> Result<Option<String>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let text = name.get_ref();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if text.is_empty() || !text.chars().all(fits) {
+            return Err(self.problem(
+                name.span().start,
+                format!("`{text}` can be no group"),
+                "name the group whose members may change things, like \"portcullis-admin\"",
             ));
         }
         Ok(Some(text.clone()))

@@ -8,10 +8,11 @@ mod calls;
 use crate::files;
 use crate::problem::{Kind, Problem};
 use caps::{CapSet, Capability, CapsHashSet};
+use dataplane::link::open_sysfs;
 use dataplane::wall::ensure_bpffs;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
-    Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::mman::{MlockAllFlags, mlockall};
@@ -23,7 +24,7 @@ use nix::unistd::{
     Gid, Pid, Uid, User, fchown, fchownat, geteuid, getppid, setgroups, setresgid, setresuid,
 };
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -142,20 +143,38 @@ pub fn helper(parent: Pid) -> Result<(), Problem> {
     not_dumpable()
 }
 
+/// What a helper needs of the file system.
+#[derive(Debug, Default)]
+pub struct HelperPaths {
+    /// Where walls are pinned.
+    pub pins: Vec<PathBuf>,
+    /// What it reads of the configuration.
+    pub read: Vec<PathBuf>,
+    /// The interfaces whose settings it writes.
+    pub interfaces: Vec<String>,
+    /// Whether /sys shows another network namespace than its own.
+    pub needs_own_sysfs: bool,
+}
+
 /// What a helper does once it knows its scope: it mounts the BPF file system where there is none, and
-/// gives up all but what its requests need.
+/// gives up all but what its requests need: capabilities, files and system calls.
 ///
 /// # Errors
 /// The step that failed.
-pub fn helper_begun<'a>(
-    pins: impl Iterator<Item = &'a Path>,
-    mounts_sysfs: bool,
-) -> Result<(), Problem> {
-    for directory in pins {
+pub fn helper_begun(paths: &HelperPaths) -> Result<(), Problem> {
+    for directory in &paths.pins {
         if let Err(error) = ensure_bpffs(directory) {
             tracing::debug!(%error, "raising a port will say so");
         }
     }
+    // As in a container or a test.
+    let sysfs = match paths.needs_own_sysfs.then(open_sysfs).transpose() {
+        Ok(own) => own,
+        Err(error) => {
+            tracing::debug!(%error, "NAPI threads are left as they are");
+            None
+        }
+    };
     let mut kept = CapsHashSet::from([
         Capability::CAP_NET_ADMIN,
         Capability::CAP_NET_RAW,
@@ -164,15 +183,62 @@ pub fn helper_begun<'a>(
         // The priority of NAPI threads.
         Capability::CAP_SYS_NICE,
     ]);
-    // Only where /sys shows another network namespace, as in a container or a test.
-    if mounts_sysfs {
-        kept.insert(Capability::CAP_SYS_ADMIN);
-    }
     // Root's own files, pins and sysfs among them, are another user's to a helper that is not root.
     if !geteuid().is_root() {
         kept.insert(Capability::CAP_DAC_OVERRIDE);
     }
-    give_up_capabilities(&kept, &kept)
+    give_up_capabilities(&kept, &kept)?;
+    restrict_helpers_files(paths, sysfs)?;
+    calls::restrict_helper()
+        .map_err(|error| failed("restricting system calls", &io::Error::other(error)))
+}
+
+/// Landlock for the helper: it reads what the kernel shows and the configuration, and writes pins and the
+/// settings of interfaces.
+fn restrict_helpers_files(
+    paths: &HelperPaths,
+    sysfs: Option<BorrowedFd<'_>>,
+) -> Result<(), Problem> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let change = AccessFs::WriteFile | AccessFs::Truncate;
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let mut held: Vec<(OwnedFd, _)> = Vec::new();
+    let mut hold = |opened: nix::Result<OwnedFd>, access| match opened {
+        Ok(directory) => held.push((directory, access)),
+        Err(errno) => tracing::debug!(%errno, "a place of settings cannot be reached"),
+    };
+    for path in [Path::new("/proc"), Path::new("/sys")]
+        .into_iter()
+        .chain(paths.read.iter().map(PathBuf::as_path))
+    {
+        hold(open(path, flags, Mode::empty()), read);
+    }
+    hold(open("/proc/sys/net", flags, Mode::empty()), read | change);
+    for directory in &paths.pins {
+        hold(open(directory, flags, Mode::empty()), everything());
+    }
+    for interface in &paths.interfaces {
+        // The directory that it is in, so that it may go and come back. Of a sysfs of its own even the
+        // reading has to be allowed.
+        hold(interfaces_of_device(sysfs, interface), read | change);
+    }
+    restrict_to(
+        held.iter()
+            .map(|(directory, access)| (directory.as_fd(), *access)),
+    )?;
+    // The kernel knows a place in /proc/sys only as long as somebody has it open.
+    std::mem::forget(held);
+    Ok(())
+}
+
+/// The directory of sysfs that has an interface, beside those of the same device.
+fn interfaces_of_device(sysfs: Option<BorrowedFd<'_>>, interface: &str) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+    let path = format!("class/net/{interface}/..");
+    match sysfs {
+        Some(sysfs) => openat(sysfs, path.as_str(), flags, Mode::empty()),
+        None => open(Path::new("/sys").join(path).as_path(), flags, Mode::empty()),
+    }
 }
 
 fn failed(tried: &str, error: &io::Error) -> Problem {
@@ -302,25 +368,41 @@ fn give_up_capabilities(kept: &CapsHashSet, bounds: &CapsHashSet) -> Result<(), 
 
 /// Landlock: no file but below `paths`, no TCP, no signal to others.
 fn restrict_files(paths: &Paths) -> Result<(), Problem> {
-    const KNOWN: ABI = ABI::V6;
-    let tried = "restricting what files can be reached";
+    let read = paths.read.iter().map(PathBuf::as_path);
+    let read = read.chain([Path::new(CPUS)]);
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let opened = |path: &Path| open(path, flags, Mode::empty()).ok();
+    let read: Vec<OwnedFd> = read.filter_map(opened).collect();
+    let write: Vec<OwnedFd> = paths.write.iter().filter_map(|path| opened(path)).collect();
+    let read = read
+        .iter()
+        .map(|path| (path.as_fd(), AccessFs::ReadFile | AccessFs::ReadDir));
+    restrict_to(read.chain(write.iter().map(|path| (path.as_fd(), everything()))))
+}
+
+/// What the kernel may know of Landlock, and we make use of.
+const KNOWN: ABI = ABI::V6;
+
+/// What may be done to files in a directory of one's own.
+fn everything() -> BitFlags<AccessFs> {
     let never = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev;
-    let write = AccessFs::from_all(KNOWN) & !never;
+    AccessFs::from_all(KNOWN) & !never
+}
+
+/// No file but below these, each with its rights; no TCP, no signal to others.
+fn restrict_to<'a>(
+    places: impl Iterator<Item = (BorrowedFd<'a>, BitFlags<AccessFs>)>,
+) -> Result<(), Problem> {
+    let tried = "restricting what files can be reached";
     let restrict = || -> Result<RulesetStatus, landlock::RulesetError> {
         let status = Ruleset::default()
             .handle_access(AccessFs::from_all(KNOWN))?
             .handle_access(AccessNet::from_all(KNOWN))?
             .scope(Scope::from_all(KNOWN))?
             .create()?
-            .add_rules(path_beneath_rules(
-                paths
-                    .read
-                    .iter()
-                    .map(PathBuf::as_path)
-                    .chain([Path::new(CPUS)]),
-                AccessFs::ReadFile | AccessFs::ReadDir,
-            ))?
-            .add_rules(path_beneath_rules(&paths.write, write))?
+            .add_rules(places.map(|(place, access)| {
+                Ok::<_, landlock::RulesetError>(PathBeneath::new(place, access))
+            }))?
             .restrict_self()?;
         Ok(status.ruleset)
     };

@@ -4,6 +4,7 @@
 //! Everything reaches it over channels: what the workers report, what the control API asks, what
 //! happens to the interfaces, signals. It never waits for a worker but to remove a Workstation.
 
+mod diagnosis;
 mod guide;
 mod homes;
 mod keyless;
@@ -12,14 +13,18 @@ mod policies;
 mod ports;
 mod requests;
 mod status;
+mod watch;
 
-use crate::api::server::Server;
+use crate::api::peer::AdminGroup;
+use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
 use crate::asker::Asker;
+use crate::audit::{Audit, By, What};
 use crate::choices::CipherChoice;
 use crate::config;
 use crate::confine::{self, Account, Paths};
 use crate::entropy;
+use crate::events::{Events, Happening};
 use crate::files;
 use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
 use crate::handshake::{Action, kdf};
@@ -35,6 +40,8 @@ use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise;
 use crate::registry::Registry;
+use crate::watch::Hub;
+use crate::watchdog::Watchdog;
 use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
@@ -106,6 +113,8 @@ struct Daemon {
     homes: Homes,
     /// What the NICs do to bring frames in where they belong.
     guide: Guide,
+    /// Who watches what is dropped.
+    hub: Arc<Hub>,
     /// The worker that the handshake frame being answered came in at.
     arrived: usize,
     mail: Mailboxes,
@@ -113,8 +122,15 @@ struct Daemon {
     retried: Instant,
     /// When the deadlines of keys were looked at.
     looked: Instant,
+    watchdog: Watchdog,
     /// What the daemon cannot go on without has failed.
     failed: Option<Problem>,
+    /// Where what happens is told.
+    events: Events,
+    /// What was told of it last.
+    watched: watch::Watched,
+    /// Where changes are written down.
+    audit: Arc<Audit>,
 }
 
 /// Runs the Gateway until it is told to stop.
@@ -127,6 +143,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let helper = Helper::start()?;
     let caught = process::catch_signals()?;
     let account = Account::find(config.user.as_deref())?;
+    let admins = AdminGroup::find(config.admin_group.as_deref())?;
     let registry = Registry::open(&config)?;
     let keyring = registry.keyring()?;
     let socket = Socket::bind(&config.runtime_directory)?;
@@ -137,7 +154,12 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     daemon.raise_all()?;
     crate::difference::keep(&daemon.config, config_path);
     let (asker, requests) = bounded(64);
-    let server = Server::start(socket, Arc::new(Asker(asker)))?;
+    let options = Options {
+        audit: Arc::clone(&daemon.audit),
+        admins,
+        events: daemon.events.clone(),
+    };
+    let server = Server::start(socket, Arc::new(Asker(asker)), options)?;
     tracing::info!(
         ports = daemon.ports.len() + daemon.keyless.len(),
         workstations = daemon.served.len(),
@@ -229,11 +251,13 @@ impl Daemon {
             },
         )?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
+        let lifetime = process::key_lifetime()?;
         let settings = Settings {
             role: Role::Gateway,
             engine: config.engine,
             cores: layout.workers,
             spin: config.spin,
+            lifetime,
             sizes: Sizes {
                 // The credits of all Workstations fit one ring of each port.
                 frames: rings.min(MOST_HANDED),
@@ -267,7 +291,8 @@ impl Daemon {
             seed,
             session_slots: u16::try_from(config.max_workstations * SLOTS_EACH).unwrap_or(u16::MAX),
         };
-        let machine = Machine::new(gateway_config, now());
+        let mut machine = Machine::new(gateway_config, now());
+        machine.set_lifetime(lifetime);
         let ports = plans
             .into_iter()
             .zip(layout.ports)
@@ -275,7 +300,11 @@ impl Daemon {
             .map(|(at, (plan, workers))| Port::new(at as PortId, workers, plan, help(at)))
             .collect::<Vec<_>>();
         let guide = Guide::new(&config.runtime_directory, &links, &ports);
+        let audit = Arc::new(Audit::new(&config.state_directory));
         let mut daemon = Self {
+            events: Events::default(),
+            watched: watch::Watched::default(),
+            audit,
             config,
             config_path: config_path.to_owned(),
             keyring,
@@ -294,11 +323,13 @@ impl Daemon {
             sessions: HashMap::new(),
             homes: Homes::default(),
             guide,
+            hub: Arc::default(),
             arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
+            watchdog: Watchdog::from_environment(),
             failed: None,
         };
         daemon.look_around()?;
@@ -345,7 +376,7 @@ impl Daemon {
                 recv(requests) -> request => if let Ok(request) = request { self.request(request) },
                 recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Reload) => match self.reload() {
+                    Ok(Signal::Reload) => match self.reload_on_signal() {
                         Ok(changes) => tracing::info!(?changes, "reloaded"),
                         Err(problem) => tracing::error!(%problem, remedy = problem.remedy, "not reloaded"),
                     },
@@ -360,9 +391,11 @@ impl Daemon {
                 self.machine
                     .frame(now(), letter.port, letter.source, &letter.frame);
             }
+            self.watchdog.look(&self.pool);
             self.machine.tick(now());
             self.retry_ports();
             self.look_at_deadlines();
+            self.look_for_events();
         }
     }
 
@@ -438,7 +471,18 @@ impl Daemon {
                 }
             }
             Event::PortFailed { port, error } => self.port_failed(port, &error),
-            // The Workstation rekeys by its own count; its limit is reached before ours.
+            Event::Exhausted { workstation, index } => {
+                let name = self
+                    .registry
+                    .by_slot(workstation)
+                    .map(|one| one.name.to_string());
+                tracing::warn!(
+                    workstation = name,
+                    "a session may seal no more and ends: the Workstation has made no other in time"
+                );
+                self.machine.seal_limit(now(), workstation, index);
+            }
+            // The Workstation rekeys: it counts what we seal as well.
             Event::Worn { .. }
             | Event::Installed(_)
             | Event::PortRemoved(_)

@@ -9,6 +9,15 @@ use dataplane::wall::Steering;
 use ipnet::IpNet;
 use std::os::fd::AsFd;
 
+/// IPv6 settings of the host interface: no link-local address, nothing asked of routers and nothing
+/// believed of them.
+const QUIET: [(&str, &str); 4] = [
+    ("addr_gen_mode", "1"),
+    ("router_solicitations", "0"),
+    ("accept_ra", "0"),
+    ("accept_redirects", "0"),
+];
+
 /// Opens the host interface, with a queue for each worker, gives it exactly these addresses and sets
 /// it up. It is persistent: what hangs on it outlives this process.
 ///
@@ -24,13 +33,17 @@ pub fn open(
     let opened = Tun::open(name, queues).map_err(|error| {
         Problem::new(Kind::Failed, &tried, error, "mend that, then start again")
     })?;
-    // The tunnel is point to point: no link-local address, no neighbour discovery.
-    let setting = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
-    if let Err(error) = std::fs::write(&setting, "1") {
-        tracing::debug!(%error, setting, "the host interface may get a link-local address");
+    // The tunnel is point to point, and nobody there is to be told anything unasked. What the kernel says
+    // all the same, the workers do not send; this is so that it says nothing.
+    for (setting, value) in QUIET {
+        let setting = format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
+        if let Err(error) = std::fs::write(&setting, value) {
+            tracing::debug!(%error, setting, "the kernel may have more to say on the host interface");
+        }
     }
     let set = || -> Result<(), LinkError> {
         let link = links.find(name)?;
+        links.set_without_groups(link.index)?;
         links.set_addresses(link.index, addresses)?;
         links.set_up(link.index)
     };
@@ -164,9 +177,30 @@ pub fn configure(
 /// # Errors
 /// What the kernel answered.
 pub fn delete(name: &str) -> Result<(), Problem> {
-    Tun::delete(name).map_err(|error| {
-        let remedy = format!("ip link delete {name}");
-        Problem::new(Kind::Failed, "removing the host interface", error, remedy)
+    // By netlink, not by the device of TUN interfaces: a helper can reach none, nor read from one.
+    let delete = || -> Result<(), LinkError> {
+        let links = Links::open()?;
+        match links.find(name) {
+            Ok(link) if link.kind.as_deref() == Some("tun") => links.delete(link.index),
+            Ok(_) => Err(LinkError::Name(name.to_owned())),
+            Err(LinkError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    delete().map_err(|error| {
+        let (tried, remedy) = (
+            "removing the host interface",
+            format!("ip link delete {name}"),
+        );
+        match error {
+            LinkError::Name(_) => Problem::new(
+                Kind::Conflict,
+                tried,
+                format!("{name} is no TUN interface"),
+                "it is not ours, and left as it is; name another as the host interface",
+            ),
+            error => Problem::new(Kind::Failed, tried, error, remedy),
+        }
     })
 }
 

@@ -180,6 +180,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
          # After a change: portcullis check, which says what it takes to apply it\n\n\
          {}{}{}\
          # user = \"portcullis\"  # the account it runs as when started as root, where there is it\n\
+         # admin_group = \"portcullis-admin\" # members may change things, as root; default none\n\
          # workers = 1          # default: one for each queue of the ports, but a core is left to everything else\n\
          # cores = \"auto\"       # auto | off | the cores of the workers, like [2, 3] or [\"2-5\"]; auto pins none of one or two\n\
          # spin = 20            # microseconds a worker looks for work before it sleeps\n\
@@ -293,6 +294,8 @@ mod tests {
         let mut explicit = Gateway::parse(Path::new("p"), &uncommented).unwrap();
         assert_eq!(explicit.workers.take(), Some(1));
         assert_eq!(explicit.user.take().as_deref(), Some("portcullis"));
+        let admins = explicit.admin_group.take();
+        assert_eq!(admins.as_deref(), Some("portcullis-admin"));
         assert_eq!(explicit, config);
     }
 

@@ -5,6 +5,7 @@ use crossbeam::channel::{Receiver, bounded};
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::TunQueue;
+use dataplane::lifetime::Lifetime;
 use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
 use dataplane::worker::crew::{Crew, Seat, Sizes};
@@ -44,6 +45,8 @@ pub struct Settings {
     pub cores: Vec<Option<usize>>,
     /// How long they look for work before they sleep.
     pub spin: Duration,
+    /// How long keys are used.
+    pub lifetime: Lifetime,
     /// What they hand each other has room in.
     pub sizes: Sizes,
 }
@@ -101,7 +104,8 @@ impl Pool {
                 commands,
                 sender.clone(),
                 Arc::clone(&counters),
-            );
+            )
+            .with_lifetime(settings.lifetime);
             if let Some(seat) = crew.as_ref().and_then(|crew| Seat::new(crew, at)) {
                 worker = worker.with_seat(seat);
             }
@@ -170,13 +174,19 @@ impl Pool {
         self.members.iter().flat_map(|member| member.counters.all())
     }
 
-    /// Losses of every port's rings; a port whose worker does not answer in time is left
-    /// out.
-    pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
+    /// Asks every worker for the levels and losses of its ports' rings: one answer each.
+    pub fn ask_statistics(&self) -> Receiver<Vec<(PortId, RingStatistics)>> {
         let (sender, receiver) = bounded(self.len());
         for worker in 0..self.len() {
             self.give(worker, Command::Statistics(sender.clone()));
         }
+        receiver
+    }
+
+    /// Losses of every port's rings; a port whose worker does not answer in time is left
+    /// out.
+    pub fn ring_statistics(&self) -> HashMap<PortId, RingStatistics> {
+        let receiver = self.ask_statistics();
         let deadline = Instant::now() + PATIENCE;
         let answers = (0..self.len()).filter_map(|_| receiver.recv_deadline(deadline).ok());
         // A port is in several answers when several workers serve it.

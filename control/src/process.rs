@@ -1,7 +1,8 @@
 //! What a daemon does to itself before it holds a secret, and the signals it listens to.
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crossbeam::channel::{Receiver, bounded};
+use dataplane::lifetime::Lifetime;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -36,6 +37,42 @@ pub fn harden() -> Result<(), Problem> {
         tracing::debug!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");
     }
     Ok(())
+}
+
+/// How long keys are used: as long as the protocol has it. A build with debug assertions can be told
+/// less, for nobody can watch a session wear out in a test: `BLOCKS,REKEY,REJECT` in
+/// `PORTCULLIS_KEY_LIFETIME` ([`Lifetime::parse`]). A release has no such variable.
+///
+/// # Errors
+/// It says something else.
+#[cfg(debug_assertions)]
+pub fn key_lifetime() -> Result<Lifetime, Problem> {
+    const VARIABLE: &str = "PORTCULLIS_KEY_LIFETIME";
+    let Some(text) = std::env::var_os(VARIABLE) else {
+        return Ok(Lifetime::default());
+    };
+    let lifetime = text.to_str().and_then(Lifetime::parse).ok_or_else(|| {
+        Problem::new(
+            Kind::Invalid,
+            format!("read the variable {VARIABLE}={}", text.display()),
+            "it is not BLOCKS,REKEY,REJECT (the last two in milliseconds)",
+            "unset it, or correct it",
+        )
+    })?;
+    tracing::warn!(
+        ?lifetime,
+        "keys are used less long than the protocol has it"
+    );
+    Ok(lifetime)
+}
+
+/// How long keys are used: as long as the protocol has it.
+///
+/// # Errors
+/// None.
+#[cfg(not(debug_assertions))]
+pub fn key_lifetime() -> Result<Lifetime, Problem> {
+    Ok(Lifetime::default())
 }
 
 /// Tells systemd, where it waits for it, that the daemon serves.

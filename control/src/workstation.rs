@@ -315,6 +315,19 @@ pub(crate) fn now() -> String {
     date(unix_now())
 }
 
+/// The date and time in UTC, to the millisecond.
+pub(crate) fn now_precisely() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let date = date(since.as_secs());
+    format!(
+        "{}.{:03}Z",
+        date.trim_end_matches('Z'),
+        since.subsec_millis()
+    )
+}
+
 /// Seconds since 1970.
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now()

@@ -67,7 +67,8 @@ counters! {
         expired,
         /// Opened payloads that are no sound IP packet and no control message.
         inner_malformed,
-        /// Opened packets whose source address is not this Workstation's.
+        /// Opened packets whose source address is not this Workstation's; at a Workstation, packets of
+        /// its own that are not from the address it was given.
         inner_source,
         /// Opened packets for another Workstation or for an address beyond the Gateway, where no rule
         /// of its policy leads.

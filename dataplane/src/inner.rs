@@ -22,12 +22,17 @@ pub struct Address {
 }
 
 impl Address {
-    /// Whether it is a group's.
+    /// Whether a host can have it: no group, broadcast, link-local, loopback or reserved address, which
+    /// mean something on one link or one machine only.
     #[inline]
-    pub fn is_multicast(self) -> bool {
+    pub fn is_a_hosts(self) -> bool {
         match self.v4 {
-            true => self.bits >> 28 == 0xe,
-            false => self.bits >> 120 == 0xff,
+            true => {
+                let first = self.bits >> 24;
+                first != 0 && first != 127 && first < 224 && self.bits >> 16 != 0xa9fe
+            }
+            // fe80::/10 and ff00::/8; the unspecified address and that of the loopback.
+            false => self.bits >> 118 != 0x3fa && self.bits >> 120 != 0xff && self.bits > 1,
         }
     }
 }
@@ -56,12 +61,12 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// Where a packet goes, by its IP header; `None` for what is no IP packet.
+/// The addresses in a packet's IP header; `None` for what is no IP packet.
 #[inline]
-pub fn destination(packet: &[u8]) -> Option<Address> {
+pub fn pair(packet: &[u8]) -> Option<Pair> {
     match packet.first()? >> 4 {
-        4 => Some(v4_address(packet.get(16..)?.first_chunk()?)),
-        6 => Some(v6_address(packet.get(24..)?.first_chunk()?)),
+        4 => Some(Pair::V4(*packet.get(12..)?.first_chunk()?)),
+        6 => Some(Pair::V6(*packet.get(8..)?.first_chunk()?)),
         _ => None,
     }
 }
@@ -240,6 +245,49 @@ mod tests {
                 prop_assert_eq!((packet.pair.source(), packet.pair.destination()), (source.into(), destination.into()));
                 prop_assert_eq!(parse(&bytes[..len - 1]), Err(Malformed));
             }
+        }
+    }
+
+    #[test]
+    fn what_no_host_can_have_is_no_hosts_address() {
+        let is = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_a_hosts();
+        for address in [
+            "1.0.0.0",
+            "10.152.152.10",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "223.255.255.255",
+            "2000::1",
+            "fd00::1",
+            "fe7f::1",
+            "fec0::1",
+            "feff::1",
+            "::2",
+        ] {
+            assert!(is(address), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.0.0",
+            "169.254.255.255",
+            "224.0.0.0",
+            "224.0.0.251",
+            "239.255.255.250",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::",
+            "fe80::1",
+            "febf::1",
+            "ff00::",
+            "ff02::fb",
+        ] {
+            assert!(!is(address), "{address}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! All calls block for one round trip to the kernel and act in the network namespace that the
 //! calling thread was in when [`Links::open`] was called.
 
+mod features;
 mod fitness;
 mod monitor;
 mod napi;
@@ -13,9 +14,10 @@ mod netlink;
 mod rules;
 mod sysctl;
 
+pub use features::{XdpFeatures, xdp_features};
 pub use fitness::{Unfit, keyless_fitness, port_fitness};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
-pub use napi::set_threaded_napi;
+pub use napi::{open_sysfs, set_threaded_napi};
 pub use neighbour::Neighbour;
 pub use sysctl::{disable_ipv6, interface_setting, set_interface};
 
@@ -189,6 +191,24 @@ impl Links {
         Ok(links)
     }
 
+    /// The interfaces of this namespace that stand on the one of that index: VLANs, macvlans and the
+    /// like, which have its frames before or beside whoever else does.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn standing_on(&self, index: u32) -> Result<Vec<String>, LinkError> {
+        let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answer = self.netlink.dump(query);
+        let messages = answer.map_err(refused("listing interfaces"))?;
+        let standing = messages.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) if stands_on(link, index) => {
+                Some(link_of(link).name)
+            }
+            _ => None,
+        });
+        Ok(standing.collect())
+    }
+
     /// All interfaces, without addresses and names of masters.
     fn list_bare(&self) -> Result<Vec<LinkInfo>, LinkError> {
         let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -253,6 +273,20 @@ impl Links {
         self.set(index, format!("to MAC {mac:02x?}"), |link| {
             link.address(mac.to_vec())
         })
+    }
+
+    /// Says that there are no groups behind the interface: no program can join one there, and the
+    /// kernel has no route to any.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_without_groups(&self, index: u32) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.header.flags.remove(LinkFlags::Multicast);
+        message.header.change_mask.insert(LinkFlags::Multicast);
+        self.netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(refused(format!("setting interface {index} multicast off")))
     }
 
     fn set(
@@ -449,6 +483,13 @@ fn route_message(prefix: IpNet, index: u32, source: Option<IpAddr>) -> Option<Ro
         route = route.pref_source(source).ok()?;
     }
     Some(route.build())
+}
+
+/// Whether an interface names the other as the one below it. A veth names its other end so, which may
+/// even be in another namespace.
+fn stands_on(message: &LinkMessage, index: u32) -> bool {
+    let below = LinkAttribute::Link(index);
+    message.attributes.contains(&below) && link_of(message).kind.as_deref() != Some("veth")
 }
 
 fn links_of(messages: Vec<RouteNetlinkMessage>) -> Vec<LinkInfo> {

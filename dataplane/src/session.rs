@@ -5,6 +5,7 @@
 
 use crate::engine::{Aead, Engine, Forged, NONCE_LEN};
 use crate::keys::{DirectionKeys, Protection, SessionKeys};
+use crate::lifetime::{Lifetime, blocks, blocks_of_frame};
 use crate::prefetch::prefetch;
 use crate::{PortId, WorkstationId};
 use wire::limits::*;
@@ -74,6 +75,11 @@ pub struct Install {
     /// The keys.
     pub keys: SessionKeys,
 }
+
+/// What the largest frame counts for.
+const LARGEST_BLOCKS: u64 = blocks(MAX_PAYLOAD, true);
+/// At this counter a rekey is due.
+const WORN_COUNTER: u64 = COUNTER_LIMIT / 8 * 7;
 
 /// Why a frame was not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +173,11 @@ impl Drop for Direction {
 #[repr(C, align(64))]
 pub struct Session {
     receive: Direction,
-    installed: u64,
+    /// When it is at its end.
+    until: u64,
     failures: u64,
+    /// See [`Session::worn_receiving`].
+    allowance: u64,
     /// Our index.
     pub index: u32,
     /// The port it lives on.
@@ -180,6 +189,7 @@ pub struct Session {
     send: Direction,
     counter: u64,
     blocks: u64,
+    lifetime: Lifetime,
     peer_admission: [u64; 2],
     peer_index: u32,
     /// The inner MTU.
@@ -187,6 +197,7 @@ pub struct Session {
     /// The other side's MAC address.
     pub peer_mac: [u8; 6],
     told_worn: bool,
+    told_exhausted: bool,
     /// The Workstation it belongs to.
     pub workstation: WorkstationId,
     /// The admission key XDP checks for frames to us.
@@ -206,6 +217,19 @@ impl Session {
     /// # Errors
     /// [`Forged`] when the engine refuses a key.
     pub fn new(install: &Install, engine: Engine, now: u64) -> Result<Self, Forged> {
+        Self::with_lifetime(install, engine, now, Lifetime::default())
+    }
+
+    /// The same, with keys that are used less long.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_lifetime(
+        install: &Install,
+        engine: Engine,
+        now: u64,
+        lifetime: Lifetime,
+    ) -> Result<Self, Forged> {
         let keys = &install.keys;
         Ok(Self {
             workstation: install.workstation,
@@ -220,17 +244,20 @@ impl Session {
             authenticate_only: keys.protection == Protection::Authenticate,
             send: Direction::new(engine, &keys.send, keys)?,
             receive: Direction::new(engine, &keys.receive, keys)?,
-            installed: now,
+            until: now.saturating_add(lifetime.reject_after()),
             counter: 0,
             blocks: 0,
+            lifetime,
             window: ReplayWindow::default(),
             failures: 0,
+            allowance: lifetime.rekey_blocks(),
             told_worn: false,
+            told_exhausted: false,
         })
     }
 
     fn expired(&self, now: u64) -> bool {
-        now.saturating_sub(self.installed) >= REJECT_AFTER
+        now >= self.until
     }
 
     /// Seals a frame in place. `frame` is `HEADER_LEN` bytes to be written, `length` bytes of
@@ -265,13 +292,8 @@ impl Session {
         if length > MAX_PAYLOAD {
             return Err(SealError::TooLarge);
         }
-        // GCM's limit counts blocks and frames; associated data are blocks only where they grow.
-        let blocks = match self.authenticate_only {
-            true => (HEADER_LEN + length).div_ceil(16),
-            false => length.div_ceil(16),
-        } as u64
-            + 1;
-        if self.blocks + blocks > SEAL_BLOCKS || self.counter >= COUNTER_LIMIT {
+        let blocks = blocks(length, self.authenticate_only);
+        if self.blocks + blocks > self.lifetime.seal_blocks() || self.counter >= COUNTER_LIMIT {
             return Err(SealError::Exhausted);
         }
         // The counter is spent before anything is sealed with it.
@@ -339,7 +361,7 @@ impl Session {
             .get_mut(..header.frame_len())
             .ok_or(OpenError::Malformed)?;
         self.verify(header.counter, frame)?;
-        if !self.commit(header.counter) {
+        if !self.commit(header.counter, frame.len()) {
             return Err(OpenError::Replay);
         }
         let end = frame.len() - TAG_LEN;
@@ -383,11 +405,16 @@ impl Session {
         Ok(())
     }
 
-    /// The second half of [`Session::open`], for a frame that verified. False for a counter that was
-    /// committed meanwhile; then the payload must not be used.
+    /// The second half of [`Session::open`], for a frame of `len` bytes that verified. False for a
+    /// counter that was committed meanwhile; then the payload must not be used.
     #[inline]
-    pub fn commit(&mut self, counter: u64) -> bool {
-        self.window.commit(counter)
+    pub fn commit(&mut self, counter: u64, len: usize) -> bool {
+        let fresh = self.window.commit(counter);
+        if fresh {
+            self.allowance +=
+                LARGEST_BLOCKS.saturating_sub(blocks_of_frame(len, self.authenticate_only));
+        }
+        fresh
     }
 
     /// Asks the CPU for what a frame needs first: opening it ([`Session::prefetch_open`] follows), or
@@ -424,17 +451,42 @@ impl Session {
         self.window.highest()
     }
 
-    /// Whether 7/8 of what the keys may do is done, so that a rekey is due.
+    /// Whether 7/8 of what the keys may do is done, in either direction, so that a rekey is due.
     pub fn worn(&self) -> bool {
-        self.blocks >= REKEY_BLOCKS || self.counter >= COUNTER_LIMIT / 8 * 7
+        self.worn_sending() || self.worn_receiving()
     }
 
-    /// Whether it is [`Session::worn`], once: what is true of every further frame is told of one.
+    fn worn_sending(&self) -> bool {
+        self.blocks >= self.lifetime.rekey_blocks() || self.counter >= WORN_COUNTER
+    }
+
+    /// Whether the other side, as far as can be told from here, has sealed 7/8 of what it may. What is
+    /// lost on the way was sealed all the same, so a frame that has not come is taken for the largest
+    /// there is: highest + 1 times that, less what the frames that came were smaller. It is the
+    /// Workstation that rekeys, and most of what is sealed comes from the Gateway.
+    #[inline]
+    fn worn_receiving(&self) -> bool {
+        let Some(highest) = self.window.highest() else {
+            return false;
+        };
+        (highest + 1) * LARGEST_BLOCKS >= self.allowance || highest >= WORN_COUNTER
+    }
+
+    /// Whether its keys may seal no more, once.
+    pub fn runs_out(&mut self) -> bool {
+        !std::mem::replace(&mut self.told_exhausted, true)
+    }
+
+    /// Whether the other side's keys are [`Session::worn`], once and together with ours.
+    #[inline]
+    pub fn wears_out_receiving(&mut self) -> bool {
+        self.worn_receiving() && !std::mem::replace(&mut self.told_worn, true)
+    }
+
+    /// Whether our keys are [`Session::worn`], once: what is true of every further frame is told of one.
     #[inline]
     pub fn wears_out(&mut self) -> bool {
-        let first = self.worn() && !self.told_worn;
-        self.told_worn |= first;
-        first
+        self.worn_sending() && !std::mem::replace(&mut self.told_worn, true)
     }
 
     #[cfg(test)]
@@ -579,6 +631,8 @@ mod tests {
         for protection in [Protection::Encrypt, Protection::Authenticate] {
             let (_, mut session) = ends(Cipher::Aes256Gcm, protection);
             let mut frame = vec![0; OVERHEAD + 100];
+            session.use_up(REKEY_BLOCKS - 1, 5);
+            assert!(!session.worn());
             session.use_up(REKEY_BLOCKS, 5);
             assert!(session.worn());
             assert_eq!([(); 3].map(|()| session.wears_out()), [true, false, false]);
@@ -589,6 +643,41 @@ mod tests {
             assert!(session.worn());
             assert_eq!(session.seal(&mut frame, 100, 1), Ok(()));
             assert_eq!(session.seal(&mut frame, 100, 1), Err(SealError::Exhausted));
+        }
+    }
+
+    /// The Workstation rekeys, and it is mostly the Gateway that seals.
+    #[test]
+    fn a_rekey_is_due_before_the_other_side_has_sealed_as_much_as_it_may_however_much_is_lost() {
+        let limit = 40_000;
+        let lifetime = Lifetime::at_most(limit, u64::MAX, u64::MAX);
+        for (cipher, protection) in forms() {
+            let (gateway, workstation) =
+                pair_for_tests(7, cipher, protection, (0x1_0001, 0x2_0002));
+            for (lost, length) in [(0, 40), (0, 1400), (2, 900), (9, 1460), (1000, 1460)] {
+                let new = |install| Session::with_lifetime(install, Engine::Auto, 0, lifetime);
+                let (mut gateway, mut workstation) =
+                    (new(&gateway).unwrap(), new(&workstation).unwrap());
+                let mut frame = vec![0; OVERHEAD + length];
+                let mut told = 0;
+                let mut sent = 0u64;
+                while gateway.seal(&mut frame, length, 1).is_ok() {
+                    sent += 1;
+                    if !sent.is_multiple_of(lost + 1) {
+                        continue;
+                    }
+                    assert!(open(&mut workstation, &frame).is_ok());
+                    if workstation.wears_out_receiving() {
+                        told += 1;
+                        assert!(lost > 0 || gateway.blocks >= lifetime.rekey_blocks());
+                    }
+                    assert!(told > 0 || gateway.blocks < lifetime.rekey_blocks());
+                }
+                let most = (lost + 1) * blocks(length, true);
+                assert!(told == 1 || most > limit / 8, "{lost} of {length}: {told}");
+                assert!(gateway.blocks <= limit);
+                assert_eq!([(); 2].map(|()| gateway.runs_out()), [true, false]);
+            }
         }
     }
 

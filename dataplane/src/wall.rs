@@ -11,11 +11,13 @@
 
 mod attach;
 mod bpffs;
+mod inspect;
 mod kernel;
 mod keyless;
 mod netlink;
 mod steering;
 mod tables;
+mod watch;
 
 use std::error::Error;
 use std::io;
@@ -31,10 +33,14 @@ use wire::{Admission, Role, Verdict};
 
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
+pub use inspect::{Inspection, Link, Standing, inspect};
 pub use kernel::{LinkInfo, TestRun, test_run};
-pub use keyless::{Counts, Keyless, KeylessConfig, KeylessCounters, KeylessWall, Pin};
+pub use keyless::{
+    Counts, Keyless, KeylessConfig, KeylessCounters, KeylessWall, Pin, table as pin_table,
+};
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
+pub use watch::{Dropped, Samples, Wanted, burst};
 
 /// The object that the build script made of `ebpf/`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis.bpf.o"));
@@ -210,6 +216,7 @@ pub struct Wall {
     guard_drops: OwnedFd,
     sockets: OwnedFd,
     tables: Arc<PortTables>,
+    samples: Arc<Samples>,
     cpus: usize,
 }
 
@@ -249,6 +256,9 @@ impl Wall {
             workstation_verdicts,
             guard_drops,
             sockets,
+            sources,
+            watch,
+            samples,
         ] = parts;
         let maps = tables::Maps {
             sessions,
@@ -257,6 +267,7 @@ impl Wall {
             credits,
             expected,
             knocks,
+            sources,
         };
         let tables = PortTables::of_maps(maps, config.session_slots, config.workstation_slots);
         Ok(Self {
@@ -270,6 +281,7 @@ impl Wall {
             guard_drops,
             sockets,
             tables: Arc::new(tables.map_err(failed)?),
+            samples: Arc::new(Samples::of_maps(watch, samples).map_err(failed)?),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| failed(error))?,
         })
     }
@@ -369,6 +381,11 @@ impl Wall {
         Arc::clone(&self.tables)
     }
 
+    /// Samples of what it drops.
+    pub fn samples(&self) -> Arc<Samples> {
+        Arc::clone(&self.samples)
+    }
+
     /// The interface's name.
     pub fn interface(&self) -> &str {
         &self.interface
@@ -413,7 +430,7 @@ impl Wall {
 pub struct WallParts(Vec<OwnedFd>);
 
 /// How many they are.
-const PARTS: usize = 12;
+const PARTS: usize = 15;
 
 impl WallParts {
     /// Loads and attaches, as [`Wall::raise`] does; this is all of it that takes privileges.
@@ -481,6 +498,9 @@ impl WallParts {
             "WORKSTATION_VERDICTS",
             "GUARD_DROPS",
             "SOCKETS",
+            "SOURCES",
+            "WATCH",
+            "SAMPLES",
         ] {
             let map = ebpf.take_map(name).and_then(|map| map_fd(&map));
             let missing = || failed(io::Error::other(format!("the object has no map {name}")));
@@ -575,6 +595,7 @@ fn map_fd(map: &Map) -> Option<OwnedFd> {
     | Map::PerCpuArray(data)
     | Map::HashMap(data)
     | Map::LruHashMap(data)
+    | Map::RingBuf(data)
     | Map::XskMap(data)) = map
     else {
         return None;

@@ -30,6 +30,8 @@ use crate::engine::Engine;
 use crate::generation::GenerationCounter;
 use crate::host::Host;
 use crate::host::coalesce::Coalescer;
+use crate::lifetime::Lifetime;
+use crate::own::Own;
 use crate::peer::Peer;
 use crate::policy::{Policy, Surroundings};
 use crate::port::{Port, PortError, RingStatistics};
@@ -108,6 +110,8 @@ pub enum Command<P> {
     SetPolicy(WorkstationId, Arc<Policy>),
     /// Know these addresses around the Workstations'.
     SetSurroundings(Arc<Surroundings>),
+    /// At a Workstation: send packets from these addresses, and no others.
+    SetOwn(Own),
     /// Erase all its sessions and forget it. Answered by [`Event::PeerRemoved`].
     RemovePeer(WorkstationId),
     /// Install a session as pending. Answered by [`Event::Installed`], or by [`Event::Erased`] when
@@ -175,8 +179,15 @@ pub enum Event {
         /// Our index of the session.
         index: u32,
     },
-    /// The session's keys are 7/8 used up.
+    /// The session's keys are 7/8 used up, ours or the other side's.
     Worn {
+        /// The Workstation.
+        workstation: WorkstationId,
+        /// Our index of the session.
+        index: u32,
+    },
+    /// The session's keys may seal no more.
+    Exhausted {
         /// The Workstation.
         workstation: WorkstationId,
         /// Our index of the session.
@@ -225,6 +236,7 @@ struct Outgoing<F> {
 pub struct Worker<P: Port, H: Host> {
     role: Role,
     engine: Engine,
+    lifetime: Lifetime,
     /// Its place among the other workers, where there are any.
     seat: Option<Seat>,
     host: H,
@@ -235,6 +247,8 @@ pub struct Worker<P: Port, H: Host> {
     sessions: Sessions,
     peers: Vec<Option<Peer>>,
     routes: Routes,
+    /// At a Workstation: what its packets may be from. Where it was not told, any.
+    own: Option<Own>,
     schedule: Schedule,
     coalescer: Coalescer,
     commands: Receiver<Command<P>>,
@@ -269,6 +283,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         Self {
             role: config.role,
             engine: config.engine.resolve(),
+            lifetime: Lifetime::default(),
             seat: None,
             host,
             ports: Ports::default(),
@@ -277,6 +292,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             sessions: Sessions::default(),
             peers: Vec::new(),
             routes: Routes::default(),
+            own: None,
             schedule: Schedule::default(),
             coalescer: Coalescer::default(),
             commands,
@@ -294,6 +310,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             watch: Watch::default(),
             stopped: false,
         }
+    }
+
+    /// The same worker, using keys less long.
+    pub fn with_lifetime(self, lifetime: Lifetime) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// One round. `now` is nanoseconds of CLOCK_BOOTTIME. True when there was something to do.
@@ -362,6 +383,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
             Command::SetSurroundings(surroundings) => self.routes.set_surroundings(surroundings),
+            Command::SetOwn(own) => self.own = Some(own),
             Command::RemovePeer(id) => {
                 self.remove_peer(id);
                 self.outbox.push_back(Event::PeerRemoved(id));
@@ -487,7 +509,8 @@ impl<P: Port, H: Host> Worker<P, H> {
         let (Some(peer), Some(port)) = (peer, self.ports.get_mut(install.port)) else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
-        let Ok(session) = Session::new(install, self.engine, now) else {
+        let session = Session::with_lifetime(install, self.engine, now, self.lifetime);
+        let Ok(session) = session else {
             return self.outbox.push_back(Event::Erased(install.index));
         };
         open_account(peer, install.port, port, self.seat.as_ref());

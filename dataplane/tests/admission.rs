@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use netns::{FAR_MAC, NEAR_MAC, Pair, attach_xdp, empty_xdp, run};
+use portcullis_dataplane::explain::{Captured, HEAD, explain};
 use portcullis_dataplane::wall::{PortTables, Wall, test_run};
 use siphasher::sip::SipHasher24;
 use wire::header::session_index;
@@ -336,6 +337,33 @@ fn handshakes_are_admitted_at_the_rate_of_their_source_and_no_faster() {
 }
 
 #[test]
+fn what_a_source_has_left_is_told_as_xdp_has_it() {
+    let gate = Gate::open(Role::Gateway);
+    let tables = gate.wall.tables();
+    let port = Admission {
+        role: Role::Gateway,
+        mac: NEAR_MAC,
+        ethertype: ETHERTYPE,
+    };
+    let told = |frame: &[u8]| {
+        let captured = Captured::new(frame, frame.len());
+        explain(&port, &captured, Some(tables.at(tables.now(), true))).verdict
+    };
+    let other = handshake(kind::INITIATION, KEY_ID, 99, NEAR_MAC, KNOCK_KEY);
+    let admitted = (1..=6).filter(|nonce| {
+        let (frame, before) = (initiation(*nonce), told(&initiation(*nonce)));
+        let verdict = gate.verdict(&frame);
+        // Half a second gives another: only near that the two may differ.
+        assert_eq!(before, Some(verdict), "nonce {nonce}");
+        verdict == Verdict::Admitted
+    });
+    assert_eq!(admitted.count(), 5);
+    assert_eq!(told(&initiation(7)), Some(Verdict::RateLimited));
+    assert_eq!(told(&other), Some(Verdict::Admitted));
+    assert_eq!(told(&initiation(3)), Some(Verdict::Replay));
+}
+
+#[test]
 fn a_slot_used_again_knows_nothing_of_its_former_session() {
     let gate = Gate::open(Role::Gateway);
     let tables = gate.wall.tables();
@@ -658,8 +686,14 @@ impl Twins {
         for turn in 0..frames {
             self.disturb(turn);
             let frame = self.frame();
-            let tables = self.model.at(self.model.now(), self.socket);
+            let now = self.model.now();
+            // Asked first, of the kernel's own tables: what asking changed would show from here on.
+            let kernel = self.gate.wall.tables();
+            let captured = Captured::new(&frame[..frame.len().min(HEAD)], frame.len());
+            let told = explain(&port, &captured, Some(kernel.at(now, self.socket)));
+            let tables = self.model.at(now, self.socket);
             let (verdict, workstation) = decide(&port, &frame.as_slice(), &tables);
+            assert_eq!((told.verdict, told.of), (Some(verdict), workstation));
             self.counts[verdict as usize] += 1;
             if let Some(workstation) = workstation {
                 self.mine[workstation as usize][verdict as usize] += 1;

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netns::{FAR_MAC, NEAR_MAC, Pair, Tap, attach_xdp, empty_xdp, run};
+use portcullis_dataplane::explain::{Captured, HEAD, explain_pinned};
 use portcullis_dataplane::wall::{
     GuardHook, Keyless, KeylessConfig, KeylessWall, Pin, Wall, WallError, XdpRequest, links,
-    test_run,
+    pin_table, test_run,
 };
 use wire::PinnedVerdict;
 use wire::limits::SECOND;
@@ -245,6 +246,7 @@ fn the_kernel_decides_as_plain_memory_does_on_half_a_million_frames() {
     let pair = Pair::new();
     let pins = pins(PINS, UNLIMITED);
     let model = Model::new(&pins);
+    let table = pin_table(&own(), &pins);
     let wall = KeylessWall::raise(&config(&pair, pinned(pins))).expect("the wall");
     let mut random = Random(7);
     let mut expected = [0u64; PinnedVerdict::COUNT];
@@ -253,6 +255,14 @@ fn the_kernel_decides_as_plain_memory_does_on_half_a_million_frames() {
     for turn in 0..500_000u32 {
         let frame = random.frame(PINS);
         let (mut verdict, pin) = decide(NEAR_MAC, &&frame[..], &model);
+        let captured = Captured::new(&frame[..frame.len().min(HEAD)], frame.len());
+        let told = explain_pinned(NEAR_MAC, &captured, &table);
+        assert_eq!(told.of, pin);
+        match verdict {
+            // What is left of a rate is not looked at.
+            PinnedVerdict::RateLimited => assert_eq!(told.verdict, Some(PinnedVerdict::Answered)),
+            _ => assert_eq!(told.verdict, Some(verdict), "{frame:02x?}"),
+        }
         let run = wall.try_admission(&frame, 1).expect("a run");
         // The two clocks differ, and so may what is left of a pin's questions.
         if verdict == PinnedVerdict::RateLimited && run.answer == XDP_PASS {

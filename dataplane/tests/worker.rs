@@ -104,6 +104,79 @@ fn a_packet_with_anothers_source_address_is_dropped_and_counted() {
     assert_eq!(bench.counters[0].inner_source.get(), 2);
 }
 
+/// Property 4: whose an address is says the longest prefix, whichever the session has.
+#[test]
+fn a_source_in_anothers_longer_prefix_inside_ones_own_is_anothers() {
+    let mut bench = bench(0);
+    let counters = Arc::<dataplane::counters::PeerCounters>::default();
+    for (id, prefix) in ["10.0.0.0/25", "10.0.0.16/28", "10.0.0.20/32"]
+        .into_iter()
+        .enumerate()
+    {
+        bench.give(Command::AddPeer(Box::new(PeerSetup {
+            id: id as u32,
+            prefixes: vec![prefix.parse().unwrap()],
+            policy: Arc::new(Policy::gateway_any()),
+            counters: match id {
+                0 => Arc::clone(&counters),
+                _ => Default::default(),
+            },
+        })));
+        bench.tables.set_limit(id as u32, 256);
+    }
+    let mut ws = bench.session(0, 1);
+    for last in 0..=127 {
+        let up = packet([10, 0, 0, last], TOR, b"from anywhere in it");
+        let frame = ws.frame(&up, bench.now);
+        bench.inject(&frame);
+        let own = !(16..32).contains(&last);
+        let written = bench.written();
+        assert_eq!(written, if own { vec![up] } else { vec![] }, "{last}");
+    }
+    assert_eq!(counters.inner_source.get(), 16);
+}
+
+/// What a Workstation's host says from any other address, or to a group, stays there.
+#[test]
+fn a_workstation_sends_from_its_own_address_alone_once_it_was_told() {
+    use dataplane::own::Own;
+    let (near, far) = MemoryPort::open(&MemoryConfig::default()).unwrap();
+    let mut bench = bench_on(Role::Workstation, 1, near, far);
+    let (_, install) = pair_for_tests(
+        3,
+        Cipher::Aes128Gcm,
+        Protection::Encrypt,
+        (0x1_0001, 0x2_0002),
+    );
+    bench.give(Command::Install(Box::new(install)));
+    let sends = |bench: &mut Bench, from, to| {
+        for data in [&b"one"[..], b"two"] {
+            let packet = packet(from, to, data);
+            bench.worker.host().push(VnetHeader::default(), &packet);
+        }
+        bench.settle();
+        bench.sent().len()
+    };
+    assert_eq!(sends(&mut bench, WS, TOR), 2);
+    bench.give(Command::SetOwn(Own::default()));
+    assert_eq!(sends(&mut bench, WS, TOR), 0, "before it is told which");
+    let own = ["10.0.0.1/24".parse().unwrap()];
+    bench.give(Command::SetOwn(Own::new(&own)));
+    assert_eq!(sends(&mut bench, WS, TOR), 2);
+    for (from, to) in [
+        (OTHER, TOR),
+        ([192, 168, 1, 5], TOR),
+        ([0; 4], [255; 4]),
+        (WS, [10, 0, 0, 255]),
+        (WS, [224, 0, 0, 251]),
+        (WS, [169, 254, 0, 1]),
+        (WS, [255; 4]),
+    ] {
+        assert_eq!(sends(&mut bench, from, to), 0, "{from:?} to {to:?}");
+    }
+    assert_eq!(bench.counters[0].inner_source.get(), 2 + 2 * 2 + 2);
+}
+
 #[test]
 fn a_packet_for_another_workstation_is_dropped_and_counted() {
     let mut bench = bench(2);

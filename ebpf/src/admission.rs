@@ -17,8 +17,9 @@ use wire::{Admission, Role, Tables, Verdict, decide};
 
 use crate::atomic;
 use crate::packet::Packet;
+use crate::watch;
 
-const BPF_F_MMAPABLE: u32 = 1 << 10;
+pub const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
 
 // What the loader sets. The verifier knows the values, and removes what another role would need.
@@ -71,7 +72,10 @@ pub fn run(context: *mut xdp_md) -> u32 {
     }
     match verdict {
         Verdict::Admitted => XDP_REDIRECT,
-        _ => XDP_DROP,
+        _ => {
+            watch::dropped(context, verdict as u32, workstation);
+            XDP_DROP
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod guard;
 mod packet;
 mod pinned;
 mod steering;
+mod watch;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_md};
 use aya_ebpf::helpers::bpf_redirect;

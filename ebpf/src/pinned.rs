@@ -10,6 +10,7 @@ use wire::pinned::{PinKey, PinLimits, PinTables, answer, decide, is_answer, may_
 
 use crate::admission::{count, own_mac};
 use crate::packet::{Packet, Skb};
+use crate::watch;
 
 /// The longest of what the guards look at on the way in: a neighbour solicitation with its option.
 const SOLICITATION: u32 = 86;
@@ -52,7 +53,10 @@ pub fn run(context: *mut xdp_md) -> u32 {
         // `enters`, which answers it. XDP_TX would be nearer, but not every driver has it, and veth
         // loses what is sent so unless its other end has an XDP program too.
         PinnedVerdict::Passed | PinnedVerdict::Answered => XDP_PASS,
-        _ => XDP_DROP,
+        _ => {
+            watch::dropped(context, verdict as u32, pin);
+            XDP_DROP
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use dataplane::policy::{Transport, classify};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let destination = inner::destination(bytes);
+    let pair = inner::pair(bytes);
     match inner::parse(bytes) {
         Ok(Inner::Packet(packet)) => {
             assert!(packet.len >= 20 && packet.len <= bytes.len());
-            assert_eq!(destination, Some(packet.pair.destination()));
+            assert_eq!(pair, Some(packet.pair));
             assert_eq!(packet.pair.source().v4, packet.pair.destination().v4);
             assert_eq!(packet.pair.source().v4, bytes[0] >> 4 == 4);
             assert_eq!(inner::packet(bytes), Ok(packet));

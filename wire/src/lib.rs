@@ -19,6 +19,7 @@ pub mod replay;
 pub mod siphash;
 pub mod tables;
 pub mod verdict;
+pub mod watch;
 
 pub use admission::{Admission, Frame, Role, Tables, decide};
 pub use header::{Header, Malformed, kind};

@@ -60,11 +60,16 @@ pub struct PinKey {
 }
 
 impl PinKey {
-    const MAC: u16 = 1;
-    const V4: u16 = 4;
-    const V6: u16 = 6;
-    const OWN_V4: u16 = 0x104;
-    const OWN_V6: u16 = 0x106;
+    /// The kind of [`PinKey::mac`].
+    pub const MAC: u16 = 1;
+    /// The kind of [`PinKey::pinned`] of IPv4.
+    pub const V4: u16 = 4;
+    /// The kind of [`PinKey::pinned`] of IPv6.
+    pub const V6: u16 = 6;
+    /// The kind of [`PinKey::own`] of IPv4.
+    pub const OWN_V4: u16 = 0x104;
+    /// The kind of [`PinKey::own`] of IPv6.
+    pub const OWN_V6: u16 = 0x106;
 
     /// A pin's MAC address, with whatever address.
     pub const fn mac(mac: [u8; 6]) -> Self {

@@ -392,10 +392,11 @@ fn attacks(
     figures: &mut Figures,
 ) -> Result<()> {
     println!(
-        "\nevil attacks, on a LAN that shows it everything (a hub), as fast as this machine can; ws3 last\n"
+        "\nevil attacks, on a LAN that shows it everything (a hub), as fast as this machine can; the last with\n  stolen keys\n"
     );
     all.lan.hub(true)?;
     let mut suite = Suite::new(all, heard, HTTP)?;
+    suite.steal_keys()?;
     figures.victim_baseline_bits_per_second = suite.baseline();
     let mut table = Table::new(&[
         "attack",
@@ -441,8 +442,9 @@ fn attacks(
         "\n  lost: what the Gateway's end of the cable had no room for. A few of the replayed Hellos are not\n  \
          dropped: their bucket lets them through, and each gets one Challenge, to which nobody holds the\n  \
          keys. Random frames the switch itself refuses are not counted. ws2 keeps: of {} without an attack;\n  \
-         sender, switch and Gateway share this machine's {} cores. The last attack comes through ws3's own\n  \
-         tunnel: its frames are authentic, so the AEAD opens them, and the inner source address fails.",
+         sender, switch and Gateway share this machine's {} cores. The last attack is under the\n  \
+         keys of a fourth Workstation, which evil has stolen: its frames are authentic, so the AEAD opens\n  \
+         them, and the inner source address fails.",
         bits(suite.baseline()),
         std::thread::available_parallelism().map_or(1, usize::from),
     );

@@ -6,6 +6,7 @@
 pub mod attack;
 pub mod bench;
 pub mod demo;
+pub mod dist;
 pub mod fuzz;
 pub mod inventory;
 pub mod middlebox;
@@ -13,3 +14,4 @@ pub mod pages;
 pub mod report;
 pub mod rig;
 pub mod tasks;
+pub mod tools;

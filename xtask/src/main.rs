@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{attack, bench, demo, fuzz, inventory, pages, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -45,6 +45,8 @@ enum Task {
     Bench(bench::Options),
     /// Fuzz what reads a hostile cable or a file, with libFuzzer
     Fuzz(fuzz::Options),
+    /// Make what is given to users: Debian packages, static programs, bill of materials, sums
+    Dist(dist::Options),
     /// Build the XDP program and print where it is
     BuildEbpf,
     /// Formatting, lints, documentation, dependencies and the inventory of unsafe, each warning an error
@@ -81,6 +83,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Test {
             sanitize,
             arguments,

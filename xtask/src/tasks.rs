@@ -212,20 +212,29 @@ pub fn lint() -> Result<()> {
     )
 }
 
-/// Where `./run` puts cargo-deny.
-fn deny_binary() -> Option<PathBuf> {
+/// What `./run setup` has put into its cache under this path.
+///
+/// # Errors
+/// It is not there.
+pub fn cached(path: &str) -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    let cache = cache.or_else(home)?;
-    let built = cache.join("portcullis/cargo-deny/bin/cargo-deny");
-    Some(built).filter(|path| path.is_file())
+    let cache = cache
+        .or_else(home)
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let path = cache.join("portcullis").join(path);
+    ensure!(
+        path.exists(),
+        "{} is not there: `./run setup` puts it there",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// Holds the dependencies of the programs, and of what they load, to deny.toml. Known vulnerabilities are
 /// looked up too; that their database cannot be reached is said, and fails nothing.
 fn deny() -> Result<()> {
-    let binary = deny_binary()
-        .context("cargo-deny is not there: `./run setup` installs it into ~/.cache/portcullis")?;
+    let binary = cached("cargo-deny/bin/cargo-deny")?;
     let root = root()?;
     for manifest in ["Cargo.toml", "ebpf/Cargo.toml"] {
         for what in [&["licenses", "bans", "sources"][..], &["advisories"]] {

@@ -10,8 +10,9 @@ use control::cli;
 use portcullis_xtask::rig::*;
 
 /// What stands before a program's name in a line that is an example.
-const BEGINNINGS: [&str; 6] = [
+const BEGINNINGS: [&str; 7] = [
     "portcullis",
+    "tcpdump",
     "NO_COLOR=",
     "RUST_LOG=",
     "zbarcam",
@@ -60,6 +61,22 @@ fn script(directory: &Path, name: &str, text: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A capture of three frames that no port lets in, as tcpdump writes it.
+fn capture() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for second in 0..3_u32 {
+        for word in [second, 0, 60, 60] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+        bytes.extend([0; 46]);
+    }
+    bytes
+}
+
 /// What an example ends with: 0, but for these.
 fn codes(example: &str) -> &'static [i32] {
     match example {
@@ -68,6 +85,10 @@ fn codes(example: &str) -> &'static [i32] {
         "portcullis-agent up" | "RUST_LOG=debug portcullis-agent up" => &[1],
         // Refused while somebody knows the old key only, which an example before may have made.
         "portcullis key retire" => &[0, 1],
+        // What is looked at may not be all well on the machine that this runs on.
+        line if line.contains(" doctor") => &[0, 1],
+        // Until Ctrl-C.
+        line if line.contains(" watch") => &[0, 130],
         // Whatever is not in session when its turn comes.
         line if line.contains("portcullis status") => &[0, 1, 2],
         line if line.contains("portcullis-agent status") => &[0, 1, 2],
@@ -124,6 +145,7 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
             real("portcullis-agent")
         ),
     );
+    script(&bin, "tcpdump", "cat drops.pcapng");
     script(&bin, "systemctl", "exit 0");
     script(&bin, "zbarcam", "cat alpha.enrolment");
     script(&bin, "jq", "exec python3 -m json.tool");
@@ -191,6 +213,12 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
             fs::copy(gateway.config(), here.join(name)).unwrap();
         }
 
+        for name in ["drops.pcapng", "dropped.pcapng"] {
+            if !example.contains("--write") {
+                fs::write(here.join(name), capture()).unwrap();
+            }
+        }
+
         // A file system of its own where an example writes outside of its directory.
         let mut command = gw.command("setsid");
         command
@@ -220,6 +248,13 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
             let asked = |screen: &str| screen.contains("Passphrase");
             terminal.wait("the passphrase", asked).unwrap();
             terminal.press("six words or so\n").unwrap();
+        }
+        if example.contains(" watch") {
+            wait_for("watch to end", std::time::Duration::from_secs(20), || {
+                let _ = terminal.press("\x03");
+                terminal.has_ended().then_some(())
+            })
+            .unwrap();
         }
         match terminal.ended() {
             Ok(status)

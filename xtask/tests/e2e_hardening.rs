@@ -79,9 +79,10 @@ fn a_helper_keeps_what_its_requests_need_and_holds_nothing_of_the_tunnel() {
         for status in threads(helper).unwrap() {
             for set in ["CapPrm", "CapEff", "CapBnd"] {
                 let has = status.set(set);
-                assert_eq!(has & !SYS_ADMIN, HELPER, "{set} {has:x}");
+                assert_eq!(has, HELPER, "{set} {has:x}");
             }
             assert_eq!(status.field("NoNewPrivs"), "1");
+            assert_eq!(status.field("Seccomp"), "2");
         }
         let held = descriptors(helper).unwrap();
         for what in [
@@ -310,6 +311,132 @@ fn who_takes_over_a_thread_makes_no_forbidden_call_and_opens_no_other_file() {
     }
     // Nobody noticed.
     assert!(rig.workstation.reaches(Duration::from_secs(5)));
+}
+
+/// What a helper has no use for, and somebody in it would: by name, number and arguments.
+#[cfg(target_arch = "x86_64")]
+fn forbidden_to_helper(shell: u64) -> Vec<(&'static str, i64, Vec<u64>)> {
+    let mut all = forbidden(shell);
+    // Its own work.
+    let own = [
+        "bpf(BPF_PROG_LOAD)",
+        "bpf(BPF_OBJ_GET)",
+        "bpf(BPF_LINK_DETACH)",
+    ];
+    all.retain(|(name, ..)| !own.contains(name));
+    all.extend([
+        ("mount", libc::SYS_mount, vec![shell, shell, shell, 0, 0]),
+        ("umount2", libc::SYS_umount2, vec![shell, 0]),
+        ("fsopen", libc::SYS_fsopen, vec![shell, 0]),
+        (
+            "move_mount",
+            libc::SYS_move_mount,
+            vec![0, shell, 0, shell, 0],
+        ),
+        ("setns", libc::SYS_setns, vec![0, 0]),
+        (
+            "perf_event_open",
+            libc::SYS_perf_event_open,
+            vec![shell, 0, 0, 0, 0],
+        ),
+        ("init_module", libc::SYS_init_module, vec![shell, 0, shell]),
+        (
+            "process_vm_readv",
+            libc::SYS_process_vm_readv,
+            vec![1, shell, 0, shell, 0, 0],
+        ),
+        ("pidfd_open", libc::SYS_pidfd_open, vec![1, 0]),
+        ("bpf(BPF_PROG_ATTACH)", libc::SYS_bpf, vec![8, 0, 0]),
+        (
+            "bpf(BPF_RAW_TRACEPOINT_OPEN)",
+            libc::SYS_bpf,
+            vec![17, 0, 0],
+        ),
+        (
+            "ioctl(TIOCSTI)",
+            libc::SYS_ioctl,
+            vec![0, libc::TIOCSTI, shell],
+        ),
+        (
+            "socket(AF_NETLINK, NETLINK_NETFILTER)",
+            libc::SYS_socket,
+            vec![libc::AF_NETLINK as u64, libc::SOCK_RAW as u64, 12],
+        ),
+    ]);
+    all
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_takes_over_a_helper_makes_no_forbidden_call_and_writes_no_other_file() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = as_account();
+    let pins = [rig.gateway.pins(), rig.workstation.pins()].map(Path::to_owned);
+    let ports = ["ws1".to_owned(), rig.workstation.interface().to_owned()];
+    for ((pid, pins), port) in pids(&mut rig).into_iter().zip(pins).zip(ports) {
+        let helper = helper_of(pid).unwrap();
+        let captive = Captive::take(helper).unwrap();
+        let asked = captive.call(libc::SYS_getpid, &[]).unwrap().unwrap();
+        assert_eq!(asked, u64::from(helper));
+        let shell = captive.put(b"/bin/true\0").unwrap();
+        for (name, number, arguments) in forbidden_to_helper(shell) {
+            let answer = captive.call(number, &arguments).unwrap();
+            let errno = answer.err().and_then(|error| error.raw_os_error());
+            assert_eq!(errno, Some(libc::EPERM), "{name} in the helper of {pid}");
+        }
+        let open = |path: &str, flags: i32| {
+            let path = captive.put(&[path.as_bytes(), b"\0"].concat()).unwrap();
+            let arguments = [libc::AT_FDCWD as u64, path, flags as u64, 0o600];
+            captive.call(libc::SYS_openat, &arguments).unwrap()
+        };
+        let (write, make) = (libc::O_WRONLY, libc::O_WRONLY | libc::O_CREAT);
+        // Root may do all of this: it is Landlock that refuses.
+        for (path, flags) in [
+            ("/etc/passwd", libc::O_RDONLY),
+            ("/usr/bin/env", libc::O_RDONLY),
+            ("/", libc::O_RDONLY),
+            ("/etc/evil", make),
+            ("/tmp/evil", make),
+            ("/dev/kmsg", libc::O_RDONLY),
+            ("/proc/sys/kernel/core_pattern", write),
+            ("/proc/sys/vm/drop_caches", write),
+            ("/proc/self/oom_score_adj", write),
+            ("/sys/devices/system/cpu/uevent", write),
+        ] {
+            let errno = open(path, flags).err().and_then(|e| e.raw_os_error());
+            assert_eq!(errno, Some(libc::EACCES), "{path} in the helper of {pid}");
+        }
+        // Its own work is still to be had.
+        let setting = format!("/proc/sys/net/ipv6/conf/{port}/disable_ipv6");
+        let looked = [
+            (setting.as_str(), write),
+            (pins.to_str().unwrap(), libc::O_RDONLY),
+            ("/proc/self/status", libc::O_RDONLY),
+        ];
+        for (path, flags) in looked {
+            let own = open(path, flags);
+            let own = own.unwrap_or_else(|error| panic!("{path} in the helper of {pid}: {error}"));
+            captive.call(libc::SYS_close, &[own]).unwrap().unwrap();
+        }
+        let directory = captive
+            .put(format!("{}/x\0", pins.display()).as_bytes())
+            .unwrap();
+        captive
+            .call(libc::SYS_mkdir, &[directory, 0o700])
+            .unwrap()
+            .unwrap();
+        captive
+            .call(libc::SYS_rmdir, &[directory])
+            .unwrap()
+            .unwrap();
+    }
+    // Nobody noticed, and it still helps.
+    let gateway = std::sync::Arc::clone(rig.gateway.namespace());
+    set_link(&gateway, "ws1", false).unwrap();
+    set_link(&gateway, "ws1", true).unwrap();
+    rig.workstation
+        .wait_connected(Duration::from_secs(10))
+        .unwrap();
 }
 
 /// The key that a file of secrets has under this name; a file of keys alone has its first.

@@ -8,14 +8,17 @@ use super::{
     Reloaded, Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
     WorkstationStatus,
 };
+use crate::explain::{Explain, Explained};
 use crate::problem::{Kind, Problem};
-use axum::http::{Method, Request, StatusCode};
+use crate::watch::{Line, Watch};
+use axum::http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -24,6 +27,8 @@ use tokio::net::UnixStream;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer: 4096 Workstations with all their counters.
 const MAX_ANSWER: usize = 64 << 20;
+/// The longest line of a stream.
+const MAX_LINE: usize = 64 << 10;
 
 /// A daemon to talk to.
 #[derive(Debug, Clone)]
@@ -166,6 +171,62 @@ impl Client {
         self.call(Method::POST, "/v1/reload", None::<&()>)
     }
 
+    /// What becomes of frames.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn explain(&self, request: &Explain) -> Result<Vec<Explained>, Problem> {
+        self.call(Method::POST, "/v1/explain", Some(request))
+    }
+
+    /// Has each sample of a dropped frame given to `each` as it comes, until that says otherwise or the
+    /// daemon ends the stream.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn watch(
+        &self,
+        watch: &Watch,
+        mut each: impl FnMut(Line) -> Result<ControlFlow<()>, Problem>,
+    ) -> Result<ControlFlow<()>, Problem> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Problem::io("preparing to talk to the daemon", &error))?;
+        let body = serde_json::to_vec(watch).map_err(|error| self.nonsense(&error))?;
+        runtime.block_on(async {
+            let asked = self.send(Method::POST, "/v1/watch", body);
+            let response = match tokio::time::timeout(TIMEOUT, asked).await {
+                Ok(response) => response?,
+                Err(_) => return Err(self.nonsense(&"no answer")),
+            };
+            let code = response.status();
+            let mut body = response.into_body();
+            if !code.is_success() {
+                let answer = Limited::new(body, MAX_ANSWER).collect().await;
+                let answer = answer.map_err(|error| self.nonsense(&error))?;
+                return Err(self.refusal(code, &answer.to_bytes()));
+            }
+            let mut text = Vec::new();
+            while let Some(frame) = body.frame().await {
+                // The daemon has ended, or the time a connection may last.
+                let Ok(frame) = frame else { break };
+                text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let line = serde_json::from_slice(&text[..end]);
+                    text.drain(..=end);
+                    if each(line.map_err(|error| self.nonsense(&error))?)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                if text.len() > MAX_LINE {
+                    return Err(self.nonsense(&"a line without an end"));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
         self.call(Method::GET, path, None::<&()>)
     }
@@ -200,20 +261,19 @@ impl Client {
         if code.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| self.nonsense(&error));
         }
-        match serde_json::from_slice::<ErrorBody>(&answer) {
+        Err(self.refusal(code, &answer))
+    }
+
+    fn refusal(&self, code: StatusCode, answer: &[u8]) -> Problem {
+        match serde_json::from_slice::<ErrorBody>(answer) {
             Ok(body) => {
                 let (tried, happened) = body
                     .error
                     .split_once(": ")
                     .unwrap_or(("asking", &body.error));
-                Err(Problem::new(
-                    super::server::kind(code),
-                    tried,
-                    happened,
-                    body.remedy,
-                ))
+                Problem::new(super::routes::kind(code), tried, happened, body.remedy)
             }
-            Err(_) => Err(self.nonsense(&format!("status {code}"))),
+            Err(_) => self.nonsense(&format!("status {code}")),
         }
     }
 
@@ -223,6 +283,21 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), Problem> {
+        let response = self.send(method, path, body).await?;
+        let code = response.status();
+        let answer = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| self.nonsense(&error))?;
+        Ok((code, answer.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, Problem> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|error| self.unreachable(&error))?;
@@ -234,19 +309,17 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "portcullis")
+            .header(
+                "user-agent",
+                concat!("portcullis/", env!("CARGO_PKG_VERSION")),
+            )
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.nonsense(&error))?;
-        let response = sender
+        sender
             .send_request(request)
             .await
-            .map_err(|error| self.nonsense(&error))?;
-        let code = response.status();
-        let answer = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| self.nonsense(&error))?;
-        Ok((code, answer.to_bytes()))
+            .map_err(|error| self.nonsense(&error))
     }
 
     fn tried(&self) -> String {
@@ -265,7 +338,7 @@ impl Client {
                 Kind::Forbidden,
                 self.tried(),
                 error,
-                "run this as root, or as a member of the socket's group",
+                "run this as root; or, to look only, as a member of the socket's group (usermod --append --groups portcullis USER)",
             ),
             _ => Problem::io(self.tried(), error),
         }

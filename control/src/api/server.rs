@@ -1,36 +1,71 @@
 //! The server of the control API: a thread of its own, with bounds on everything a client can do.
 
+use super::limits::{Limits, Open};
+use super::peer::{AdminGroup, Peer, Right, Rights};
+use super::routes::{self, Served, Streams, failed, refuse};
 use super::socket::Socket;
-use super::{AgentControl, Allow, Control, Done, ErrorBody};
+use super::{AgentControl, Control, ErrorBody};
+use crate::audit::{Audit, By};
+use crate::events::Events;
 use crate::problem::{Kind, Problem};
+use axum::Extension;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, oneshot};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio_io_timeout::TimeoutStream;
 
 /// The largest request body.
 const MAX_BODY: usize = 64 << 10;
-/// Connections served at once; more wait.
-const MAX_CONNECTIONS: usize = 32;
 /// The time a client has for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time in which a client must take some of what it is sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time that answers under way have to be written when the server ends.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-/// The time a connection lives, whatever is done on it.
+/// The time a connection lives, whatever is done on it, unless it carries a stream.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a server needs beside what it asks.
+#[derive(Debug)]
+pub struct Options {
+    /// Where changes are written down.
+    pub audit: Arc<Audit>,
+    /// Whose members may change things.
+    pub admins: Option<AdminGroup>,
+    /// What happens.
+    pub events: Events,
+}
+
+impl Options {
+    /// Those of a daemon with this state directory.
+    pub fn new(state_directory: &Path) -> Self {
+        Self {
+            audit: Arc::new(Audit::new(state_directory)),
+            admins: None,
+            events: Events::default(),
+        }
+    }
+
+    fn serve<C: ?Sized>(&self, control: Arc<C>) -> Served<C> {
+        Served {
+            control,
+            audit: Arc::clone(&self.audit),
+            events: self.events.clone(),
+        }
+    }
+}
 
 /// A running server. Dropping it, or [`Server::stop`], ends it and removes the socket.
 #[derive(Debug)]
@@ -39,28 +74,41 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What stands before every resource.
+#[derive(Debug)]
+struct Gate {
+    rights: Rights,
+    limits: Arc<Limits>,
+}
+
 impl Server {
     /// Serves a Gateway's control API.
     ///
     /// # Errors
     /// What the system answered.
-    pub fn start(socket: Socket, control: Arc<dyn Control>) -> Result<Self, Problem> {
-        Self::serve(socket, gateway(control))
+    pub fn start(
+        socket: Socket,
+        control: Arc<dyn Control>,
+        options: Options,
+    ) -> Result<Self, Problem> {
+        let router = routes::gateway(options.serve(control));
+        Self::serve(socket, router, options)
     }
 
     /// Serves an agent's control API.
     ///
     /// # Errors
     /// What the system answered.
-    pub fn start_agent(socket: Socket, control: Arc<dyn AgentControl>) -> Result<Self, Problem> {
-        let router = Router::new()
-            .route("/v1/status", get(agent_status))
-            .route("/v1/down", post(agent_down))
-            .with_state(control);
-        Self::serve(socket, router)
+    pub fn start_agent(
+        socket: Socket,
+        control: Arc<dyn AgentControl>,
+        options: Options,
+    ) -> Result<Self, Problem> {
+        let router = routes::agent(options.serve(control));
+        Self::serve(socket, router, options)
     }
 
-    fn serve(socket: Socket, router: Router) -> Result<Self, Problem> {
+    fn serve(socket: Socket, router: Router, options: Options) -> Result<Self, Problem> {
         let io = |error| Problem::io("starting the control API", &error);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -69,22 +117,27 @@ impl Server {
             .build()
             .map_err(io)?;
         let listener = socket.listener()?;
-        let router = bounded(router);
+        let gate = Arc::new(Gate {
+            rights: Rights::on(socket.path(), options.admins),
+            limits: Arc::default(),
+        });
+        let router = bounded(router, &gate);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("control-api".into())
             .spawn(move || {
                 runtime.block_on(async {
-                    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
                     match UnixListener::from_std(listener) {
                         Ok(listener) => tokio::select! {
-                            () = accept(listener, router, &room) => {}
+                            () = accept(listener, router, &gate) => {}
                             _ = stopped => {}
                         },
-                        Err(error) => tracing::error!("the control API cannot start: {error}"),
+                        Err(error) => tracing::error!(
+                            %error,
+                            "the control API cannot start: restart the daemon to have it"
+                        ),
                     }
-                    let all = room.acquire_many(MAX_CONNECTIONS as u32);
-                    let _ = tokio::time::timeout(LAST_WORDS, all).await;
+                    let _ = tokio::time::timeout(LAST_WORDS, gate.limits.idle()).await;
                 });
                 drop(socket);
                 // A call that is still under way is not waited for long.
@@ -110,27 +163,8 @@ impl Drop for Server {
     }
 }
 
-/// A Gateway's resources.
-fn gateway(control: Arc<dyn Control>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/workstations", get(workstations).post(add))
-        .route("/v1/workstations/{name}", delete(remove).patch(set))
-        .route("/v1/workstations/{name}/allow", post(allow))
-        .route("/v1/workstations/{name}/enable", post(enable))
-        .route("/v1/workstations/{name}/disable", post(disable))
-        .route(
-            "/v1/workstations/{name}/rotation",
-            post(rotate).delete(cancel_rotation),
-        )
-        .route("/v1/key/rotate", post(rotate_key))
-        .route("/v1/key/retire", post(retire_key))
-        .route("/v1/reload", post(reload))
-        .with_state(control)
-}
-
 /// What holds for every resource, and for what is none.
-fn bounded(router: Router) -> Router {
+fn bounded(router: Router, gate: &Arc<Gate>) -> Router {
     router
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such resource") })
         .method_not_allowed_fallback(|| async {
@@ -140,197 +174,165 @@ fn bounded(router: Router) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(gate), guard))
+}
+
+/// Lets a request through that its sender may make, and does not make too often.
+async fn guard(
+    State(gate): State<Arc<Gate>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let changes = gate.rights.may_change(&peer);
+    if gate
+        .limits
+        .request(peer.uid, changes, Instant::now())
+        .is_err()
+    {
+        let mut response = failed(&too_many("requests", &peer));
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return response;
+    }
+    // By the method, so that no resource can be forgotten.
+    let right = match *request.method() {
+        Method::GET | Method::HEAD | Method::OPTIONS => Right::Read,
+        _ => Right::Change,
+    };
+    if let Err(problem) = gate.rights.check(&peer, right) {
+        tracing::warn!(
+            uid = peer.uid,
+            pid = peer.pid,
+            method = %request.method(),
+            path = request.uri().path(),
+            "refused a call on the control socket: this user has not the right to"
+        );
+        return failed(&problem);
+    }
+    let client = request.headers().get(header::USER_AGENT);
+    let client = client.and_then(|name| name.to_str().ok()).map(By::client);
+    request.extensions_mut().insert(By {
+        uid: Some(peer.uid),
+        gid: Some(peer.gid),
+        pid: peer.pid,
+        client,
+    });
+    next.run(request).await
+}
+
+fn too_many(what: &str, peer: &Peer) -> Problem {
+    Problem::new(
+        Kind::Unavailable,
+        format!("asking as user {}", peer.uid),
+        format!("this user has too many {what} under way"),
+        "wait a moment and try again; close connections that are not needed",
+    )
 }
 
 /// Serves one connection to its end.
-async fn converse<S>(stream: S, router: Router)
+async fn converse<S>(stream: S, router: Router, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + 'static,
 {
-    let service = TowerToHyperService::new(router);
+    let streams = Streams::default();
+    let router = router
+        .layer(Extension(Arc::new(peer)))
+        .layer(Extension(streams.clone()));
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_BODY)
-        .serve_connection(TokioIo::new(stream), service);
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+        .serve_connection(
+            TokioIo::new(Box::pin(stream)),
+            TowerToHyperService::new(router),
+        );
+    let mut connection = pin!(connection);
+    let bounded = tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await;
+    if bounded.is_err() && streams.any() {
+        let _ = connection.await;
+    }
 }
 
-/// Fuzzing support: one connection to a Gateway's control API, over any stream.
+/// Fuzzing support: one connection to a Gateway's control API, over any stream. Nobody's changes are
+/// written down.
 #[doc(hidden)]
 pub async fn converse_for_tests<S>(stream: S, control: Arc<dyn Control>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + 'static,
 {
-    converse(stream, bounded(gateway(control))).await;
+    let options = Options::new(&std::env::temp_dir());
+    let gate = Gate {
+        rights: Rights::on(Path::new("/"), None),
+        limits: Arc::default(),
+    };
+    let root = Peer {
+        uid: 0,
+        gid: 0,
+        pid: None,
+        groups: Vec::new(),
+    };
+    let served = options.serve(control);
+    converse(
+        stream,
+        bounded(routes::gateway(served), &Arc::new(gate)),
+        root,
+    )
+    .await;
 }
 
-async fn accept(listener: UnixListener, router: Router, room: &Arc<Semaphore>) {
+async fn accept(listener: UnixListener, router: Router, gate: &Arc<Gate>) {
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: give others time to close theirs.
-                tracing::warn!("accepting on the control socket: {error}");
+                tracing::warn!(%error, "cannot accept on the control socket; trying on: raise LimitNOFILE if this goes on");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let router = router.clone();
-        tokio::spawn(async move {
-            converse(stream, router).await;
+        let Ok(peer) = Peer::of(&stream) else {
+            continue;
+        };
+        let changes = gate.rights.may_change(&peer);
+        match gate.limits.open(peer.uid, changes) {
+            Ok(open) => drop(tokio::spawn(attend(stream, router.clone(), peer, open))),
+            // At once, and as much of it as fits: nobody waits for one that is one too many.
+            Err(_) => drop(stream.try_write(&busy(&peer))),
+        }
+    }
+}
+
+/// Serves a connection when there is room for it.
+async fn attend(mut stream: UnixStream, router: Router, peer: Peer, open: Open) {
+    match open.served().await {
+        Some(place) => {
+            converse(stream, router, peer).await;
             drop(place);
-        });
+        }
+        None => {
+            let answer = async {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&busy(&peer)).await;
+            };
+            let _ = tokio::time::timeout(LAST_WORDS, answer).await;
+        }
     }
 }
 
-async fn status(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, move || control.status()).await
-}
-
-async fn workstations(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, move || control.workstations()).await
-}
-
-type Gateway = State<Arc<dyn Control>>;
-type Body = Result<Bytes, BytesRejection>;
-
-/// The request in a body, or the refusal of one that is none.
-#[allow(clippy::result_large_err)] // The response is returned at once.
-fn parse<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
-    let body = body.map_err(|rejection| refuse(rejection.status(), &rejection.body_text()))?;
-    serde_json::from_slice(&body).map_err(|error| {
-        refuse(
-            StatusCode::BAD_REQUEST,
-            &format!("the request is not {what}: {error}"),
-        )
-    })
-}
-
-async fn add(State(control): Gateway, body: Body) -> Response {
-    match parse(body, "a Workstation to add") {
-        Ok(request) => answer(StatusCode::CREATED, move || control.add(request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-async fn set(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
-    match parse(body, "a change of a Workstation") {
-        Ok(request) => answer(StatusCode::OK, move || control.set(&name, request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-async fn enable(State(control): Gateway, Path(name): Path<String>) -> Response {
-    answer(StatusCode::OK, move || control.switch(&name, true)).await
-}
-
-async fn disable(State(control): Gateway, Path(name): Path<String>) -> Response {
-    answer(StatusCode::OK, move || control.switch(&name, false)).await
-}
-
-async fn rotate(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
-    match parse(body, "a rotation") {
-        Ok(request) => answer(StatusCode::CREATED, move || control.rotate(&name, request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-async fn cancel_rotation(State(control): Gateway, Path(name): Path<String>) -> Response {
-    let done = move || control.cancel_rotation(&name).map(|()| Done {});
-    answer(StatusCode::OK, done).await
-}
-
-async fn rotate_key(State(control): Gateway) -> Response {
-    answer(StatusCode::OK, move || control.rotate_key()).await
-}
-
-async fn retire_key(State(control): Gateway, body: Body) -> Response {
-    match parse(body, "a key to retire") {
-        Ok(request) => answer(StatusCode::OK, move || control.retire_key(request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-async fn allow(State(control): Gateway, Path(name): Path<String>, body: Body) -> Response {
-    match parse::<Allow>(body, "a change of rules") {
-        Ok(request) => answer(StatusCode::OK, move || control.allow(&name, request)).await,
-        Err(refusal) => refusal,
-    }
-}
-
-async fn remove(State(control): State<Arc<dyn Control>>, Path(name): Path<String>) -> Response {
-    answer(StatusCode::OK, move || control.remove(&name)).await
-}
-
-async fn reload(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, move || control.reload()).await
-}
-
-async fn agent_status(State(control): State<Arc<dyn AgentControl>>) -> Response {
-    answer(StatusCode::OK, move || control.status()).await
-}
-
-async fn agent_down(State(control): State<Arc<dyn AgentControl>>) -> Response {
-    answer(StatusCode::OK, move || control.down().map(|()| Done {})).await
-}
-
-/// Runs a call that may block, and makes its outcome a response.
-async fn answer<T: Serialize + Send + 'static>(
-    good: StatusCode,
-    call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Response {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(Ok(value)) => json(good, &value),
-        Ok(Err(problem)) => json(code(problem.kind), &ErrorBody::from(&problem)),
-        Err(_) => json(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &ErrorBody {
-                error: "answering the request failed inside the daemon".into(),
-                remedy: "look in its log: journalctl -u portcullisd".into(),
-            },
-        ),
-    }
-}
-
-fn refuse(code: StatusCode, error: &str) -> Response {
-    let body = ErrorBody {
-        error: error.into(),
-        remedy: "use the portcullis program of the same version as the daemon".into(),
-    };
-    json(code, &body)
-}
-
-fn json<T: Serialize>(code: StatusCode, value: &T) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(body) => (code, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-/// The status code of a problem.
-fn code(kind: Kind) -> StatusCode {
-    match kind {
-        Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::Conflict => StatusCode::CONFLICT,
-        Kind::Forbidden => StatusCode::FORBIDDEN,
-        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// The problem a status code stands for, to a client. Never [`Kind::Unavailable`], which a client
-/// keeps for a daemon that is not running.
-pub(super) fn kind(code: StatusCode) -> Kind {
-    match code {
-        StatusCode::NOT_FOUND => Kind::NotFound,
-        StatusCode::CONFLICT => Kind::Conflict,
-        StatusCode::FORBIDDEN => Kind::Forbidden,
-        code if code.is_client_error() => Kind::Invalid,
-        _ => Kind::Failed,
-    }
+/// What one is told for whom there is no room.
+fn busy(peer: &Peer) -> Vec<u8> {
+    let body = ErrorBody::from(&too_many("connections", peer));
+    let body = serde_json::to_string(&body).unwrap_or_default();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }

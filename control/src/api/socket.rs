@@ -1,9 +1,11 @@
 //! The control socket and the lock that goes with it: one daemon for each runtime directory.
 
+use crate::confine::ACCOUNT;
 use crate::files;
 use crate::problem::{Kind, Problem};
 use crate::registry::lock_file;
 use nix::fcntl::Flock;
+use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -56,6 +58,10 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&temporary).map_err(io)?;
+        if let Some(group) = group() {
+            chown(&temporary, None, Some(group)).map_err(|errno| io(errno.into()))?;
+            chown(runtime_directory, None, Some(group)).map_err(|errno| io(errno.into()))?;
+        }
         fs::set_permissions(&temporary, Permissions::from_mode(0o660)).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
         fs::rename(&temporary, &path).map_err(io)?;
@@ -80,6 +86,13 @@ impl Socket {
             .try_clone()
             .map_err(|error| Problem::io("sharing the control socket", &error))
     }
+}
+
+/// The group that the socket is given by root, where there is such a group: its members may look. (A
+/// daemon that becomes another account gives the directory to that, with that account's group.)
+fn group() -> Option<Gid> {
+    let found = geteuid().is_root().then(|| Group::from_name(ACCOUNT));
+    found?.ok().flatten().map(|group| group.gid)
 }
 
 impl Drop for Socket {

@@ -9,7 +9,7 @@ use crate::api::client::Client;
 use crate::config::{self, AGENT_PATH, Agent};
 use crate::problem::Kind;
 use crate::top::Source;
-use crate::{agent, files, helper, program};
+use crate::{agent, doctor, files, helper, program};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,6 +55,8 @@ enum Command {
     Status(look::Look),
     Dump(look::Dump),
     Top(top::Arguments),
+    /// Examine this machine, its kernel and the port, and say what is not set up right and what mends it.
+    Doctor(doctor::Arguments),
     Completions(completions::Arguments),
     /// Take the tunnel down, and the wall: the port is an ordinary interface again.
     #[command(after_help = "Example:
@@ -114,6 +116,7 @@ fn run(arguments: Arguments) -> Outcome {
             let source = Source::Agent(context.client);
             top::run(source, &context.config.runtime_directory, &arguments)
         }
+        Command::Doctor(arguments) => doctor::agent(&context.output, &arguments),
         Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
         Command::Down => down(context),
     }

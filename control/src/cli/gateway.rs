@@ -12,8 +12,8 @@ use daemon::Daemon;
 
 use super::{Context, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
-use crate::program;
 use crate::top::Source;
+use crate::{doctor, explain, program, watch};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +74,17 @@ enum Command {
     #[command(visible_alias = "syncconf")]
     Reload(files::Reload),
     Check(files::Check),
+    /// Examine this machine, its kernel and each port, and say what is not set up right and what mends it.
+    Doctor(doctor::Arguments),
+    /// Show samples of the frames that are dropped, live, each with its verdict.
+    ///
+    /// Times are UTC.
+    Watch(watch::Arguments),
+    /// Say what a port does with a frame, and why, step by step.
+    ///
+    /// The frame is put to the code that decides in XDP, over the running daemon's tables, which are only
+    /// read. Without a daemon it is told as far as the frame itself decides.
+    Explain(explain::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -104,6 +115,9 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Key(command) => key::run(&context, command),
         Command::Reload(_) => files::reload(&context),
         Command::Check(arguments) => files::check(&context, arguments),
+        Command::Doctor(arguments) => doctor::gateway(&context, &arguments),
+        Command::Watch(arguments) => watch::run(&context, arguments),
+        Command::Explain(arguments) => explain::run(&context, arguments),
         Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
     }
 }

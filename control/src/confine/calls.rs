@@ -1,5 +1,5 @@
-//! The system calls of a daemon at work. Any other is answered with EPERM: none of them makes a
-//! program run, a packet socket, or memory that can be executed.
+//! The system calls of a daemon at work, and of its helper. Any other is answered with EPERM: none of
+//! them makes a program run, a packet socket, or memory that can be executed.
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -44,6 +44,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_flock,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_fallocate,
     libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
@@ -123,6 +124,42 @@ const THREAD: u64 = (libc::CLONE_VM
 /// bpf(2): to look up, update and delete an element, and to ask about an object. Making maps and
 /// programs, attaching and pinning are the helper's.
 const BPF_COMMANDS: [u64; 4] = [1, 2, 3, 15];
+/// What a helper calls beside: looks where the BPF file system is, and gives NAPI threads their priority.
+const HELPERS: &[i64] = &[
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_setpriority,
+    libc::SYS_getpriority,
+];
+/// bpf(2) in a helper: making maps and programs, pinning them, attaching them by links and to clsact, and
+/// asking about objects. What a program is and where it is attached lies behind a pointer, out of a
+/// filter's sight; but none is attached to a raw tracepoint, a cgroup or a perf event.
+const HELPERS_BPF_COMMANDS: &[u64] = &[
+    0,  // BPF_MAP_CREATE
+    1,  // BPF_MAP_LOOKUP_ELEM
+    2,  // BPF_MAP_UPDATE_ELEM
+    3,  // BPF_MAP_DELETE_ELEM
+    4,  // BPF_MAP_GET_NEXT_KEY
+    5,  // BPF_PROG_LOAD
+    6,  // BPF_OBJ_PIN
+    7,  // BPF_OBJ_GET
+    13, // BPF_PROG_GET_FD_BY_ID
+    14, // BPF_MAP_GET_FD_BY_ID
+    15, // BPF_OBJ_GET_INFO_BY_FD
+    16, // BPF_PROG_QUERY
+    18, // BPF_BTF_LOAD
+    22, // BPF_MAP_FREEZE
+    28, // BPF_LINK_CREATE
+    29, // BPF_LINK_UPDATE
+    30, // BPF_LINK_GET_FD_BY_ID
+    34, // BPF_LINK_DETACH
+];
+/// ioctl(2) in a helper: a daemon's wish for an AF_XDP socket.
+const HELPERS_IOCTLS: [u64; 3] = [
+    0xc050_2100, // SECCOMP_IOCTL_NOTIF_RECV
+    0xc018_2101, // SECCOMP_IOCTL_NOTIF_SEND
+    0x4018_2103, // SECCOMP_IOCTL_NOTIF_ADDFD
+];
 /// ioctl(2): what is asked about an interface, and what the standard library does to descriptors.
 const IOCTLS: [u64; 6] = [
     0x8921, // SIOCGIFMTU
@@ -150,20 +187,29 @@ fn condition(
     SeccompCondition::new(argument, length, operator, value)
 }
 
-fn rules() -> Result<Rules, seccompiler::BackendError> {
+/// What a daemon may, or its helper.
+fn rules(helper: bool) -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq};
     let mut rules: Rules = PLAIN
         .iter()
         .chain(OLDER)
+        .chain(if helper { HELPERS } else { &[] })
         .map(|call| (*call, Vec::new()))
         .collect();
     let one_of = |argument: u8, values: &[u64]| {
         let rule = |value: &u64| SeccompRule::new(vec![condition(argument, Dword, Eq, *value)?]);
         values.iter().map(rule).collect::<Result<Vec<_>, _>>()
     };
-    rules.insert(libc::SYS_bpf, one_of(0, &BPF_COMMANDS)?);
-    rules.insert(libc::SYS_ioctl, one_of(1, &IOCTLS)?);
+    let (commands, ioctls) = match helper {
+        true => (
+            HELPERS_BPF_COMMANDS,
+            [&IOCTLS[..], &HELPERS_IOCTLS].concat(),
+        ),
+        false => (&BPF_COMMANDS[..], IOCTLS.to_vec()),
+    };
+    rules.insert(libc::SYS_bpf, one_of(0, commands)?);
+    rules.insert(libc::SYS_ioctl, one_of(1, &ioctls)?);
     rules.insert(libc::SYS_prctl, one_of(0, &PRCTLS)?);
     rules.insert(libc::SYS_setsockopt, one_of(1, &LEVELS)?);
     // No family that reaches a network by itself. AF_XDP goes to the helper.
@@ -175,7 +221,15 @@ fn rules() -> Result<Rules, seccompiler::BackendError> {
         condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
         condition(2, Dword, Eq, libc::NETLINK_ROUTE as u64)?,
     ])?;
-    rules.entry(libc::SYS_socket).or_default().push(netlink);
+    let sockets = rules.entry(libc::SYS_socket).or_default();
+    sockets.push(netlink);
+    if helper {
+        // Which threads are an interface's, and what a NIC is set to.
+        sockets.push(SeccompRule::new(vec![
+            condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
+            condition(2, Dword, Eq, libc::NETLINK_GENERIC as u64)?,
+        ])?);
+    }
     let socketpair = one_of(0, &[libc::AF_UNIX as u64])?;
     rules.insert(libc::SYS_socketpair, socketpair);
     let namespaces = (libc::CLONE_NEWNS | libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
@@ -206,10 +260,19 @@ fn compile(
     SeccompFilter::new(rules, otherwise, matched, architecture)?.try_into()
 }
 
-/// Restricts this thread and those it will make.
+/// Restricts this thread of a daemon and those it will make.
 pub(super) fn restrict() -> Result<(), seccompiler::Error> {
+    restrict_to(rules(false)?)
+}
+
+/// The same for a helper.
+pub(super) fn restrict_helper() -> Result<(), seccompiler::Error> {
+    restrict_to(rules(true)?)
+}
+
+fn restrict_to(rules: Rules) -> Result<(), seccompiler::Error> {
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let allowed = compile(rules()?, refused, SeccompAction::Allow)?;
+    let allowed = compile(rules, refused, SeccompAction::Allow)?;
     // Its flags are behind a pointer, so it cannot be told from a fork; without it glibc uses clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -223,14 +286,18 @@ mod tests {
     use super::*;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-    /// Runs `check` on a thread that is confined, for a process cannot be freed again.
-    fn confined(check: impl FnOnce() + Send + 'static) {
-        let thread = std::thread::spawn(move || {
-            nix::sys::prctl::set_no_new_privs().unwrap();
-            restrict().unwrap();
-            check();
-        });
-        thread.join().unwrap();
+    /// Runs `check` on a thread that is confined as a daemon's, and on one as its helper's: a process
+    /// cannot be freed again.
+    fn confined(check: impl Fn() + Clone + Send + 'static) {
+        for restrict in [restrict, restrict_helper] {
+            let check = check.clone();
+            let thread = std::thread::spawn(move || {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                restrict().unwrap();
+                check();
+            });
+            thread.join().unwrap();
+        }
     }
 
     fn errno<T>(answer: nix::Result<T>) -> Option<nix::Error> {

@@ -5,6 +5,7 @@ use crate::api::{Counters, PinStatus, PortState, PortStatus, mac_text};
 use crate::config::KeylessPort;
 use crate::helper::KeylessHelp;
 use crate::keyless::{Standing, warnings};
+use crate::watch;
 use dataplane::wall::{Counts, KeylessCounters};
 use wire::PinnedVerdict;
 
@@ -82,6 +83,16 @@ impl Keyless {
     /// What a person should be told again and again.
     pub(super) fn warnings(&self) -> Vec<String> {
         warnings(&self.config, self.standing.up.as_ref())
+    }
+
+    /// Where its drops are watched.
+    pub(super) fn watched(&self) -> Option<watch::Port> {
+        let pins = self.config.pins.as_ref()?.iter();
+        Some(watch::Port {
+            interface: self.config.interface.clone(),
+            samples: self.counters.as_ref()?.samples(),
+            pins: Some(pins.map(|pin| mac_text(pin.mac)).collect()),
+        })
     }
 
     /// What there is to show of it.

@@ -39,6 +39,10 @@ impl Daemon {
             _ => {}
         }
         tracing::info!(workstation = name, enabled, "switched");
+        self.events.tell(|| Happening::Switched {
+            workstation: name.to_owned(),
+            enabled,
+        });
         Ok(Switched {
             name: name.to_owned(),
             enabled,
@@ -68,13 +72,21 @@ impl Daemon {
             key_id = rotated.key_id,
             "given new keys"
         );
+        self.events.tell(|| Happening::KeysGiven {
+            workstation: name.to_owned(),
+            key_id: rotated.key_id.clone(),
+        });
         Ok(rotated)
     }
 
     /// Takes back keys that were not used yet.
     pub(super) fn cancel_rotation(&mut self, name: &str) -> Result<(), Problem> {
         let id = self.registry.cancel_rotation(name)?;
-        self.apply_next(id)
+        self.apply_next(id)?;
+        self.events.tell(|| Happening::KeysTakenBack {
+            workstation: name.to_owned(),
+        });
+        Ok(())
     }
 
     /// Tells machine and XDP of the keys that wait for a Workstation, or that none do.
@@ -127,6 +139,9 @@ impl Daemon {
                 workstation = workstation.name.as_str(),
                 "uses its new keys; the old ones are gone"
             );
+            self.events.tell(|| Happening::KeysUsed {
+                workstation: workstation.name.to_string(),
+            });
         }
     }
 
@@ -154,6 +169,9 @@ impl Daemon {
                         workstation = workstation.name.as_str(),
                         "its old keys have ended; it has not used its new ones yet"
                     );
+                    self.events.tell(|| Happening::KeysEnded {
+                        workstation: workstation.name.to_string(),
+                    });
                 }
             }
         }
@@ -166,6 +184,9 @@ impl Daemon {
         self.machine.set_static_keys(static_keys(&self.keyring));
         // Those whose file now says which key they know are not described differently.
         tracing::info!(public_key = %self.keyring.public(), "the Gateway has a new key");
+        self.events.tell(|| Happening::GatewayKeyRotated {
+            public_key: self.keyring.public().to_string(),
+        });
         Ok(api::key_rotated(&self.registry, &self.keyring))
     }
 
@@ -184,6 +205,9 @@ impl Daemon {
         }
         outcome?;
         tracing::info!(?locked_out, "the Gateway's old key is gone");
+        self.events.tell(|| Happening::GatewayKeyRetired {
+            locked_out: locked_out.clone(),
+        });
         Ok(KeyRetired { locked_out })
     }
 

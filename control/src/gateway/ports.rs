@@ -188,6 +188,7 @@ impl Daemon {
         }
         self.guard_surroundings();
         self.watch_keyless();
+        self.show_ports();
         for at in 0..self.ports.len() {
             if self.ports[at].up.is_none()
                 && self.links.find(&self.ports[at].plan.interface).is_ok()

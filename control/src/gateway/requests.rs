@@ -6,7 +6,9 @@ use crate::api::{
     Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
 };
 use crate::difference;
+use crate::explain::{Explain, Explained};
 use crate::rules;
+use crate::watch::{Stream, Watch};
 
 /// What the control API asks of the control thread.
 pub(super) enum Request {
@@ -25,6 +27,8 @@ pub(super) enum Request {
     RetireKey(RetireKey, Sender<Result<KeyRetired, Problem>>),
     Allow(String, Allow, Sender<Result<Allowed, Problem>>),
     Reload(Sender<Result<Reloaded, Problem>>),
+    Explain(Explain, Sender<Result<Vec<Explained>, Problem>>),
+    Watch(Watch, Sender<Result<Stream, Problem>>),
 }
 
 impl Daemon {
@@ -47,6 +51,8 @@ impl Daemon {
                 drop(answer.send(self.allow(&name, &request)));
             }
             Request::Reload(answer) => drop(answer.send(self.reload())),
+            Request::Explain(request, answer) => drop(answer.send(self.explain(&request))),
+            Request::Watch(request, answer) => drop(answer.send(self.watch(&request))),
         }
     }
 
@@ -62,6 +68,9 @@ impl Daemon {
             self.refresh_policies(related);
         }
         tracing::info!(workstation = added.name, key_id = added.key_id, "added");
+        self.events.tell(|| Happening::Added {
+            workstation: added.name.clone(),
+        });
         Ok(added)
     }
 
@@ -80,6 +89,9 @@ impl Daemon {
         self.refresh_policies(related);
         self.registry.release(id);
         tracing::info!(workstation = name, "removed");
+        self.events.tell(|| Happening::Removed {
+            workstation: name.to_owned(),
+        });
         Ok(Removed {
             name: name.to_owned(),
         })
@@ -98,6 +110,17 @@ impl Daemon {
         let allow = rules::list(&allowed.allow);
         tracing::info!(workstation = name, allow, "may reach something else now");
         Ok(allowed)
+    }
+
+    /// As [`Daemon::reload`], when a signal asks for it: written down as every change is.
+    pub(super) fn reload_on_signal(&mut self) -> Result<Reloaded, Problem> {
+        let what = What {
+            call: "reload",
+            workstation: None,
+            request: serde_json::Value::Null,
+        };
+        let audit = Arc::clone(&self.audit);
+        audit.change(By::signal("SIGHUP"), &what, || self.reload())
     }
 
     /// Reads the configuration and the Workstation files again and applies what differs. Where the
@@ -151,6 +174,7 @@ impl Daemon {
             .iter()
             .map(|broken| broken.name.clone())
             .collect();
+        self.events.tell(|| Happening::Reloaded);
         Ok(answer)
     }
 
@@ -221,5 +245,13 @@ impl Control for Asker<Request> {
 
     fn reload(&self) -> Result<Reloaded, Problem> {
         self.ask(Request::Reload)?
+    }
+
+    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
+        self.ask(|answer| Request::Explain(request, answer))?
+    }
+
+    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
+        self.ask(|answer| Request::Watch(request, answer))?
     }
 }

@@ -18,6 +18,7 @@ use super::random::Randomness;
 use super::slots::Slots;
 use super::{Action, Install, Mac, Parameters};
 use dataplane::keys::SessionKeys;
+use dataplane::lifetime::Lifetime;
 use dataplane::{PortId, WorkstationId};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -93,6 +94,8 @@ pub struct Gateway {
     peers: BTreeMap<WorkstationId, Box<Peer>>,
     by_key: HashMap<u32, WorkstationId>,
     clock: Clock,
+    /// At this age a session is erased.
+    reject_after: Duration,
     unattributed: Unattributed,
     actions: Vec<Action>,
 }
@@ -143,9 +146,15 @@ impl Gateway {
             peers: BTreeMap::new(),
             by_key: HashMap::new(),
             clock,
+            reject_after: Duration::from_nanos(Lifetime::default().reject_after()),
             unattributed: Unattributed::default(),
             actions: Vec::new(),
         }
+    }
+
+    /// Has sessions end earlier.
+    pub fn set_lifetime(&mut self, lifetime: Lifetime) {
+        self.reject_after = Duration::from_nanos(lifetime.reject_after());
     }
 
     /// Mixes fresh entropy into the random generator. Call it before each event.
@@ -433,7 +442,7 @@ impl Gateway {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        peer.expire(now, &mut self.actions);
+        peer.expire(now, self.reject_after, &mut self.actions);
         // A PING is answered by the worker itself.
         let Some(Inner::RekeyInit(nonce, noise)) = Inner::decode(message) else {
             return;
@@ -606,7 +615,7 @@ impl Gateway {
         let now = self.clock.advance(now);
         self.cookies.rotate(&mut self.random, now);
         for peer in self.peers.values_mut() {
-            peer.expire(now, &mut self.actions);
+            peer.expire(now, self.reject_after, &mut self.actions);
             for plan in peer.resets.iter_mut().filter(|plan| plan.next <= now) {
                 plan.advance(now);
                 for keys in [Some(&peer.keys), peer.next.as_ref()].into_iter().flatten() {
@@ -630,7 +639,7 @@ impl Gateway {
     pub fn next_deadline(&self) -> Option<Duration> {
         self.peers
             .values()
-            .flat_map(|peer| peer.deadlines())
+            .flat_map(|peer| peer.deadlines(self.reject_after))
             .min()
             .map(|at| self.clock.outside(at))
     }

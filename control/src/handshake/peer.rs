@@ -73,6 +73,24 @@ pub struct Enrolled {
     pub ports: Option<Vec<PortId>>,
 }
 
+impl Outcomes {
+    /// Handshakes that came to nothing, by the names of their counters.
+    pub fn refused(&self) -> [(&'static str, u64); 10] {
+        [
+            ("bad_cookie", self.bad_cookie),
+            ("repeated_nonce", self.repeated_nonce),
+            ("nonces_full", self.nonces_full),
+            ("no_slot", self.no_slot),
+            ("rekey_refused", self.rekey_refused),
+            ("does_not_open", self.does_not_open),
+            ("wrong_static", self.wrong_static),
+            ("retired_static", self.retired_static),
+            ("bad_payload", self.bad_payload),
+            ("policy", self.policy),
+        ]
+    }
+}
+
 /// Handshakes of one Workstation by outcome. Each is counted where it ended, so the sum of all but
 /// `challenges`, `confirmed` and `replaced` is the number of Initiations and RekeyInits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -225,8 +243,6 @@ pub(super) struct Peer {
     replacements: VecDeque<Duration>,
 }
 
-/// The longest a session lives.
-pub(super) const REJECT_AFTER: Duration = Duration::from_nanos(wire::limits::REJECT_AFTER);
 /// How long a session not yet proven is kept.
 pub(super) const PENDING_FOR: Duration = Duration::from_secs(10);
 /// How long the session before the current one may still be received on.
@@ -409,9 +425,9 @@ impl Peer {
         None
     }
 
-    /// Erases what is too old.
-    pub(super) fn expire(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let old = |session: &Session| now.saturating_sub(session.installed) >= REJECT_AFTER;
+    /// Erases what is too old, each session at the age `reject`.
+    pub(super) fn expire(&mut self, now: Duration, reject: Duration, actions: &mut Vec<Action>) {
+        let old = |session: &Session| now.saturating_sub(session.installed) >= reject;
         if self
             .pending
             .as_ref()
@@ -432,9 +448,9 @@ impl Peer {
     }
 
     /// When [`Peer::expire`] or a Reset has something to do next.
-    pub(super) fn deadlines(&self) -> impl Iterator<Item = Duration> + '_ {
+    pub(super) fn deadlines(&self, reject: Duration) -> impl Iterator<Item = Duration> + '_ {
         let limited =
-            |(session, until): &(Session, Duration)| (*until).min(session.installed + REJECT_AFTER);
+            move |(session, until): &(Session, Duration)| (*until).min(session.installed + reject);
         self.pending
             .iter()
             .map(limited)
@@ -442,7 +458,7 @@ impl Peer {
             .chain(
                 self.cur
                     .iter()
-                    .map(|session| session.installed + REJECT_AFTER),
+                    .map(move |session| session.installed + reject),
             )
             .chain(self.resets.iter().map(|plan| plan.next))
     }

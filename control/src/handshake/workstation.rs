@@ -21,10 +21,10 @@ use super::slots::Slots;
 use super::{Action, Mac};
 use dataplane::PortId;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::lifetime::Lifetime;
 use std::collections::VecDeque;
 use std::time::Duration;
 use wire::header::kind;
-use wire::limits::REJECT_AFTER;
 use zeroize::Zeroizing;
 
 use attempt::{HELLO_FIRST, Handshake, PROVE_EVERY, REKEY_WAITS, Session};
@@ -83,6 +83,7 @@ pub struct Workstation {
     random: Randomness,
     slots: Slots,
     clock: Clock,
+    lifetime: Lifetime,
     cur: Option<Session>,
     prev: Option<(u32, Duration)>,
     handshake: Handshake,
@@ -127,6 +128,7 @@ impl Workstation {
             erasing: Vec::new(),
             live: Liveness::new(clock.now()),
             clock,
+            lifetime: Lifetime::default(),
             reset: None,
             reset_last: None,
             suspects: VecDeque::new(),
@@ -139,6 +141,16 @@ impl Workstation {
             unexpected: 0,
             actions: Vec::new(),
         }
+    }
+
+    /// Has sessions be replaced, and end, earlier.
+    pub fn set_lifetime(&mut self, lifetime: Lifetime) {
+        self.lifetime = lifetime;
+    }
+
+    /// At this age a session is erased.
+    fn reject_after(&self) -> Duration {
+        Duration::from_nanos(self.lifetime.reject_after())
     }
 
     /// Mixes fresh entropy into the random generator. Call it before each event.
@@ -434,9 +446,8 @@ impl Workstation {
 
     /// Erases what is too old.
     fn expire(&mut self, now: Duration) {
-        let old = |installed: Duration| {
-            now.saturating_sub(installed) >= Duration::from_nanos(REJECT_AFTER)
-        };
+        let reject = self.reject_after();
+        let old = |installed: Duration| now.saturating_sub(installed) >= reject;
         if self.cur.as_ref().is_some_and(|cur| old(cur.installed)) {
             self.erase_cur();
         }
@@ -524,7 +535,7 @@ impl Workstation {
 
     /// When [`Workstation::tick`] is to be called next, by the caller's clock.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let reject = Duration::from_nanos(REJECT_AFTER);
+        let reject = self.reject_after();
         let (own, quiet) = match &self.handshake {
             Handshake::Stopped => return None,
             Handshake::Idle => (None, true),

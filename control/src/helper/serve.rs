@@ -2,7 +2,8 @@
 
 use super::{Answer, KeylessScope, MOST_ADDRESSES, Request, Scope, notify, receive, send};
 use crate::config::{Digest, Gateway};
-use crate::confine;
+use crate::confine::{self, HelperPaths};
+use crate::files;
 use crate::hostif;
 use crate::keyless;
 use crate::monitor;
@@ -19,7 +20,7 @@ use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The descriptor the socket is handed down as.
 const SOCKET: i32 = 0;
@@ -47,7 +48,7 @@ pub(super) fn run(parent: Pid) -> Result<(), Problem> {
             return send(socket, &answer, &[]).map_err(|error| failed(&error));
         }
     };
-    confine::helper_begun(server.pin_directories(), server.needs_own_sysfs())?;
+    confine::helper_begun(&server.paths())?;
     send(socket, &Answer::Done, &[]).map_err(|error| failed(&error))?;
     loop {
         let mut set = [
@@ -107,13 +108,29 @@ impl Server {
         })
     }
 
-    /// Where walls are pinned.
-    fn pin_directories(&self) -> impl Iterator<Item = &Path> {
-        let ports = self.scope.ports.iter();
-        let keyless = self.keyless.iter().map(keyless::Port::pin_directory);
-        ports
-            .map(|plan| plan.pin_directory.as_path())
-            .chain(keyless)
+    /// The files that requests need.
+    fn paths(&self) -> HelperPaths {
+        let keyless = self.keyless.iter();
+        let pins = self
+            .scope
+            .ports
+            .iter()
+            .map(|plan| plan.pin_directory.as_path());
+        let pins = pins.chain(keyless.clone().map(keyless::Port::pin_directory));
+        let mut pins: Vec<PathBuf> = pins.map(Path::to_owned).collect();
+        pins.dedup();
+        let names = self.scope.ports.iter().map(|plan| plan.interface.clone());
+        let names = names.chain(keyless.map(|port| port.config().interface.clone()));
+        let configuration = &self.scope.keyless.configuration;
+        HelperPaths {
+            pins,
+            read: match self.keyless.is_empty() {
+                true => Vec::new(),
+                false => vec![files::directory_of(configuration)],
+            },
+            interfaces: names.collect(),
+            needs_own_sysfs: self.needs_own_sysfs(),
+        }
     }
 
     /// Whether /sys shows another network namespace than this one.

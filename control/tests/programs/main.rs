@@ -3,7 +3,7 @@
 mod look;
 mod transport;
 
-use portcullis_control::api::server::Server;
+use portcullis_control::api::server::{Options, Server};
 use portcullis_control::api::socket::Socket;
 use portcullis_control::api::{
     self, AddWorkstation, Added, AgentControl, AgentStatus, Allow, Allowed, Control, KeyRetired,
@@ -219,7 +219,12 @@ fn serve(config: &Gateway) -> Server {
         config: config.clone(),
     };
     let socket = Socket::bind(&config.runtime_directory).unwrap();
-    Server::start(socket, Arc::new(control)).unwrap()
+    Server::start(
+        socket,
+        Arc::new(control),
+        Options::new(&config.state_directory),
+    )
+    .unwrap()
 }
 
 /// A raw request, as nobody's client would send it.
@@ -838,7 +843,9 @@ fn an_answer_under_way_is_written_before_the_server_ends() {
             down: AtomicBool::new(false),
             told: Some(told),
         };
-        let server = Server::start_agent(socket, Arc::new(agent)).unwrap();
+        let server =
+            Server::start_agent(socket, Arc::new(agent), Options::new(rig.directory.path()))
+                .unwrap();
         std::thread::scope(|scope| {
             let down = scope.spawn(|| rig.agent(&["down"]));
             was_told.recv().unwrap();
@@ -856,7 +863,8 @@ fn an_agent_tells_its_status_and_goes_down_when_asked() {
         down: AtomicBool::new(false),
         told: None,
     });
-    let _server = Server::start_agent(socket, agent.clone()).unwrap();
+    let _server =
+        Server::start_agent(socket, agent.clone(), Options::new(rig.directory.path())).unwrap();
     let output = rig.agent(&["show"]);
     assert!(out(&output).contains("alpha") && out(&output).contains("no session"));
     let status: AgentStatus = serde_json::from_str(&out(&rig.agent(&["show", "--json"]))).unwrap();

@@ -10,15 +10,18 @@ use super::netlink::Netlink;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_core::{
     DecodeError, DefaultNla, Emitable, Nla, NlasIterator, Parseable, ParseableParametrized,
 };
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::process::{Pid, setpriority_process};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The nice value of NAPI threads, that of the kernel's own urgent workers (`WQ_HIGHPRI`). Without
 /// threads receive work comes before every program; at nice 0 it would wait behind any that is busy
@@ -28,14 +31,14 @@ const NICE: i32 = -20;
 /// Gives an interface of the calling thread's network namespace NAPI threads, or takes them away.
 ///
 /// The setting is a file in sysfs, which shows the network namespace it was mounted in. Where that is
-/// another one, a thread of its own mounts sysfs for itself alone.
+/// another one, the one of [`open_sysfs`] is used.
 ///
 /// The threads run at nice -20 where the kernel tells which they are (from 6.8 on).
 ///
 /// Taking threads away waits until they have nothing to do, which behind a flood can be long.
 ///
 /// # Errors
-/// When the kernel has no such setting (before 5.12), or sysfs cannot be written or mounted.
+/// When the kernel has no such setting (before 5.12), or sysfs cannot be written.
 pub fn set_threaded_napi(interface: &str, index: u32, on: bool) -> Result<(), LinkError> {
     if interface.is_empty() || interface.contains('/') || matches!(interface, "." | "..") {
         return Err(LinkError::Name(interface.to_owned()));
@@ -52,12 +55,7 @@ pub fn set_threaded_napi(interface: &str, index: u32, on: bool) -> Result<(), Li
     let written = if shown.is_some_and(|shown| shown.trim().parse() == Ok(index)) {
         std::fs::write(&path, value)
     } else {
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new();
-            let thread = thread.spawn_scoped(scope, || in_own_sysfs(&path, value))?;
-            let panicked = |_| Err(io::Error::other("the thread that mounts sysfs panicked"));
-            thread.join().unwrap_or_else(panicked)
-        })
+        in_own_sysfs(interface, value)
     };
     written.map_err(failed)?;
     if on && let Err(error) = prioritise(index) {
@@ -159,13 +157,32 @@ impl ParseableParametrized<[u8], GenlHeader> for Napi {
     }
 }
 
-/// Writes a file of a sysfs that shows this thread's network namespace. The thread keeps its mounts.
-fn in_own_sysfs(path: &Path, value: &str) -> io::Result<()> {
-    const NOTHING: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(NOTHING, "/", NOTHING, private, NOTHING)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), flags, NOTHING)?;
-    std::fs::write(path, value)
+/// A sysfs of the network namespace that it was first asked for in. It is mounted nowhere: it can be
+/// reached by this descriptor alone.
+static OWN: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Opens a sysfs of the calling thread's network namespace for [`set_threaded_napi`], where /sys shows
+/// another one. It takes CAP_SYS_ADMIN, once.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn open_sysfs() -> io::Result<BorrowedFd<'static>> {
+    if let Some(own) = OWN.get() {
+        return Ok(own.as_fd());
+    }
+    let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let own = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    Ok(OWN.get_or_init(|| own).as_fd())
+}
+
+/// Writes the setting in that sysfs.
+fn in_own_sysfs(interface: &str, value: &str) -> io::Result<()> {
+    let path = format!("class/net/{interface}/threaded");
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = openat(open_sysfs()?, path, flags, Mode::empty())?;
+    File::from(file).write_all(value.as_bytes())
 }

@@ -8,6 +8,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GGRO: u32 = 0x2b;
+/// Bits of ETHTOOL_GFLAGS.
+const FLAG_RXVLAN: u32 = 1 << 8;
+const FLAG_LRO: u32 = 1 << 15;
+const FLAG_NTUPLE: u32 = 1 << 27;
 
 /// `struct ethtool_channels` of linux/ethtool.h.
 #[repr(C)]
@@ -22,6 +30,125 @@ struct Channels {
     tx: u32,
     other: u32,
     combined: u32,
+}
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    rest: [u8; 32 * 4 + 12],
+    counts: [u32; 5],
+}
+
+/// `struct ethtool_ringparam`.
+#[repr(C)]
+#[derive(Default)]
+struct RingParam {
+    cmd: u32,
+    rx_max: u32,
+    rx_mini_max: u32,
+    rx_jumbo_max: u32,
+    tx_max: u32,
+    rx: u32,
+    rx_mini: u32,
+    rx_jumbo: u32,
+    tx: u32,
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    cmd: u32,
+    data: u32,
+}
+
+/// A NIC's receive ring: descriptors now, and at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingSize {
+    /// Now.
+    pub now: u32,
+    /// At most.
+    pub most: u32,
+}
+
+/// What a driver says of an interface; `None` where it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Its name.
+    pub driver: Option<String>,
+    /// Receive queues now.
+    pub queues: u32,
+    /// Receive queues at most.
+    pub most_queues: Option<u32>,
+    /// The receive ring.
+    pub ring: Option<RingSize>,
+    /// Whether received packets are put together before the kernel has them.
+    pub gro: Option<bool>,
+    /// Whether the NIC itself puts frames together.
+    pub lro: Option<bool>,
+    /// Whether the NIC takes VLAN tags off.
+    pub rxvlan: Option<bool>,
+    /// Whether rules steer frames to queues.
+    pub ntuple: Option<bool>,
+}
+
+/// Asks a driver about an interface (ETHTOOL_GDRVINFO, GCHANNELS, GRINGPARAM, GGRO, GFLAGS).
+///
+/// # Errors
+/// What the kernel answered; that a driver does not know a question is none.
+pub fn survey(interface: &str) -> io::Result<Survey> {
+    let mut driver = DriverInfo {
+        cmd: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 32 * 4 + 12],
+        counts: [0; 5],
+    };
+    let named = answered(interface, &mut driver)?;
+    let name = driver.driver.split(|byte| *byte == 0).next();
+    let mut channels = Channels {
+        cmd: ETHTOOL_GCHANNELS,
+        ..Channels::default()
+    };
+    let counted = answered(interface, &mut channels)?;
+    let mut rings = RingParam {
+        cmd: ETHTOOL_GRINGPARAM,
+        ..RingParam::default()
+    };
+    let sized = answered(interface, &mut rings)?;
+    let value = |cmd| {
+        let mut value = Value { cmd, data: 0 };
+        Ok::<_, io::Error>(answered(interface, &mut value)?.then_some(value.data))
+    };
+    let (gro, flags) = (value(ETHTOOL_GGRO)?, value(ETHTOOL_GFLAGS)?);
+    let flag = |bit| flags.map(|flags| flags & bit != 0);
+    Ok(Survey {
+        driver: name
+            .filter(|_| named)
+            .map(|name| String::from_utf8_lossy(name).into_owned()),
+        queues: (channels.combined + channels.rx).max(1),
+        most_queues: counted.then(|| (channels.max_combined.max(channels.max_rx)).max(1)),
+        ring: (sized && rings.rx_max > 0).then_some(RingSize {
+            now: rings.rx,
+            most: rings.rx_max,
+        }),
+        gro: gro.map(|gro| gro != 0),
+        lro: flag(FLAG_LRO),
+        rxvlan: flag(FLAG_RXVLAN),
+        ntuple: flag(FLAG_NTUPLE),
+    })
+}
+
+/// Puts a question to a driver (SIOCETHTOOL); false when it does not know it. `T` is the structure of
+/// its command, of plain integers.
+fn answered<T>(interface: &str, question: &mut T) -> io::Result<bool> {
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(question).cast::<libc::c_char>();
+    match control(&mut request, SIOCETHTOOL) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The MTU of `interface` (SIOCGIFMTU).

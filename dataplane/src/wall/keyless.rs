@@ -5,10 +5,12 @@
 //! from one set of pins to the next, between two frames. It stands when its process has ended, and
 //! enforces the same pins.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -18,8 +20,8 @@ use wire::pinned::{MAX_PINS, PinKey, PinLimits};
 
 use super::attach::{self, Direction, Interface};
 use super::{
-    AttachMode, GuardHook, OBJECT, TestRun, WallError, XdpRequest, ensure_bpffs, kernel, map_fd,
-    program,
+    AttachMode, GuardHook, OBJECT, Samples, TestRun, WallError, XdpRequest, ensure_bpffs, kernel,
+    map_fd, program,
 };
 
 /// A Workstation without keys: its MAC address, and the IP addresses that may be used with it.
@@ -80,13 +82,14 @@ pub struct KeylessWall {
     counters: KeylessCounters,
 }
 
-/// What such a wall has counted. Its descriptors can be handed to another process, and are good for
-/// nothing else.
+/// What such a wall has counted, and samples of what it drops. Its descriptors can be handed to another
+/// process, and are good for nothing else.
 #[derive(Debug)]
 pub struct KeylessCounters {
     verdicts: OwnedFd,
     pin_verdicts: OwnedFd,
     guard_drops: OwnedFd,
+    samples: Arc<Samples>,
     cpus: usize,
 }
 
@@ -152,6 +155,9 @@ impl KeylessWall {
                 verdicts: map("PINNED_VERDICTS")?,
                 pin_verdicts: map("PIN_VERDICTS")?,
                 guard_drops: map("GUARD_DROPS")?,
+                samples: Arc::new(
+                    Samples::of_maps(map("WATCH")?, map("SAMPLES")?).map_err(failed)?,
+                ),
                 cpus: cpus().map_err(failed)?,
             },
         })
@@ -252,9 +258,16 @@ impl KeylessCounters {
         self.count(self.guard_drops.as_fd(), 0)
     }
 
+    /// Samples of what is dropped.
+    pub fn samples(&self) -> Arc<Samples> {
+        Arc::clone(&self.samples)
+    }
+
     /// To be handed to another process.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        [&self.verdicts, &self.pin_verdicts, &self.guard_drops].map(AsFd::as_fd)
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 5] {
+        let [watch, samples] = self.samples.descriptors();
+        let own = [&self.verdicts, &self.pin_verdicts, &self.guard_drops];
+        [own[0], own[1], own[2], watch, samples].map(AsFd::as_fd)
     }
 
     fn row(&self, map: BorrowedFd<'_>, row: u32) -> io::Result<Counts> {
@@ -277,13 +290,14 @@ impl TryFrom<Vec<OwnedFd>> for KeylessCounters {
 
     /// Of [`KeylessCounters::descriptors`].
     fn try_from(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
-        let [verdicts, pin_verdicts, guard_drops]: [OwnedFd; 3] = descriptors
+        let [verdicts, pin_verdicts, guard_drops, watch, samples]: [OwnedFd; 5] = descriptors
             .try_into()
             .map_err(|_| io::Error::other("these are not a wall's counters"))?;
         Ok(Self {
             verdicts,
             pin_verdicts,
             guard_drops,
+            samples: Arc::new(Samples::of_maps(watch, samples)?),
             cpus: cpus()?,
         })
     }
@@ -345,19 +359,25 @@ impl KeylessConfig {
 
     fn fill(&self, keys: BorrowedFd<'_>, limits: BorrowedFd<'_>) -> io::Result<()> {
         let (own, pins) = self.lists();
-        for address in own {
-            kernel::map_write(keys, &PinKey::own(*address), &0u32)?;
-        }
         for (number, pin) in pins.iter().enumerate() {
-            let number = number as u32;
-            kernel::map_write(limits, &number, &pin.limits())?;
-            kernel::map_write(keys, &PinKey::mac(pin.mac), &number)?;
-            for address in &pin.addresses {
-                kernel::map_write(keys, &PinKey::pinned(pin.mac, *address), &number)?;
-            }
+            kernel::map_write(limits, &(number as u32), &pin.limits())?;
         }
-        Ok(())
+        table(own, pins)
+            .iter()
+            .try_for_each(|(key, number)| kernel::map_write(keys, key, number))
     }
+}
+
+/// What is looked up in the table of pins, and the number of the pin that it leads to.
+pub fn table(own: &[IpAddr], pins: &[Pin]) -> HashMap<PinKey, u32> {
+    let mut table: HashMap<_, _> = own.iter().map(|at| (PinKey::own(*at), 0)).collect();
+    for (number, pin) in (0u32..).zip(pins) {
+        table.insert(PinKey::mac(pin.mac), number);
+        for address in &pin.addresses {
+            table.insert(PinKey::pinned(pin.mac, *address), number);
+        }
+    }
+    table
 }
 
 impl Pin {

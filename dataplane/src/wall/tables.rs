@@ -23,7 +23,7 @@ use crate::prefetch::prefetch_at;
 
 /// An array of records in shared memory: an mmapped BPF array, or plain memory.
 #[derive(Debug)]
-struct Shared<T> {
+pub(super) struct Shared<T> {
     start: NonNull<T>,
     count: usize,
 }
@@ -36,7 +36,7 @@ unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// Maps `count` records: of a BPF array that is BPF_F_MMAPABLE, or of zeroed memory.
-    fn map(array: Option<BorrowedFd<'_>>, count: usize) -> io::Result<Self> {
+    pub(super) fn map(array: Option<BorrowedFd<'_>>, count: usize) -> io::Result<Self> {
         let (flags, fd) = match array {
             Some(array) => (libc::MAP_SHARED, array.as_raw_fd()),
             None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
@@ -66,7 +66,7 @@ impl<T> Shared<T> {
 
     /// The record at `at`; `None` outside the array.
     #[inline]
-    fn get(&self, at: usize) -> Option<NonNull<T>> {
+    pub(super) fn get(&self, at: usize) -> Option<NonNull<T>> {
         if at >= self.count {
             return None;
         }
@@ -99,6 +99,8 @@ macro_rules! word {
     }};
 }
 
+pub(super) use word;
+
 #[derive(Debug)]
 enum Knocks {
     Map(OwnedFd),
@@ -119,8 +121,14 @@ pub struct PortTables {
     credits: Shared<Credit>,
     expected: Shared<u64>,
     knocks: Knocks,
-    /// The handshake buckets of sources, where there is no XDP to keep them.
-    sources: Mutex<HashMap<SourceKey, Bucket>>,
+    sources: Sources,
+}
+
+/// The handshake buckets of sources, which XDP keeps where there is one.
+#[derive(Debug)]
+enum Sources {
+    Map(OwnedFd),
+    Memory(Mutex<HashMap<SourceKey, Bucket>>),
 }
 
 /// The maps that [`PortTables`] are made of.
@@ -131,6 +139,7 @@ pub(super) struct Maps {
     pub credits: OwnedFd,
     pub expected: OwnedFd,
     pub knocks: OwnedFd,
+    pub sources: OwnedFd,
 }
 
 /// Numbers tables, so that no two have the same one within a process.
@@ -154,7 +163,7 @@ impl PortTables {
             credits: Shared::map(None, workstation_slots as usize)?,
             expected: Shared::map(None, 1)?,
             knocks: Knocks::Memory(Mutex::default()),
-            sources: Mutex::default(),
+            sources: Sources::Memory(Mutex::default()),
         })
     }
 
@@ -173,7 +182,7 @@ impl PortTables {
             credits: Shared::map(Some(maps.credits.as_fd()), workstation_slots as usize)?,
             expected: Shared::map(Some(maps.expected.as_fd()), 1)?,
             knocks: Knocks::Map(maps.knocks),
-            sources: Mutex::default(),
+            sources: Sources::Map(maps.sources),
         })
     }
 
@@ -381,6 +390,39 @@ pub struct Moment<'a> {
     socket: bool,
 }
 
+/// What a frame would meet, without changing it.
+impl Moment<'_> {
+    /// The highest mark of a cell of `SEEN`; `None` outside the tables.
+    pub(crate) fn seen(&self, slot: u16, cell: usize) -> Option<u32> {
+        let seen = self.tables.seen.get(slot.into())?;
+        Some(cells(&seen)[cell % SEEN_CELLS].load(Ordering::Relaxed))
+    }
+
+    /// A copy of a key id's entry.
+    pub(crate) fn peek_knock(&self, key_id: u32) -> Option<KnockEntry> {
+        match &self.tables.knocks {
+            Knocks::Memory(memory) => lock(memory).get(&key_id).copied(),
+            Knocks::Map(map) => {
+                let mut entry = KnockEntry::default();
+                let found = kernel::map_read(map.as_fd(), &key_id, &mut entry);
+                found.ok()?.then_some(entry)
+            }
+        }
+    }
+
+    /// A copy of a source's bucket, full where there is none.
+    pub(crate) fn peek_source(&self, key: &SourceKey) -> Bucket {
+        let mut bucket = Bucket::default();
+        match &self.tables.sources {
+            Sources::Memory(memory) => lock(memory).get(key).copied().unwrap_or_default(),
+            Sources::Map(map) => {
+                let _ = kernel::map_read(map.as_fd(), key, &mut bucket);
+                bucket
+            }
+        }
+    }
+}
+
 impl Tables for Moment<'_> {
     fn now(&self) -> u64 {
         self.now
@@ -442,7 +484,13 @@ impl Tables for Moment<'_> {
     }
 
     fn source<R>(&self, key: &SourceKey, with: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
-        Some(with(lock(&self.tables.sources).entry(*key).or_default()))
+        match &self.tables.sources {
+            Sources::Memory(memory) => Some(with(lock(memory).entry(*key).or_default())),
+            Sources::Map(_) => {
+                // XDP alone writes these.
+                Some(with(&mut self.peek_source(key)))
+            }
+        }
     }
 
     fn expected_nonce(&self) -> u64 {

@@ -289,7 +289,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             if verified >> at & 1 == 0 {
                 continue;
             }
-            if !session.commit(waiting.counter) {
+            if !session.commit(waiting.counter, waiting.frame_len()) {
                 count_failure(peer, OpenError::Replay);
                 continue;
             }
@@ -318,6 +318,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         peer.counters.opened.add(opened);
+        if session.wears_out_receiving() {
+            self.outbox.push_back(Event::Worn {
+                workstation: id,
+                index,
+            });
+        }
         if opened > 0 && peer.standing.opened(index) {
             self.outbox.push_back(Event::Confirmed {
                 workstation: id,

@@ -4,7 +4,7 @@ use super::*;
 use crate::host::LARGEST_PACKET;
 use crate::host::segment::{self, Segmenter};
 use crate::host::vnet::{self, VnetHeader};
-use crate::inner::{self, Address};
+use crate::inner::{self, Pair};
 use crate::session::SealError;
 use std::ops::Range;
 
@@ -121,18 +121,26 @@ impl<P: Port, H: Host> Worker<P, H> {
         Ok(self.segment(header, FRONT - front..FRONT - front + len, now))
     }
 
-    /// Where a packet for `destination` goes: the Workstation and the session that seals it. A
-    /// packet that goes nowhere is counted.
+    /// Where a packet with these addresses goes: the Workstation and the session that seals it. A
+    /// packet that goes nowhere, or that is not from this Workstation's address, is counted.
     #[inline]
-    fn route(&self, destination: Option<Address>) -> Option<(WorkstationId, u32)> {
+    fn route(&self, pair: Option<Pair>) -> Option<(WorkstationId, u32)> {
         // The tunnel is point to point: what the kernel says to a neighbourhood (MLD, router
         // solicitations) stays here.
-        let owner = destination
-            .filter(|address| !address.is_multicast())
+        let owner = pair
+            .map(|pair| pair.destination())
+            .filter(|address| address.is_a_hosts())
             .and_then(|address| match self.role {
                 Role::Gateway => self.routes.owner(address),
                 Role::Workstation => Some(0),
             });
+        if let (Some(own), Some(pair)) = (&self.own, &pair)
+            && let Some(Some(peer)) = owner.and_then(|owner| self.peers.get(owner as usize))
+            && !own.sends(pair)
+        {
+            peer.counters.inner_source.add(1);
+            return None;
+        }
         let Some(peer) = owner.and_then(|owner| self.peers.get(owner as usize)?.as_ref()) else {
             self.counters.no_route.add(1);
             return None;
@@ -167,18 +175,18 @@ impl<P: Port, H: Host> Worker<P, H> {
             };
             let Some(frame) = &packet.frame else { continue };
             let data = port.io.data(frame);
-            let destination = data.get(PAYLOAD..).and_then(inner::destination);
-            if let Some((to, peer, index)) = last
-                && destination == Some(to)
+            let pair = data.get(PAYLOAD..).and_then(inner::pair);
+            if let Some((same, peer, index)) = last
+                && pair == Some(same)
             {
                 (packet.peer, packet.index) = (peer, index);
                 continue;
             }
-            match self.route(destination) {
+            match self.route(pair) {
                 Some((peer, index)) => {
                     (packet.peer, packet.index) = (peer, index);
                     self.sessions.prefetch_seal(index);
-                    last = destination.map(|to| (to, peer, index));
+                    last = pair.map(|pair| (pair, peer, index));
                 }
                 None => {
                     if let Some(frame) = packet.frame.take() {
@@ -238,6 +246,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         let mtu = port.mtu(session);
+        let mut exhausted = false;
         for packet in run {
             let Some(frame) = &mut packet.frame else {
                 continue;
@@ -256,6 +265,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     prepare(port, frame, session.peer_mac, packet.len, padded);
                 }
                 Err(error) => {
+                    exhausted |= error == SealError::Exhausted;
                     if let Some(frame) = packet.frame.take() {
                         refuse(peer, port, frame, error);
                     }
@@ -264,6 +274,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         if session.wears_out() {
             self.outbox.push_back(Event::Worn {
+                workstation: id,
+                index,
+            });
+        }
+        if exhausted && session.runs_out() {
+            self.outbox.push_back(Event::Exhausted {
                 workstation: id,
                 index,
             });
@@ -338,11 +354,12 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Cuts a super-packet, which lies in the buffer, into frames of the port it leaves by.
     pub(super) fn segment(&mut self, header: VnetHeader, lies: Range<usize>, now: u64) -> Read {
-        let Ok(segments) = Segmenter::new(header, &self.packet[lies.clone()]) else {
+        if Segmenter::new(header, &self.packet[lies.clone()]).is_err() {
             self.counters.host_malformed.add(1);
             return Read::Packets(1);
-        };
-        let Some((id, index)) = self.route(Some(segments.destination().into())) else {
+        }
+        let pair = inner::pair(&self.packet[lies.clone()]);
+        let Some((id, index)) = self.route(pair) else {
             return Read::Packets(1);
         };
         let Some(Some(peer)) = self.peers.get(id as usize) else {
@@ -453,6 +470,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         let padded = session.padding.apply(message.len(), port.mtu(session));
         prepare(port, &mut frame, session.peer_mac, message.len(), padded);
         let sealed = session.seal(&mut port.io.data_mut(&mut frame)[ETH_LEN..], padded, now);
+        if sealed == Err(SealError::Exhausted) && session.runs_out() {
+            self.outbox.push_back(Event::Exhausted {
+                workstation: id,
+                index,
+            });
+        }
         send(peer, port, frame, sealed);
     }
 
@@ -508,12 +531,6 @@ fn refuse<P: Port>(peer: &Peer, port: &mut WorkerPort<P>, frame: P::Frame, error
     match error {
         SealError::TooLarge => peer.counters.too_big.add(1),
         _ => peer.counters.seal_refused.add(1),
-    }
-    if error == SealError::Exhausted {
-        tracing::warn!(
-            workstation = peer.id,
-            "a session may seal no more; waiting for its rekey"
-        );
     }
     port.io.release(frame);
     port.touched = true;

@@ -11,6 +11,7 @@ use super::frame::{
     Mac, Noise, advertisement, arp, ethernet, header_of, hello, initiation, portcullis,
     solicitation, tagged, udp_v4,
 };
+use super::inner;
 use super::rogue::Sealer;
 use crate::rig::{GATEWAY_V4, GATEWAY_V6};
 
@@ -61,8 +62,6 @@ pub type Writer = Box<dyn FnMut(u64, &mut Vec<u8>) + Send>;
 pub enum From {
     /// A host on the LAN, which shows it everything: its frames die in admission.
     Cable,
-    /// Inside: packets through ws3's own tunnel, by its agent.
-    Tunnel,
     /// The same host with all keys of ws4: its frames are admitted, and die behind the AEAD or in it.
     Keys,
 }
@@ -71,7 +70,7 @@ pub enum From {
 pub struct Attack {
     /// What it is called in the table.
     pub name: &'static str,
-    /// The verdicts of the Gateway's port that its frames die with; from inside, the reasons of that
+    /// The verdicts of the Gateway's port that its frames die with; under ws4's keys, the reasons of that
     /// Workstation's drops as well.
     pub verdicts: &'static [&'static str],
     /// Where from.
@@ -95,7 +94,7 @@ impl Attack {
     }
 }
 
-/// The UDP port that the insider's packets go to; nothing else in the rig uses it.
+/// The UDP port that packets from inside go to; nothing else in the rig uses it.
 pub const INSIDER_PORT: u16 = 4444;
 
 /// Cycles through ready-made frames.
@@ -416,18 +415,15 @@ pub const CATALOGUE: &[Attack] = &[
         },
     },
     Attack {
-        name: "ws3's own session with ws2's inner address",
+        name: "ws4's own session with ws2's inner address",
         verdicts: &["inner_source"],
-        from: From::Tunnel,
+        from: From::Keys,
         races: false,
         frames: |known| {
+            let sealer = known.sealer();
             let source = known.victim_v4;
-            cycle(vec![udp_v4(
-                source,
-                GATEWAY_V4,
-                INSIDER_PORT,
-                b"as if from ws2",
-            )])
+            let packet = inner::udp4(source, GATEWAY_V4, INSIDER_PORT, b"as if from ws2");
+            Box::new(move |_, buffer| *buffer = sealer.seal(&packet))
         },
     },
 ];

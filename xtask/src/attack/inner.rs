@@ -44,6 +44,14 @@ pub fn v4(
     packet
 }
 
+/// Gives an IPv4 packet without options another hop count.
+pub fn set_hops(packet: &mut [u8], hops: u8) {
+    packet[8] = hops;
+    packet[10..12].fill(0);
+    let sum = checksum(&[&packet[..20]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// An IPv6 packet.
 pub fn v6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];

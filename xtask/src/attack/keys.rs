@@ -63,6 +63,27 @@ pub const KEYS: &[Attack] = &[
         },
     ),
     keys(
+        "overlapping prefixes: sources one bit from its own, and all around ws2's in the prefix they share",
+        &["inner_source"],
+        |known| {
+            let victim = u32::from(known.victim_v4);
+            let around = (1..=16).flat_map(move |by| [victim - by, victim + by]);
+            seal(known, |s| {
+                let own = u32::from(s.v4);
+                let v4 = (0..32)
+                    .map(|bit| own ^ 1 << bit)
+                    .chain(around.filter(|source| *source != own))
+                    .map(|source| inner::udp4(source.into(), GATEWAY_V4, 5353, b"as a neighbour"));
+                let own = u128::from(s.v6);
+                let v6 = (0..128).map(|bit| own ^ 1 << bit).map(|source| {
+                    let datagram = inner::udp(5353, b"as a neighbour");
+                    inner::v6(source.into(), GATEWAY_V6, 17, &datagram)
+                });
+                v4.chain(v6).collect()
+            })
+        },
+    ),
+    keys(
         "land packets: from the Gateway's address to it",
         &["inner_source"],
         |known| {

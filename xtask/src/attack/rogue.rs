@@ -1,6 +1,7 @@
 //! A compromised Workstation: whoever has read its enrolment, speaking the protocol over a raw socket
 //! from any host of the LAN, and free to send what no agent would.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,6 +148,10 @@ pub struct Rogue {
     pub heard_frames: u64,
     /// Control messages that came for it.
     pub answers: u64,
+    /// Data of its session that came for it.
+    pub heard_data: u64,
+    /// What came for it by type and length.
+    transcript: BTreeSet<(u8, usize)>,
 }
 
 impl Rogue {
@@ -172,6 +177,8 @@ impl Rogue {
             heard: 0,
             heard_frames: 0,
             answers: 0,
+            heard_data: 0,
+            transcript: BTreeSet::new(),
         })
     }
 
@@ -243,6 +250,11 @@ impl Rogue {
         Ok(clone)
     }
 
+    /// What has come for it since it was last asked, by type and length.
+    pub fn take_answers(&mut self) -> BTreeSet<(u8, usize)> {
+        std::mem::take(&mut self.transcript)
+    }
+
     /// Takes what has come, and does what is due, for at most `wait` if nothing comes.
     ///
     /// # Errors
@@ -268,6 +280,7 @@ impl Rogue {
         };
         self.heard += frame.len() as u64;
         self.heard_frames += 1;
+        self.transcript.insert((header.kind, frame.len()));
         let source: Mac = frame[6..12].try_into().expect("six bytes");
         let now = self.now();
         if header.kind != kind::DATA {
@@ -293,6 +306,7 @@ impl Rogue {
         if !std::mem::replace(&mut live.confirmed, true) {
             self.machine.confirmed(now, index);
         }
+        self.heard_data += 1;
         let plaintext = &sealed[..sealed.len() - TAG_LEN];
         if plaintext.first().is_some_and(|first| first >> 4 == 0) {
             self.answers += 1;

@@ -1,8 +1,10 @@
 //! Attacks in steps: what cannot be told as a stream of frames.
 
 mod handshake;
+mod jumbo;
 mod outage;
 mod session;
+mod timing;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -91,6 +93,20 @@ pub const SCENARIOS: &[Scenario] = &[
         hub: false,
         keeps: 0.5,
         run: session::probing,
+    },
+    Scenario {
+        name: "is there a ws3? how and how fast ws4 is answered with it idle, busy and turned off",
+        holds: "the same answers, of the same types and lengths; silence about ws3",
+        hub: false,
+        keeps: 0.5,
+        run: timing::is_there_another,
+    },
+    Scenario {
+        name: "jumbo frames: beyond the MTU, and up to 9000 bytes and beyond on a port of MTU 9000",
+        holds: "dropped as small ones are; no session ends, and ws2 keeps half of its goodput under them",
+        hub: true,
+        keeps: 0.0,
+        run: jumbo::jumbo,
     },
     Scenario {
         name: "disabled in the middle of its own flood",

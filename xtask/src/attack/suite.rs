@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use wire::kind;
 
-use super::catalogue::{Attack, From, INSIDER_PORT, Known};
+use super::catalogue::{Attack, From, Known};
 use super::frame::header_of;
 use super::inner;
 use super::rogue::Rogue;
@@ -24,7 +24,7 @@ use crate::rig::{
 /// The goodput the victim asks for while the attacks run, in bytes a second (200 Mbit/s).
 const VICTIM_RATE: u64 = 25_000_000;
 const VICTIM: &str = "ws2";
-const INSIDER: &str = "ws3";
+pub(super) const INSIDER: &str = "ws3";
 /// The Workstation whose keys the attacker has; it has no host of its own.
 pub(super) const STOLEN: &str = "ws4";
 
@@ -43,15 +43,15 @@ pub struct Outcome {
     pub sent: u64,
     /// Frames a second that left the attacker.
     pub sent_per_second: f64,
-    /// Frames dropped by verdict on the Gateway's port; for the insider, by the Gateway's policy.
+    /// Frames dropped by verdict on the Gateway's port; under ws4's keys, by its worker.
     pub dropped: u64,
     /// The same by verdict or reason.
     pub by_verdict: BTreeMap<String, u64>,
     /// Frames the Gateway's end of the cable had no room for: they reached nothing.
     pub lost_on_the_way: u64,
-    /// Frames that the AEAD refused; for the insider, those it opened (they are authentic).
+    /// Frames that the AEAD refused; under ws4's keys, those it opened (they are authentic).
     pub reached_aead: u64,
-    /// Frames of any kind that entered the Gateway's kernel from the LAN, and packets of the insider
+    /// Frames of any kind that entered the Gateway's kernel from the LAN, and packets from inside
     /// that left the tunnel there.
     pub reached_kernel: u64,
     /// Frames of any kind that entered a Workstation's kernel from the LAN.
@@ -98,7 +98,6 @@ pub struct Suite<'a> {
     pub(super) demo: &'a mut Demo,
     pub(super) known: Known,
     pub(super) wire: PacketSocket,
-    pub(super) tunnel: PacketSocket,
     pub(super) rogue: Option<Rogue>,
     _newest: Capture,
     at_gateway: Capture,
@@ -126,7 +125,7 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// When the victim has not been heard.
     pub fn new(demo: &'a mut Demo, heard: &Capture, http: u16) -> Result<Self> {
-        let (victim, insider) = (named(demo, VICTIM)?, named(demo, INSIDER)?);
+        let victim = named(demo, VICTIM)?;
         let victim_mac = mac_of(victim.namespace(), victim.interface())?;
         let gateway_mac = mac_of(demo.gateway.namespace(), "lan")?;
         let heard = heard.frames().into_iter();
@@ -187,11 +186,9 @@ impl<'a> Suite<'a> {
             victim_v4: victim.address()?,
             sealer: None,
         };
-        let source = known.victim_v4.octets();
         let mut suite = Self {
             rogue: None,
             wire: PacketSocket::sender(&demo.evil, "cable0")?,
-            tunnel: PacketSocket::sender(insider.namespace(), HOST_INTERFACE)?,
             _newest: follow,
             at_gateway: Capture::filtered(demo.gateway.namespace(), Some("lan"), 16, |frame| {
                 frame.kind == crate::rig::PacketKind::Incoming
@@ -200,11 +197,7 @@ impl<'a> Suite<'a> {
                 demo.gateway.namespace(),
                 Some(HOST_INTERFACE),
                 16,
-                move |frame| {
-                    inner::is_ours(&frame.bytes)
-                        || frame.bytes.get(12..16) == Some(&source[..])
-                            && frame.bytes.get(22..24) == Some(&INSIDER_PORT.to_be_bytes()[..])
-                },
+                |frame| inner::is_ours(&frame.bytes),
             )?,
             at_workstations: demo
                 .workstations
@@ -235,6 +228,12 @@ impl<'a> Suite<'a> {
     /// The victim's goodput without an attack, in bits a second.
     pub fn baseline(&self) -> f64 {
         self.baseline * 8.0
+    }
+
+    /// The part of its goodput that the victim has had since `start`, when it had `received` so much.
+    pub(super) fn goodput_since(&self, received: u64, start: Instant) -> f64 {
+        let got = self.stream.received().saturating_sub(received) as f64;
+        got / start.elapsed().as_secs_f64() / self.baseline
     }
 
     /// Enrols ws4 and gives the attacker its keys. It may reach TCP port 9050, UDP port 5353 and ping.
@@ -381,12 +380,8 @@ impl<'a> Suite<'a> {
             None => None,
         };
         let mut writer = (attack.frames)(&self.known);
-        let socket = match attack.from {
-            From::Tunnel => &self.tunnel,
-            From::Cable | From::Keys => &self.wire,
-        };
         let before = self.count()?;
-        let sent = flood(socket, bounds, &mut writer);
+        let sent = flood(&self.wire, bounds, &mut writer);
         crate::rig::check()?;
         let (mut outcome, after) = self.since(&before, sent, attack.name, attack.holds())?;
         let failed = |name: Option<&str>, snapshot: &Snapshot| match name {
@@ -395,17 +390,13 @@ impl<'a> Suite<'a> {
         };
         let insider = match attack.from {
             From::Cable => None,
-            From::Tunnel => Some(INSIDER),
             From::Keys => Some(STOLEN),
         };
         let forged = failed(None, &after).saturating_sub(failed(None, &before.gateway));
         let mut others = forged;
         if let Some(name) = insider {
             let reasons = difference(&before.gateway.drops(name), &after.drops(name));
-            match attack.from {
-                From::Tunnel => outcome.by_verdict = reasons,
-                _ => outcome.by_verdict.extend(reasons),
-            }
+            outcome.by_verdict.extend(reasons);
             let own = failed(insider, &after).saturating_sub(failed(insider, &before.gateway));
             others = forged.saturating_sub(own);
             let opened = |snapshot: &Snapshot| snapshot.number(name, "opened");
@@ -469,11 +460,10 @@ impl<'a> Suite<'a> {
             others_failed <= lost,
             format!("{others_failed} forged frames got as far as another's AEAD"),
         );
-        // Counters are read while the victim's own traffic goes on, hence a little room. What a Tunnel
-        // cannot carry is lost before the cable, uncounted.
+        // Counters are read while the victim's own traffic goes on, hence a little room.
         let known = outcome.dropped + outcome.lost_on_the_way;
         hold(
-            attack.from == From::Tunnel || known + outcome.sent / 50 + 100 >= outcome.sent,
+            known + outcome.sent / 50 + 100 >= outcome.sent,
             format!(
                 "{} frames were sent and only {known} accounted for",
                 outcome.sent

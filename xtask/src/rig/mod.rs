@@ -12,6 +12,7 @@
 //! a condition can be waited for; see [`wait_for`].
 
 mod capture;
+mod forward;
 mod guard;
 mod http;
 #[cfg(target_arch = "x86_64")]
@@ -26,11 +27,13 @@ mod process;
 mod rtt;
 mod terminal;
 mod topology;
+mod tor;
 mod traffic;
 mod tunnel;
 mod udp;
 
 pub use capture::{Capture, Captured};
+pub use forward::Forward;
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
 pub use http::{Download, HttpServer, body_sha256, download};
 #[cfg(target_arch = "x86_64")]
@@ -39,7 +42,7 @@ pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth};
 pub use memory::{Mapping, mappings, places};
 pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
-pub use privileges::{ACCOUNT, HELPER, SYS_ADMIN, ThreadStatus, descriptors, helper_of, threads};
+pub use privileges::{ACCOUNT, HELPER, ThreadStatus, descriptors, helper_of, threads};
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};
@@ -47,6 +50,7 @@ pub use terminal::Terminal;
 pub use topology::{
     Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
 };
+pub use tor::{NameServer, TorNetwork, resolve};
 pub use traffic::{
     Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
 };

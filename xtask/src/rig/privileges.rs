@@ -7,8 +7,6 @@ use std::fs;
 pub const ACCOUNT: u32 = 64_077;
 /// What a daemon's helper keeps: CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_NICE, CAP_PERFMON and CAP_BPF.
 pub const HELPER: u64 = 1 << 12 | 1 << 13 | 1 << 23 | 1 << 38 | 1 << 39;
-/// What it keeps only where /sys shows another network namespace than its own, as on this rig.
-pub const SYS_ADMIN: u64 = 1 << 21;
 /// What a daemon keeps where root cannot raise the limit of locked memory.
 const IPC_LOCK: u64 = 1 << 14;
 

@@ -141,6 +141,11 @@ impl Terminal {
         })
     }
 
+    /// Whether the program has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     fn look<T>(&self, at: impl FnOnce(&vt100::Screen) -> T) -> T {
         let drawn = self
             .drawn

@@ -20,6 +20,8 @@ use super::process::Process;
 use super::traffic::ping;
 use super::{GATEWAY_V4, HOST_INTERFACE};
 
+/// The variable by which a debug build can be told to use keys less long.
+const KEY_LIFETIME: &str = "PORTCULLIS_KEY_LIFETIME";
 /// How long a program may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(20);
 
@@ -135,6 +137,7 @@ fn counters(value: &Value) -> BTreeMap<String, u64> {
 #[derive(Debug)]
 pub struct Gateway {
     process: Option<Process>,
+    lifetime: Option<String>,
     namespace: Arc<Namespace>,
     programs: Programs,
     scratch: Scratch,
@@ -148,6 +151,7 @@ impl Gateway {
     pub fn new(programs: &Programs, namespace: Arc<Namespace>, ports: &[&str]) -> Result<Self> {
         let gateway = Self {
             process: None,
+            lifetime: None,
             namespace,
             programs: programs.clone(),
             scratch: Scratch::new("gw")?,
@@ -214,7 +218,14 @@ impl Gateway {
     pub fn daemon(&self) -> Command {
         let mut command = self.namespace.command(self.programs.path("portcullisd"));
         command.arg("--config").arg(self.config());
+        command.envs(self.lifetime.iter().map(|text| (KEY_LIFETIME, text)));
         command
+    }
+
+    /// Has the daemon, from its next start on, use keys less long: `BLOCKS,REKEY,REJECT`, the latter in
+    /// milliseconds. A release build does not listen to it.
+    pub fn shorten_keys(&mut self, lifetime: &str) {
+        self.lifetime = Some(lifetime.to_owned());
     }
 
     /// Starts the daemon and does not wait until it is ready.
@@ -338,6 +349,7 @@ impl Drop for Gateway {
 #[derive(Debug)]
 pub struct Workstation {
     process: Option<Process>,
+    lifetime: Option<String>,
     namespace: Arc<Namespace>,
     programs: Programs,
     interface: String,
@@ -353,6 +365,7 @@ impl Workstation {
         let scratch = Scratch::new(namespace.label())?;
         let workstation = Self {
             process: None,
+            lifetime: None,
             namespace,
             programs: programs.clone(),
             interface: interface.to_owned(),
@@ -397,6 +410,11 @@ impl Workstation {
         self.scratch.path()
     }
 
+    /// Where the agent pins.
+    pub fn pins(&self) -> &Path {
+        self.scratch.pins()
+    }
+
     /// Leaves directory and logs in place at the end.
     pub fn keep(&mut self) {
         self.scratch.keep();
@@ -426,7 +444,13 @@ impl Workstation {
             .arg("--config")
             .arg(self.config())
             .args(arguments.split_whitespace());
+        command.envs(self.lifetime.iter().map(|text| (KEY_LIFETIME, text)));
         command
+    }
+
+    /// As [`Gateway::shorten_keys`].
+    pub fn shorten_keys(&mut self, lifetime: &str) {
+        self.lifetime = Some(lifetime.to_owned());
     }
 
     /// Enrols it with a file from [`Gateway::add`].

@@ -12,7 +12,7 @@ use crate::handshake::{Action, Install, Mac, Parameters};
 use dataplane::keys::{Cipher, Protection, SessionKeys};
 use std::time::Duration;
 use wire::header::kind;
-use wire::limits::{BROADCAST, HELLO_LEN, INITIATION_LEN, REKEY_AFTER};
+use wire::limits::{BROADCAST, HELLO_LEN, INITIATION_LEN};
 use wire::{Header, Role};
 
 pub(super) const HELLO_FIRST: Duration = Duration::from_millis(250);
@@ -28,7 +28,6 @@ pub(super) const REKEY_WAITS: [Duration; 3] = [
     Duration::from_secs(2),
     Duration::from_secs(4),
 ];
-const REKEY_JITTER: Duration = Duration::from_secs(10);
 pub(super) const PROVE_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) struct Session {
@@ -286,7 +285,10 @@ impl Workstation {
             boot_id: answer.boot_id,
             gateway_mac: answer.mac,
             installed: now,
-            rekey_at: now + Duration::from_nanos(REKEY_AFTER) - self.random.up_to(REKEY_JITTER),
+            rekey_at: now + Duration::from_nanos(self.lifetime.rekey_after())
+                - self
+                    .random
+                    .up_to(Duration::from_nanos(self.lifetime.rekey_jitter())),
             from_hello,
             cipher: answer.cipher,
             protection: answer.protection,

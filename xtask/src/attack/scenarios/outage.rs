@@ -78,7 +78,7 @@ fn everything_old(suite: &Suite<'_>) -> Writer {
 }
 
 /// How long it takes until ws2 reaches the Gateway through the tunnel.
-fn until_it_reaches(suite: &mut Suite<'_>) -> Result<Duration> {
+pub(super) fn until_it_reaches(suite: &mut Suite<'_>) -> Result<Duration> {
     let start = Instant::now();
     let victim = suite.victim()?;
     wait_for("ws2 to reach the Gateway", Duration::from_secs(10), || {

@@ -1,0 +1,91 @@
+//! Whether the kernel might pass on what comes from Workstations.
+
+use super::facts::{Facts, Port};
+use super::{Finding, PortSetup, Setup};
+use crate::choices::Admission;
+
+const SUBJECT: &str = "routing";
+
+pub(super) fn check(setup: &Setup, facts: &Facts) -> Vec<Finding> {
+    if !setup.kept_in {
+        return Vec::new();
+    }
+    let routing = &facts.routing;
+    let host = &setup.host_interface;
+    let mut found = Vec::new();
+    // Without a daemon and a host interface there is nothing to be kept in.
+    if facts.tun.is_some() {
+        found.extend(routing.kept_in.map(|kept| match kept {
+            true => Finding::ok(SUBJECT, "kept in", format!("packets from {host} are never forwarded")),
+            false => Finding::fail(
+                SUBJECT,
+                "kept in",
+                format!("no routing rule keeps packets from {host} on this machine, or another stands before it"),
+                format!("systemctl restart {}; then see `ip rule` and `ip -6 rule`", setup.daemon),
+            ),
+        }));
+    }
+    for (on, setting) in [
+        (routing.forwards_v4, "net.ipv4.ip_forward"),
+        (routing.forwards_v6, "net.ipv6.conf.all.forwarding"),
+    ] {
+        found.extend(on.map(|on| match on {
+            false => Finding::ok(SUBJECT, "forwarding", format!("{setting} is off")),
+            true => Finding::warn(
+                SUBJECT,
+                "forwarding",
+                format!(
+                    "{setting} is on, as it must be only where this machine routes for others: one routing \
+                     rule and the guards are all that keeps Workstations from other networks"
+                ),
+                format!("sysctl -w {setting}=0"),
+            ),
+        }));
+    }
+    found
+}
+
+pub(super) fn check_port(
+    _setup: &Setup,
+    wanted: &PortSetup,
+    found: &Port,
+    _facts: &Facts,
+) -> Vec<Finding> {
+    let name = &wanted.interface;
+    let mut findings = Vec::new();
+    if wanted.admission == Admission::Tunnel {
+        findings.push(match found.routes.first() {
+            None => Finding::ok(name, "routes", "nothing is routed over it"),
+            Some(first) => Finding::fail(
+                name,
+                "routes",
+                format!("{first} is routed over it, though only the tunnel's frames may leave"),
+                format!("ip route delete {first} dev {name}"),
+            ),
+        });
+        return findings;
+    }
+    findings.extend(found.rp_filter.map(|value| match value {
+        1 => Finding::ok(
+            name,
+            "rp_filter",
+            "sources that are reached another way are refused",
+        ),
+        _ => Finding::warn(
+            name,
+            "rp_filter",
+            format!("rp_filter is {value}: a source that is reached another way is not refused"),
+            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=1"),
+        ),
+    }));
+    findings.extend(found.forwarding.map(|value| match value {
+        0 => Finding::ok(name, "forwarding", "what arrives is not forwarded"),
+        _ => Finding::fail(
+            name,
+            "forwarding",
+            "the kernel forwards what arrives on it",
+            format!("sysctl -w net.ipv4.conf.{name}.forwarding=0"),
+        ),
+    }));
+    findings
+}

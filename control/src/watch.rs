@@ -1,0 +1,79 @@
+//! `portcullis watch`: samples of the frames that the ports drop, live.
+//!
+//! XDP puts samples into a ring of each port while somebody watches ([`wire::watch`]). The daemon owns
+//! the rings: it was handed their descriptors with the wall's, and needs no privilege for them, so nobody
+//! else has to have any and nothing is pinned. [`hub`] reads them on a thread of its own and gives each
+//! watcher what it asked for, over the control socket, to whose group a frame in clear is shown. A watcher
+//! that does not keep up misses samples; XDP, the workers and other watchers do not notice.
+//!
+//! What is sampled are the drops of XDP, by all its verdicts, on `tunnel` and `pinned` ports. What a worker
+//! drops after admission (`failed_open`, `inner_source`, policy, ...) is counted, and not sampled: a worker
+//! has no time for it, and what it holds then is decrypted.
+
+mod command;
+mod decode;
+mod hub;
+mod write;
+
+use serde::{Deserialize, Serialize};
+
+pub use command::{Arguments, run};
+pub use decode::line;
+pub use hub::{Hub, Port, Stream};
+pub use write::Writer;
+
+/// Samples a second of each verdict and port, unless told otherwise.
+pub const RATE: u32 = 100;
+/// The most that can be asked for.
+pub const MOST_RATE: u32 = 10_000;
+
+/// What is to be watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// The only Workstation whose drops are shown: of those that XDP can tell to be its.
+    #[serde(default)]
+    pub workstation: Option<String>,
+    /// The only port.
+    #[serde(default)]
+    pub port: Option<String>,
+    /// The only verdicts, by name; all when there are none.
+    #[serde(default)]
+    pub verdicts: Vec<String>,
+    /// Samples a second of each verdict and port, at most; 100 when not given.
+    #[serde(default)]
+    pub rate: Option<u32>,
+    /// Bytes of each frame that are shown, at most 192.
+    #[serde(default)]
+    pub snaplen: Option<u32>,
+}
+
+/// A line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A frame that was dropped.
+    Dropped(Dropped),
+    /// Samples that were missed so far, because they came faster than they were read. Said at least once
+    /// a second.
+    Missed(u64),
+}
+
+/// A frame that was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Dropped {
+    /// When, in nanoseconds of Unix time.
+    pub time: u64,
+    /// The port.
+    pub port: String,
+    /// The receive queue it came by.
+    pub queue: u32,
+    /// Why.
+    pub verdict: String,
+    /// The Workstation that it was found to be of, by name; of a pinned port the pin's MAC address.
+    pub workstation: Option<String>,
+    /// How many bytes it had.
+    pub length: u32,
+    /// Its first bytes, in hex.
+    pub head: String,
+}

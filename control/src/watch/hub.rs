@@ -1,0 +1,442 @@
+//! Who watches what, and the thread that reads the rings while anybody does.
+
+use super::{Dropped, Line, MOST_RATE, RATE, Watch};
+use crate::problem::{Kind, Problem};
+use dataplane::wall::{self, Samples, Wanted};
+use nix::time::{ClockId, clock_gettime};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use wire::limits::SECOND;
+use wire::tables::Bucket;
+use wire::watch::{SNAPLEN, VERDICTS};
+use wire::{PinnedVerdict, Verdict};
+
+/// How often rings are looked at: a ring holds more than comes in that time at the highest rate.
+const ROUND: Duration = Duration::from_millis(10);
+/// How often a watcher is told what it missed.
+const REPORT: Duration = Duration::from_secs(1);
+/// Samples taken from a ring at once.
+const BATCH: usize = 1024;
+/// Lines that wait for a watcher, at most.
+const WAITING: usize = 1024;
+/// Watchers at once.
+const MOST_WATCHERS: usize = 4;
+
+/// A port that is watched.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// The interface.
+    pub interface: String,
+    /// Its samples.
+    pub samples: Arc<Samples>,
+    /// Of a pinned port the MAC addresses of its pins, by number.
+    pub pins: Option<Vec<String>>,
+}
+
+impl Port {
+    /// The names of its verdicts, by number.
+    fn names(&self) -> Vec<&'static str> {
+        match self.pins {
+            None => Verdict::ALL.map(Verdict::name).to_vec(),
+            Some(_) => PinnedVerdict::ALL.map(PinnedVerdict::name).to_vec(),
+        }
+    }
+
+    /// The verdicts that a filter wants of it, a bit each.
+    fn mask(&self, filter: &Filter) -> u64 {
+        if filter
+            .port
+            .as_ref()
+            .is_some_and(|port| *port != self.interface)
+        {
+            return 0;
+        }
+        // A pin is no Workstation of the registry's.
+        if filter.workstation.is_some() && self.pins.is_some() {
+            return 0;
+        }
+        let wanted =
+            |name: &str| filter.verdicts.is_empty() || filter.verdicts.iter().any(|v| v == name);
+        let bit = |(at, name): (usize, &&str)| if wanted(name) { 1u64 << at } else { 0 };
+        self.names().iter().enumerate().map(bit).sum()
+    }
+}
+
+/// A checked [`Watch`].
+#[derive(Debug, Clone, Default)]
+struct Filter {
+    workstation: Option<u32>,
+    port: Option<String>,
+    verdicts: Vec<String>,
+    rate: u32,
+    snaplen: usize,
+}
+
+impl Filter {
+    fn of(watch: &Watch, workstation: Option<u32>) -> Result<Self, Problem> {
+        let tried = "watching what is dropped";
+        let names: Vec<_> = verdict_names().collect();
+        if let Some(other) = watch
+            .verdicts
+            .iter()
+            .find(|name| !names.contains(&name.as_str()))
+        {
+            return Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                format!("there is no verdict {other:?} that XDP drops by"),
+                format!("name some of {}", names.join(", ")),
+            ));
+        }
+        let rate = watch.rate.unwrap_or(RATE);
+        if !(1..=MOST_RATE).contains(&rate) {
+            return Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                format!("a rate of {rate} samples a second"),
+                format!("choose one from 1 to {MOST_RATE}"),
+            ));
+        }
+        Ok(Self {
+            workstation,
+            port: watch.port.clone(),
+            verdicts: watch.verdicts.clone(),
+            rate,
+            snaplen: watch
+                .snaplen
+                .map_or(SNAPLEN, |snaplen| (snaplen as usize).min(SNAPLEN)),
+        })
+    }
+}
+
+/// The names of all verdicts that are drops.
+pub(super) fn verdict_names() -> impl Iterator<Item = &'static str> {
+    let tunnel = Verdict::ALL.into_iter().filter(|v| *v != Verdict::Admitted);
+    let pinned = PinnedVerdict::ALL.into_iter().filter(|verdict| {
+        !matches!(verdict, PinnedVerdict::Answered | PinnedVerdict::Passed)
+            && !Verdict::ALL
+                .iter()
+                .any(|other| other.name() == verdict.name())
+    });
+    tunnel
+        .map(Verdict::name)
+        .chain(pinned.map(PinnedVerdict::name))
+}
+
+#[derive(Debug)]
+struct Watcher {
+    id: u64,
+    filter: Filter,
+    lines: Sender<Line>,
+    /// One for each port and verdict: the rings may be read at another watcher's higher rate.
+    buckets: HashMap<(String, u32), Bucket>,
+    missed: u64,
+    reported: Instant,
+}
+
+/// A port, and how many of its samples have been missed and told of.
+#[derive(Debug)]
+struct Known {
+    port: Port,
+    missed: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ports: Vec<Known>,
+    /// Workstations by number.
+    names: HashMap<u32, String>,
+    watchers: Vec<Watcher>,
+    next: u64,
+    running: bool,
+}
+
+/// Ports, and who watches them.
+#[derive(Debug, Default)]
+pub struct Hub(Mutex<State>);
+
+/// What a watcher gets. Dropped, it watches no more.
+#[derive(Debug)]
+pub struct Stream {
+    id: u64,
+    lines: Receiver<Line>,
+    hub: Weak<Hub>,
+}
+
+impl Stream {
+    /// The next line; `None` when the daemon ends.
+    pub async fn next(&mut self) -> Option<Line> {
+        self.lines.recv().await
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            let mut state = hub.state();
+            state.watchers.retain(|watcher| watcher.id != self.id);
+            state.fit();
+        }
+    }
+}
+
+impl Hub {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ports that are up now, in the place of those that were.
+    pub fn set_ports(&self, ports: Vec<Port>) {
+        let mut state = self.state();
+        let known = |port: Port| Known {
+            missed: port.samples.missed(),
+            port,
+        };
+        state.ports = ports.into_iter().map(known).collect();
+        state.fit();
+    }
+
+    /// Whether these are the ports that it knows.
+    pub fn knows<'a>(&self, ports: impl Iterator<Item = &'a Arc<Samples>>) -> bool {
+        let state = self.state();
+        let known = state
+            .ports
+            .iter()
+            .map(|known| Arc::as_ptr(&known.port.samples));
+        known.eq(ports.map(Arc::as_ptr))
+    }
+
+    /// Begins to watch. `names` are the Workstations by number, of which one may be asked for.
+    ///
+    /// # Errors
+    /// What was asked for is not there, or too many watch already.
+    pub fn watch(
+        self: &Arc<Self>,
+        watch: &Watch,
+        names: HashMap<u32, String>,
+    ) -> Result<Stream, Problem> {
+        let missing = |what: &str, name: &str, see: &str| {
+            let happened = format!("there is no {what} {name}");
+            Problem::new(Kind::NotFound, "watching what is dropped", happened, see)
+        };
+        let mut state = self.state();
+        let workstation = match &watch.workstation {
+            None => None,
+            Some(name) => {
+                let found = names.iter().find(|(_, other)| *other == name);
+                let see = "see `portcullis workstation list`; one that is off has no drops";
+                Some(*found.ok_or_else(|| missing("Workstation", name, see))?.0)
+            }
+        };
+        if let Some(port) = &watch.port
+            && !state
+                .ports
+                .iter()
+                .any(|known| known.port.interface == *port)
+        {
+            return Err(missing(
+                "tunnel or pinned port that is up,",
+                port,
+                "see `portcullis show`",
+            ));
+        }
+        let filter = Filter::of(watch, workstation)?;
+        if state.watchers.len() >= MOST_WATCHERS {
+            return Err(Problem::new(
+                Kind::Conflict,
+                "watching what is dropped",
+                format!("{MOST_WATCHERS} others watch already"),
+                "end one of them",
+            ));
+        }
+        let (lines, receiver) = channel(WAITING);
+        let id = state.next;
+        state.next += 1;
+        state.names = names;
+        state.watchers.push(Watcher {
+            id,
+            filter,
+            lines,
+            buckets: HashMap::new(),
+            missed: 0,
+            reported: Instant::now(),
+        });
+        state.fit();
+        if !state.running {
+            let hub = Arc::downgrade(self);
+            std::thread::Builder::new()
+                .name("watch".into())
+                .spawn(move || read(&hub))
+                .map_err(|error| Problem::io("watching what is dropped", &error))?;
+            state.running = true;
+        }
+        Ok(Stream {
+            id,
+            lines: receiver,
+            hub: Arc::downgrade(self),
+        })
+    }
+}
+
+impl State {
+    /// Has each port sample what its watchers want together.
+    fn fit(&self) {
+        for Known { port, .. } in &self.ports {
+            let filters = || self.watchers.iter().map(|watcher| &watcher.filter);
+            let of = || filters().filter(|filter| port.mask(filter) != 0);
+            let only = of().next().and_then(|first| first.workstation);
+            port.samples.want(&Wanted {
+                verdicts: of().map(|filter| port.mask(filter)).fold(0, |a, b| a | b),
+                only: only.filter(|_| of().all(|filter| filter.workstation == only)),
+                rate: of().map(|filter| filter.rate).max().unwrap_or(1),
+            });
+        }
+    }
+
+    fn round(&mut self, ahead: u64) {
+        let mut missed = 0;
+        for Known { port, missed: told } in &mut self.ports {
+            let names = port.names();
+            let (all, watchers) = (&self.names, &mut self.watchers);
+            port.samples.drain(BATCH, |dropped| {
+                for watcher in watchers.iter_mut() {
+                    watcher.take(port, &names, all, &dropped, ahead);
+                }
+            });
+            let ever = port.samples.missed();
+            missed += ever - std::mem::replace(told, ever);
+        }
+        let now = Instant::now();
+        self.watchers.retain_mut(|watcher| {
+            watcher.missed += missed;
+            if now - watcher.reported < REPORT {
+                return true;
+            }
+            watcher.reported = now;
+            // A stream whose reader has gone is found out by writing to it.
+            let told = watcher.lines.try_send(Line::Missed(watcher.missed));
+            !matches!(told, Err(TrySendError::Closed(_)))
+        });
+    }
+}
+
+impl Watcher {
+    fn take(
+        &mut self,
+        port: &Port,
+        names: &[&'static str],
+        workstations: &HashMap<u32, String>,
+        dropped: &wall::Dropped<'_>,
+        ahead: u64,
+    ) {
+        let Some(name) = names.get(dropped.verdict as usize % VERDICTS) else {
+            return;
+        };
+        if port.mask(&self.filter) >> dropped.verdict & 1 == 0 {
+            return;
+        }
+        if self.filter.workstation.is_some() && self.filter.workstation != dropped.of {
+            return;
+        }
+        let rate = u64::from(self.filter.rate);
+        let key = (port.interface.clone(), dropped.verdict);
+        let bucket = self.buckets.entry(key).or_default();
+        if !bucket.take(dropped.time, (SECOND / rate, wall::burst(rate))) {
+            return;
+        }
+        let of = dropped.of.and_then(|of| match &port.pins {
+            None => workstations.get(&of).cloned(),
+            Some(pins) => pins.get(of as usize).cloned(),
+        });
+        let bytes = &dropped.bytes[..dropped.bytes.len().min(self.filter.snaplen)];
+        let line = Line::Dropped(Dropped {
+            time: dropped.time.wrapping_add(ahead),
+            port: port.interface.clone(),
+            queue: dropped.queue,
+            verdict: (*name).to_owned(),
+            workstation: of,
+            length: dropped.length,
+            head: hex::encode(bytes),
+        });
+        if self.lines.try_send(line).is_err() {
+            self.missed += 1;
+        }
+    }
+}
+
+/// Reads the rings until nobody watches.
+fn read(hub: &Weak<Hub>) {
+    loop {
+        let Some(hub) = hub.upgrade() else { return };
+        let mut state = hub.state();
+        if state.watchers.is_empty() {
+            state.running = false;
+            return;
+        }
+        state.round(ahead());
+        drop(state);
+        drop(hub);
+        std::thread::sleep(ROUND);
+    }
+}
+
+/// By how much Unix time is ahead of CLOCK_MONOTONIC.
+fn ahead() -> u64 {
+    let now = |clock| clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    let ahead = now(ClockId::CLOCK_REALTIME).saturating_sub(now(ClockId::CLOCK_MONOTONIC));
+    ahead.as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_not_is_refused_in_words() {
+        let hub = Arc::new(Hub::default());
+        let names = HashMap::from([(1, "alpha".to_owned())]);
+        let refused = |watch: &Watch| hub.watch(watch, names.clone()).unwrap_err();
+        let problem = refused(&Watch {
+            workstation: Some("beta".into()),
+            ..Watch::default()
+        });
+        assert!(problem.happened.contains("beta"), "{problem}");
+        let problem = refused(&Watch {
+            port: Some("eth9".into()),
+            ..Watch::default()
+        });
+        assert!(problem.happened.contains("eth9"), "{problem}");
+        let problem = refused(&Watch {
+            verdicts: vec!["admitted".into()],
+            ..Watch::default()
+        });
+        assert!(problem.remedy.contains("bad_tag"), "{}", problem.remedy);
+        for rate in [0, MOST_RATE + 1] {
+            let problem = refused(&Watch {
+                rate: Some(rate),
+                ..Watch::default()
+            });
+            assert_eq!(problem.kind, Kind::Invalid);
+        }
+    }
+
+    #[test]
+    fn no_more_watch_than_there_is_room_for_and_one_that_goes_makes_room() {
+        let hub = Arc::new(Hub::default());
+        let watch = || hub.watch(&Watch::default(), HashMap::new());
+        let mut streams: Vec<_> = (0..MOST_WATCHERS).map(|_| watch().unwrap()).collect();
+        assert_eq!(watch().unwrap_err().kind, Kind::Conflict);
+        streams.pop();
+        streams.push(watch().unwrap());
+        drop(streams);
+        // The thread ends, and another begins with the next watcher.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while hub.state().running {
+            assert!(Instant::now() < deadline, "it reads on for nobody");
+            std::thread::yield_now();
+        }
+        drop(watch().unwrap());
+    }
+}

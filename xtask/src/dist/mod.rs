@@ -1,0 +1,383 @@
+//! `cargo xtask dist`: what is given to users. Debian packages, static programs, their bill of materials
+//! and the sums of all of it, the same bytes each time.
+//!
+//! Each tree is built twice by cargo: for the packages, linked with the distribution's libraries, and
+//! static, for everything else. Paths of the machine that builds are mapped away, and the only time in
+//! the files is that of the changelog's first entry.
+
+mod machine;
+mod prove;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_lc_rs::digest;
+use clap::Args;
+
+use crate::fuzz::TRIPLE;
+use crate::tasks::{cached, root};
+
+/// The programs that users get.
+const PROGRAMS: [&str; 3] = ["portcullisd", "portcullis", "portcullis-agent"];
+/// The bill of materials' name, before its version.
+const BILL: &str = "portcullis";
+
+/// What to make, and where.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Where to put it; what is there under the same names is replaced
+    #[arg(long, value_name = "DIR", default_value = "target/dist/out")]
+    pub output: PathBuf,
+    /// Build all of it a second time, from a copy of the tree elsewhere, and compare every byte
+    #[arg(long)]
+    pub twice: bool,
+    /// Then install, upgrade, remove and purge the packages on two machines with systemd (root)
+    #[arg(long)]
+    pub prove: bool,
+}
+
+/// Makes everything.
+///
+/// # Errors
+/// What is missing on this machine, what failed, and which files differ where they should not.
+pub fn run(options: &Options) -> Result<()> {
+    let root = root()?;
+    let output = root.join(&options.output);
+    let work = root.join("target/dist");
+    // From a copy: what is edited meanwhile is not in it, and nothing is left in the tree.
+    let build = |name: &str, output: &Path| {
+        let place = work.join(name);
+        copy_tree(&root, &place.join("tree"))?;
+        make(&place.join("tree"), &place, output)
+    };
+    build("one", &output)?;
+    if options.twice {
+        let again = work.join("another");
+        build("another", &again.join("out"))?;
+        compare(&output, &again.join("out"))?;
+        println!("two builds, from two places: every byte is the same");
+    }
+    if options.prove {
+        println!("the packages, on two machines:");
+        prove::run(&output)?;
+    }
+    println!("{}", output.display());
+    for name in names(&output)? {
+        println!("  {name}");
+    }
+    Ok(())
+}
+
+/// Makes everything from `tree`, working in `work`.
+fn make(tree: &Path, work: &Path, output: &Path) -> Result<()> {
+    let changelog = Changelog::read(tree)?;
+    let packaged = compile(tree, work, &changelog, false)?;
+    let statics = compile(tree, work, &changelog, true)?;
+    if output.exists() {
+        fs::remove_dir_all(output).with_context(|| format!("removing {}", output.display()))?;
+    }
+    fs::create_dir_all(output).with_context(|| format!("making {}", output.display()))?;
+    for program in PROGRAMS {
+        let name = format!("{program}-{}-x86_64-linux", changelog.version);
+        copy(&statics.join(program), &output.join(name))?;
+    }
+    packages(tree, work, &packaged, &changelog, output)?;
+    bill_of_materials(tree, &changelog, output)?;
+    sums(output)
+}
+
+/// The first entry of the Debian changelog.
+struct Changelog {
+    version: String,
+    /// Seconds since 1970.
+    time: String,
+}
+
+impl Changelog {
+    fn read(tree: &Path) -> Result<Self> {
+        let path = tree.join("packaging/debian/changelog");
+        let field = |name: &str| {
+            output(
+                Command::new("dpkg-parsechangelog")
+                    .arg("-l")
+                    .arg(&path)
+                    .arg(format!("-S{name}")),
+            )
+        };
+        Ok(Self {
+            version: field("Version")?,
+            time: field("Timestamp")?,
+        })
+    }
+}
+
+/// Builds the programs; gives the directory they are in.
+fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) -> Result<PathBuf> {
+    let kind = if statically { "static" } else { "packaged" };
+    println!("+ cargo build --release ({kind})");
+    let target = work.join(kind);
+    let cargo_home = match std::env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
+    };
+    let mapped = [
+        (tree, "/portcullis"),
+        (&target, "/target"),
+        (&cargo_home, "/cargo"),
+    ];
+    let map = |option: &str, separator: &str| -> String {
+        let each = |(from, to): &(&Path, &str)| format!("{option}{}={to}", from.display());
+        mapped.iter().map(each).collect::<Vec<_>>().join(separator)
+    };
+    let mut flags = map("--remap-path-prefix=", "\x1f");
+    if statically {
+        flags.push_str("\x1f-Ctarget-feature=+crt-static");
+    }
+    let status = cargo(tree)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--package",
+            "portcullis-control",
+        ])
+        .args(["--bins", "--target", TRIPLE])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+        .env("CFLAGS", map("-ffile-prefix-map=", " "))
+        .env("CXXFLAGS", map("-ffile-prefix-map=", " "))
+        .env("SOURCE_DATE_EPOCH", &changelog.time)
+        .status()
+        .context("running cargo build")?;
+    ensure!(
+        status.success(),
+        "building the {kind} programs failed: {status}"
+    );
+    Ok(target.join(TRIPLE).join("release"))
+}
+
+/// Makes the Debian packages with debhelper, and has lintian look at them.
+fn packages(
+    tree: &Path,
+    work: &Path,
+    programs: &Path,
+    changelog: &Changelog,
+    into: &Path,
+) -> Result<()> {
+    println!("+ dpkg-buildpackage");
+    let source = work.join("package/portcullis");
+    if source.exists() {
+        fs::remove_dir_all(work.join("package"))?;
+    }
+    let debian = source.join("debian");
+    let built = source.join("build");
+    fs::create_dir_all(&built)?;
+    let packaging = tree.join("packaging");
+    copy_tree(&packaging.join("debian"), &debian)?;
+    for program in PROGRAMS {
+        copy(&programs.join(program), &built.join(program))?;
+    }
+    for (package, unit) in [
+        ("portcullis-gateway", "portcullisd"),
+        ("portcullis-workstation", "portcullis-agent"),
+    ] {
+        for (from, to) in [
+            (
+                format!("{unit}.service"),
+                format!("{package}.{unit}.service"),
+            ),
+            (
+                format!("{package}.tmpfiles.conf"),
+                format!("{package}.tmpfiles"),
+            ),
+            (
+                "portcullis.sysusers.conf".to_owned(),
+                format!("{package}.sysusers"),
+            ),
+        ] {
+            copy(&packaging.join(from), &debian.join(to))?;
+        }
+    }
+    let examples = source.join("examples");
+    copy_tree(&packaging.join("tor"), &examples.join("tor"))?;
+    copy(
+        &packaging.join("portcullis-performance.conf"),
+        &examples.join("portcullis-performance.conf"),
+    )?;
+    let log = Command::new("dpkg-buildpackage")
+        .args(["--build=binary", "--no-sign", "--no-check-builddeps"])
+        .current_dir(&source)
+        .env("SOURCE_DATE_EPOCH", &changelog.time)
+        .stdin(Stdio::null())
+        .output()
+        .context("running dpkg-buildpackage (`./run setup` installs it: dpkg-dev and debhelper)")?;
+    ensure!(
+        log.status.success(),
+        "dpkg-buildpackage failed ({}):\n{}{}",
+        log.status,
+        String::from_utf8_lossy(&log.stdout),
+        String::from_utf8_lossy(&log.stderr),
+    );
+    for name in names(&work.join("package"))? {
+        if name.ends_with(".deb") {
+            copy(&work.join("package").join(&name), &into.join(&name))?;
+            let said = Command::new("lintian")
+                .args(["--fail-on", "error", "--allow-root"])
+                .arg(into.join(&name))
+                .output()
+                .context("running lintian (`./run setup` installs it)")?;
+            print!("{}", String::from_utf8_lossy(&said.stdout));
+            ensure!(
+                said.status.success(),
+                "lintian finds errors in {name} (above)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the programs are made of, as CycloneDX.
+fn bill_of_materials(tree: &Path, changelog: &Changelog, into: &Path) -> Result<()> {
+    println!("+ cargo cyclonedx");
+    let said = Command::new(cached("cargo-cyclonedx/bin/cargo-cyclonedx")?)
+        .current_dir(tree)
+        .stdin(Stdio::null())
+        .args([
+            "cyclonedx",
+            "--quiet",
+            "--format",
+            "json",
+            "--target",
+            TRIPLE,
+        ])
+        .args([
+            "--override-filename",
+            "bill-of-materials",
+            "--manifest-path",
+        ])
+        .arg(tree.join("control/Cargo.toml"))
+        .env("SOURCE_DATE_EPOCH", &changelog.time)
+        .output()
+        .context("running cargo cyclonedx")?;
+    ensure!(
+        said.status.success(),
+        "cargo cyclonedx failed: {}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    let name = format!("{BILL}-{}.cdx.json", changelog.version);
+    // It leaves one in each package of the workspace.
+    for package in ["wire", "dataplane", "control", "benches", "xtask"] {
+        let made = tree.join(package).join("bill-of-materials.json");
+        if package == "control" {
+            let text =
+                fs::read_to_string(&made).with_context(|| format!("reading {}", made.display()))?;
+            let tree = format!("path+file://{}", tree.display());
+            fs::write(
+                into.join(&name),
+                text.replace(&tree, "path+file:///portcullis"),
+            )?;
+        }
+        let _ = fs::remove_file(made);
+    }
+    Ok(())
+}
+
+/// Writes SHA256SUMS of what is in a directory.
+fn sums(directory: &Path) -> Result<()> {
+    let mut text = String::new();
+    for name in names(directory)? {
+        let bytes = fs::read(directory.join(&name))?;
+        let sum = digest::digest(&digest::SHA256, &bytes);
+        let hex: String = sum
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        text.push_str(&format!("{hex}  {name}\n"));
+    }
+    fs::write(directory.join("SHA256SUMS"), text)?;
+    Ok(())
+}
+
+fn compare(one: &Path, other: &Path) -> Result<()> {
+    let (ours, theirs) = (names(one)?, names(other)?);
+    ensure!(
+        ours == theirs,
+        "two builds made different files: {ours:?} and {theirs:?}"
+    );
+    let differs = |name: &&String| fs::read(one.join(name)).ok() != fs::read(other.join(name)).ok();
+    let differing: Vec<&String> = ours.iter().filter(differs).collect();
+    ensure!(
+        differing.is_empty(),
+        "two builds differ in {differing:?}: compare {} and {}",
+        one.display(),
+        other.display()
+    );
+    Ok(())
+}
+
+fn cargo(tree: &Path) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command.current_dir(tree).stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}").replace('"', "");
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("running `{shown}`"))?;
+    if !output.status.success() {
+        bail!(
+            "`{shown}` failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory);
+    let entries = entries.with_context(|| format!("reading {}", directory.display()))?;
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    Ok(names)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = fs::copy(from, to);
+    copied.with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// Copies a directory, without what was built in it.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("removing {}", to.display()))?;
+    }
+    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        let (source, copied) = (entry.path(), to.join(&name));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&source, &copied)?;
+        } else {
+            copy(&source, &copied)?;
+        }
+    }
+    Ok(())
+}
