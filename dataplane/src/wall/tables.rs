@@ -271,6 +271,19 @@ impl PortTables {
         }
     }
 
+    /// How many frames of a Workstation are in flight, and how many may be.
+    pub fn queue(&self, workstation: u32) -> (u64, u64) {
+        let Some(credit) = self.credits.get(workstation as usize) else {
+            return (0, 0);
+        };
+        // What is consumed first: it never overtakes what is admitted.
+        let consumed = word!(credit, consumed, AtomicU64).load(Ordering::Acquire);
+        let admitted = word!(credit, admitted, AtomicU64).load(Ordering::Acquire);
+        let limit = word!(credit, limit, AtomicU64).load(Ordering::Acquire);
+        // XDP counts a frame before the worker gives up one that it finds lost.
+        (admitted.saturating_sub(consumed).min(limit), limit)
+    }
+
     /// How many frames of a Workstation may be in flight; 0 admits none.
     pub fn set_limit(&self, workstation: u32, limit: u64) {
         if let Some(credit) = self.credits.get(workstation as usize) {
