@@ -376,6 +376,7 @@ fn on_a_full_disk_a_change_is_refused_and_nothing_is_half_done() {
         rig.workstations[0].reaches(Duration::from_secs(2)),
         "w1 is served as before"
     );
+    drop(file);
     fs::remove_file(&filler).unwrap();
     let (code, answer) = curl_as(
         &socket(&rig),
@@ -439,7 +440,9 @@ impl Heard {
     /// Reads on to an event of this name for which `right` holds.
     fn until(&mut self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
         let mut passed = Vec::new();
+        let end = Instant::now() + WAIT;
         loop {
+            assert!(Instant::now() < end, "no {name} came, only {passed:?}");
             let mut line = String::new();
             let read = self.0.read_line(&mut line);
             assert!(matches!(read, Ok(1..)), "no {name} came, only {passed:?}");
@@ -504,6 +507,7 @@ fn what_happens_is_told_to_those_who_listen() {
     rig.gateway.namespace().ip("link set dev lan down").unwrap();
     let event = heard.until("port", |event| event["port"] == "lan");
     assert_eq!(event["state"], "down");
+    rig.gateway.namespace().ip("link set dev lan up").unwrap();
     heard.until("port", |event| event["state"] == "up");
     rig.gateway.cli("workstation remove w2").unwrap();
     heard.until("removed", of("w2"));
@@ -540,7 +544,7 @@ impl Stuck {
         );
         let mut child = Command::new("setpriv")
             .args(["--reuid", &uid.to_string(), "--regid", &uid.to_string()])
-            .args(["--groups", groups, "python3", "-c", &program])
+            .args(["--groups", groups, "/usr/bin/python3", "-c", &program])
             .arg(socket)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
