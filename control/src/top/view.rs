@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 /// Columns that everything but the sparkline takes.
 const FIXED: usize = 70;
 /// The keys, on the last line.
-const KEYS: &str = "  q quit  ? help  enter details  s sort  r reverse  / filter  p pause";
+const KEYS: &str = "  q quit  ? help  enter details  s sort  r reverse  / filter";
 
 /// What a colour says; none of them with NO_COLOR.
 #[derive(Clone, Copy)]
