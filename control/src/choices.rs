@@ -40,6 +40,17 @@ pub enum Admission {
     Open,
 }
 
+impl Admission {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Pinned => "pinned",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// How the XDP program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -328,7 +328,22 @@ impl Enrolment {
     /// # Errors
     /// As [`Enrolment::parse`], and what the system answered.
     pub fn read(path: &Path) -> Result<(Self, Option<String>), Problem> {
-        let text = files::read(path)?;
+        Self::read_with(path, |bytes| {
+            let text = std::str::from_utf8(bytes).unwrap_or_default();
+            Ok(Zeroizing::new(text.to_owned()))
+        })
+    }
+
+    /// As [`Enrolment::read`], of a file that may be encrypted: `open` is given what is in it and
+    /// makes text of it.
+    ///
+    /// # Errors
+    /// As [`Enrolment::parse`], what the system answered, and what `open` says.
+    pub fn read_with(
+        path: &Path,
+        open: impl FnOnce(&[u8]) -> Result<Zeroizing<String>, Problem>,
+    ) -> Result<(Self, Option<String>), Problem> {
+        let text = open(files::read(path)?.as_bytes())?;
         let enrolment = Self::parse(path, &text)?;
         let mode = std::fs::metadata(path).map_or(0, |data| data.permissions().mode() & 0o7777);
         let warning = (mode & 0o077 != 0).then(|| {

@@ -154,6 +154,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
     let signals = process::signals(caught)?;
     let link_events = monitor::start()?;
     daemon.raise_all()?;
+    crate::difference::keep(&daemon.config, config_path);
     let (asker, requests) = bounded(64);
     let options = Options {
         audit: Arc::clone(&daemon.audit),

@@ -177,7 +177,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
     let addresses: Vec<_> = addresses.iter().map(|a| quoted(&a.to_string())).collect();
     let mut text = format!(
         "# Portcullis, the Gateway's configuration. Lines that begin with # show the defaults.\n\
-         # After a change: portcullis check, then restart portcullisd\n\n\
+         # After a change: portcullis check, which says what it takes to apply it\n\n\
          {}{}{}\
          # user = \"portcullis\"  # the account it runs as when started as root, where there is it\n\
          # admin_group = \"portcullis-admin\" # members may change things, as root; default none\n\

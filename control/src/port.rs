@@ -167,6 +167,15 @@ impl Port {
         }
     }
 
+    /// As the configuration says from now on.
+    pub fn set_thread_napi(&mut self, wanted: ThreadedNapi, users: usize) {
+        let before = std::mem::replace(&mut self.plan.rings.threaded_napi, wanted);
+        if before != wanted && wanted == ThreadedNapi::Off && self.up.is_some() {
+            self.help.napi(false, true);
+        }
+        self.thread_napi(users);
+    }
+
     /// It is of no more use: its rings are closed, its wall stands.
     pub fn lose(&mut self, pool: &Pool, reason: &str) {
         tracing::error!(

@@ -1,6 +1,6 @@
 //! What a daemon does to itself before it holds a secret, and the signals it listens to.
 
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 use crossbeam::channel::{Receiver, bounded};
 use dataplane::lifetime::Lifetime;
 use nix::sys::prctl;
@@ -53,7 +53,7 @@ pub fn key_lifetime() -> Result<Lifetime, Problem> {
     };
     let lifetime = text.to_str().and_then(Lifetime::parse).ok_or_else(|| {
         Problem::new(
-            Kind::Invalid,
+            crate::problem::Kind::Invalid,
             format!("read the variable {VARIABLE}={}", text.display()),
             "it is not BLOCKS,REKEY,REJECT (the last two in milliseconds)",
             "unset it, or correct it",

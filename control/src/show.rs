@@ -1,82 +1,29 @@
 //! Status as a person reads it: aligned columns, units, and colours where they help.
 
-use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status, Traffic};
+mod detail;
+pub mod dump;
+pub mod health;
+mod paint;
+pub(crate) mod unit;
+
+pub use detail::{port_in_full, workstation_in_full};
+
+use crate::api::{AgentStatus, Counters, PortState, PortStatus, SessionStatus, Status};
 use crate::api::{ErrorBody, PinStatus, WorkstationStatus};
 use crate::check::Finding;
 use crate::choices::Admission;
 use crate::keyring::Known;
 use crate::layout::{self, ranges};
 use crate::rules::Rule;
+use paint::{Colour, Painter, Row};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use unit::{ago, count, duration, traffic};
 
 /// Whether to colour what goes to a terminal: not elsewhere, and not with `NO_COLOR`.
 pub fn colours(stream: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !refused
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Colour {
-    Plain,
-    Good,
-    Odd,
-    Bad,
-    Faint,
-}
-
-/// A row of a table, and the lines that stand under it.
-type Row = (Vec<(String, Colour)>, Vec<String>);
-
-struct Painter {
-    on: bool,
-}
-
-impl Painter {
-    fn paint(&self, text: &str, colour: Colour) -> String {
-        let code = match colour {
-            Colour::Plain => return text.to_owned(),
-            Colour::Good => 32,
-            Colour::Odd => 33,
-            Colour::Bad => 31,
-            Colour::Faint => 2,
-        };
-        match self.on && !text.is_empty() {
-            true => format!("\x1b[{code}m{text}\x1b[0m"),
-            false => text.to_owned(),
-        }
-    }
-
-    /// Rows under a head, each column as wide as its widest cell. Lines under a row are indented.
-    fn table(&self, head: &[&str], rows: &[Row]) -> String {
-        let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
-        for (row, _) in rows {
-            for (width, (cell, _)) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let mut text = String::new();
-        let mut line = |cells: &[(String, Colour)], under: &[String]| {
-            let mut built = String::new();
-            for ((cell, colour), width) in cells.iter().zip(&widths) {
-                let space = width.saturating_sub(cell.chars().count()) + 2;
-                let _ = write!(built, "{}{:space$}", self.paint(cell, *colour), "");
-            }
-            let _ = writeln!(text, "{}", built.trim_end());
-            for note in under {
-                let _ = writeln!(text, "  {note}");
-            }
-        };
-        let head: Vec<_> = head
-            .iter()
-            .map(|h| ((*h).to_owned(), Colour::Faint))
-            .collect();
-        line(&head, &[]);
-        for (row, under) in rows {
-            line(row, under);
-        }
-        text
-    }
 }
 
 /// A Gateway's status.
@@ -122,12 +69,17 @@ fn ports(painter: &Painter, ports: &[PortStatus]) -> String {
     painter.table(&head, &rows)
 }
 
-fn port_row(port: &PortStatus) -> Row {
-    let (state, colour) = match port.state {
+/// A port's state in a word.
+fn port_state(port: &PortStatus) -> (&'static str, Colour) {
+    match port.state {
         PortState::Up => ("up", Colour::Good),
         PortState::Down => ("down", Colour::Bad),
         PortState::Missing => ("missing", Colour::Bad),
-    };
+    }
+}
+
+fn port_row(port: &PortStatus) -> Row {
+    let (state, colour) = port_state(port);
     let xdp = port.xdp.as_deref().unwrap_or("-");
     let admitted: u64 = admitted(&port.verdicts);
     let dropped_total: u64 = port.verdicts.values().sum::<u64>() - admitted;
@@ -188,9 +140,9 @@ fn pin(pin: &PinStatus) -> String {
 }
 
 /// The verdicts that are no drops.
-const ADMITTED: [&str; 3] = ["admitted", "passed", "answered"];
+pub(crate) const ADMITTED: [&str; 3] = ["admitted", "passed", "answered"];
 
-fn admitted(verdicts: &Counters) -> u64 {
+pub(crate) fn admitted(verdicts: &Counters) -> u64 {
     let of = ADMITTED.iter().filter_map(|name| verdicts.get(*name));
     of.sum()
 }
@@ -238,13 +190,18 @@ pub fn workstations(all: &[WorkstationStatus], colours: bool) -> String {
     painter.table(&head, &rows)
 }
 
-fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
-    let (state, colour) = match (&one.broken, one.enabled, &one.session) {
+/// A Workstation's state in a word or two.
+fn workstation_state(one: &WorkstationStatus) -> (&'static str, Colour) {
+    match (&one.broken, one.enabled, &one.session) {
         (Some(_), _, _) => ("broken", Colour::Bad),
         (None, false, _) => ("disabled", Colour::Faint),
         (None, true, None) => ("no session", Colour::Odd),
         (None, true, Some(_)) => ("in session", Colour::Good),
-    };
+    }
+}
+
+fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
+    let (state, colour) = workstation_state(one);
     let addresses: Vec<_> = one.addresses.iter().map(ToString::to_string).collect();
     let plain = |text: String| (text, Colour::Plain);
     let row = vec![
@@ -263,13 +220,21 @@ fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
         plain(traffic(one.rx)),
         plain(traffic(one.tx)),
     ];
+    let mut under = workstation_notes(one);
+    if one.broken.is_none() {
+        under.insert(0, format!("may reach: {}", rules(&one.allow)));
+    }
+    under.extend(reasons("refused", &one.verdicts));
+    under.extend(reasons("dropped", &one.drops));
+    (row, under)
+}
+
+/// What a person should know of a Workstation.
+fn workstation_notes(one: &WorkstationStatus) -> Vec<String> {
     let mut under = Vec::new();
     if let Some(ErrorBody { error, remedy }) = &one.broken {
         under.push(error.clone());
         under.push(format!("remedy: {remedy}"));
-    }
-    if one.broken.is_none() {
-        under.push(format!("may reach: {}", rules(&one.allow)));
     }
     if one.clone_suspected {
         under.push(
@@ -298,9 +263,16 @@ fn workstation_row(one: &WorkstationStatus, several_workers: bool) -> Row {
             one.name
         )),
     }
-    under.extend(reasons("refused", &one.verdicts));
-    under.extend(reasons("dropped", &one.drops));
-    (row, under)
+    under
+}
+
+/// How long its session has lasted, or that it has none, in a few words.
+fn duration_of_session(one: &WorkstationStatus) -> String {
+    match (&one.session, one.last_handshake_seconds) {
+        (Some(_), _) => session(one.session.as_ref()),
+        (None, Some(_)) => format!("last handshake {}", ago(one.last_handshake_seconds)),
+        (None, None) => "not heard yet".into(),
+    }
 }
 
 /// Rules in one line.
@@ -416,61 +388,13 @@ fn session(session: Option<&SessionStatus>) -> String {
     )
 }
 
-fn ago(seconds: Option<u64>) -> String {
-    seconds.map_or_else(|| "never".into(), |s| format!("{} ago", duration(s)))
-}
-
-fn traffic(traffic: Traffic) -> String {
-    format!("{} ({})", bytes(traffic.bytes), count(traffic.packets))
-}
-
-/// A number in groups of three digits.
-fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Bytes in the largest unit that keeps them above one.
-fn bytes(number: u64) -> String {
-    let mut value = number as f64;
-    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1023.95 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    match unit {
-        "B" => format!("{number} B"),
-        _ => format!("{value:.1} {unit}"),
-    }
-}
-
-/// Seconds in their two largest units.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::api::ServedBy;
+    use crate::api::{ServedBy, Traffic};
 
-    fn example() -> Status {
+    /// A Gateway with one port, a Workstation in session and a broken one.
+    pub(crate) fn example() -> Status {
         let mut port = PortStatus {
             interface: "eth1".into(),
             mac: Some("02:00:00:00:00:01".into()),
@@ -590,36 +514,6 @@ beta         broken      -              any   -                               ne
                 .collect::<Vec<_>>()
         };
         assert_eq!(trimmed(&stripped), trimmed(&status(&example(), false)));
-    }
-
-    #[test]
-    fn units_are_those_of_people() {
-        for (number, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1_048_575, "1.0 MiB"),
-            (1_610_612_736, "1.5 GiB"),
-            (u64::MAX, "16384.0 PiB"),
-        ] {
-            assert_eq!(bytes(number), text);
-        }
-        for (seconds, text) in [
-            (59, "59s"),
-            (60, "1m 0s"),
-            (7322, "2h 2m"),
-            (90_000, "1d 1h"),
-        ] {
-            assert_eq!(duration(seconds), text);
-        }
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1 000"),
-            (1_234_567, "1 234 567"),
-        ] {
-            assert_eq!(count(number), text);
-        }
     }
 
     #[test]

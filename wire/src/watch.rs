@@ -70,6 +70,6 @@ mod tests {
         assert_eq!(size_of::<Watch>(), 192);
         assert_eq!(size_of::<Sample>(), 32 + SNAPLEN);
         assert!(RING.is_power_of_two() && RING >= 4096);
-        assert!(crate::Verdict::COUNT <= VERDICTS && crate::PinnedVerdict::COUNT <= VERDICTS);
+        const { assert!(crate::Verdict::COUNT <= VERDICTS && crate::PinnedVerdict::COUNT <= VERDICTS) }
     }
 }

@@ -10,6 +10,7 @@ pub mod dist;
 pub mod fuzz;
 pub mod inventory;
 pub mod middlebox;
+pub mod pages;
 pub mod report;
 pub mod rig;
 pub mod tasks;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{attack, bench, demo, dist, fuzz, inventory, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -53,6 +53,12 @@ enum Task {
     Lint,
     /// Count `unsafe` again for docs/unsafe.md
     Unsafe,
+    /// Write the programs' man pages and completions
+    Man {
+        /// Where to
+        #[arg(default_value = "target/pages", value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// What continuous integration runs: lint, then test (root)
     Ci,
 }
@@ -88,6 +94,11 @@ fn run(task: Task) -> Result<()> {
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),
         Task::Unsafe => inventory::write(&tasks::root()?),
+        Task::Man { directory } => {
+            let written = pages::write(&directory)?;
+            println!("{} files below {}", written.len(), directory.display());
+            Ok(())
+        }
         Task::Ci => tasks::ci(),
     }
 }

@@ -74,8 +74,13 @@ pub fn test_sanitized(sanitizer: &str, arguments: &[String]) -> Result<()> {
         ("RUSTC_BOOTSTRAP", "1"),
         ("RUSTFLAGS", &flags),
         ("CARGO_TARGET_DIR", "target/sanitized"),
-        // Programs that are killed leave what they had; a leak is looked for elsewhere.
-        ("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1"),
+        // Programs that are killed leave what they had; a leak is looked for elsewhere. The arguments of
+        // memcpy are not checked: libxdp copies 15 bytes of an interface's name, however long it is, and
+        // who is confined cannot start the symbolizer that an exception for it would need.
+        (
+            "ASAN_OPTIONS",
+            "detect_leaks=0:abort_on_error=1:replace_intrin=0",
+        ),
     ];
     let whole = ["--workspace", "--target", TRIPLE];
     let build = [&["build"], &whole[..], &["--bins"]].concat();

@@ -265,38 +265,39 @@ fn whoever_stops_reading_holds_up_nobody_and_leaves_nothing_behind() {
     let port = mac_of(rig.gateway.namespace(), "ws1").unwrap();
     let frame = datagram(port, 2);
     // Four that do not read, and then are gone: as many as there is room for.
-    let mut idle: Vec<Child> = (0..4)
-        .map(|_| {
-            let mut watch = cli(&programs, &rig.gateway, &["watch", "--rate", "10000"]);
-            watch
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    let refused = |wanted: bool| {
-        wait_for("the watchers to be counted", SOON, || {
-            let mut watch = cli(&programs, &rig.gateway, &["watch", "--count", "1"]);
-            let mut child = watch
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let ended = wait_for("watch to end", Duration::from_secs(2), || {
-                sender.send(&frame);
-                child.try_wait().unwrap()
-            });
-            let Ok(status) = ended else {
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
-            };
-            (status.success() != wanted).then_some(())
-        })
-        .unwrap();
+    let idler = || {
+        let mut watch = cli(&programs, &rig.gateway, &["watch", "--rate", "10000"]);
+        watch
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
-    refused(true);
+    let mut idle: Vec<Child> = (0..4).map(|_| idler()).collect();
+    // Whether one more is refused.
+    let refused = || {
+        let mut watch = cli(&programs, &rig.gateway, &["watch", "--count", "1"]);
+        let mut child = watch
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ended = wait_for("watch to end", SOON, || {
+            sender.send(&frame);
+            child.try_wait().unwrap()
+        });
+        !ended.unwrap().success()
+    };
+    wait_for("one more to be refused", SOON, || {
+        for child in &mut idle {
+            // One that came after it was itself refused.
+            if child.try_wait().unwrap().is_some() {
+                *child = idler();
+            }
+        }
+        refused().then_some(())
+    })
+    .unwrap();
     let before = rig.gateway.show().unwrap().verdicts("ws1")["foreign"];
     let mut sent = 0;
     for _ in 0..100_000 {
@@ -312,5 +313,5 @@ fn whoever_stops_reading_holds_up_nobody_and_leaves_nothing_behind() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    refused(false);
+    wait_for("room for another", SOON, || (!refused()).then_some(())).unwrap();
 }

@@ -110,7 +110,6 @@ fn nothing_has_to_be_mended_before_the_start_nor_at_work_nor_after_it() {
     none_fails(&clinic);
     assert_eq!(clinic.amiss("ws1", "wall"), []);
     assert_eq!(clinic.amiss("ws1", "guards"), []);
-    assert_eq!(clinic.amiss("portcullisd", "capabilities"), []);
     assert_eq!(clinic.amiss("portcullisd", "system calls"), []);
     // The Workstation's own.
     let agent = clinic

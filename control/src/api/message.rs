@@ -224,6 +224,9 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// Workstations whose file cannot be used.
     pub broken: Vec<String>,
+    /// Settings of the configuration that are different now.
+    #[serde(default)]
+    pub settings: Vec<String>,
 }
 
 /// It is done.

@@ -163,6 +163,9 @@ pub struct WorkstationStatus {
     pub tx: Traffic,
     /// Frames whose AEAD tag verified.
     pub opened: u64,
+    /// Its share of the rings.
+    #[serde(default)]
+    pub queue: QueueStatus,
     /// Its frames by verdict of admission.
     pub verdicts: Counters,
     /// Its frames and packets dropped after admission, by reason.
@@ -178,6 +181,15 @@ pub struct WorkstationStatus {
     /// The keys it was given and has not used yet.
     #[serde(default)]
     pub rotation: Option<RotationStatus>,
+}
+
+/// How much of its share of the rings a Workstation uses, on all ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct QueueStatus {
+    /// Frames that XDP has let in and the worker has not finished with.
+    pub waiting: u64,
+    /// As many as there may be.
+    pub limit: u64,
 }
 
 /// Keys that wait to be used.

@@ -1,14 +1,16 @@
 //! `portcullis-agent`: the Workstation's end of the tunnel.
 
-use super::{Context, Outcome};
+mod enroll;
+mod keygen;
+mod look;
+
+use super::{Outcome, completions, top};
 use crate::api::client::Client;
-use crate::config::{self, AGENT_PATH, Agent, check_interface_name};
-use crate::enrolment::Enrolment;
-use crate::problem::{Kind, Problem};
-use crate::{agent, doctor, files, helper, interfaces, keygen, log, program, show};
-use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use std::io::stdout;
+use crate::config::{self, AGENT_PATH, Agent};
+use crate::problem::Kind;
+use crate::top::Source;
+use crate::{agent, doctor, files, helper, log, program};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,58 +22,57 @@ use std::process::ExitCode;
     after_help = "Examples:
   portcullis-agent enroll /media/usb/alpha.enrolment   take the keys made on the Gateway
   portcullis-agent up                                  serve the tunnel until told to stop
-  portcullis-agent status                              what it is doing
+  portcullis-agent status                              whether all is well, and what it is doing
   portcullis-agent down                                take tunnel and wall down
 
-Exit codes: 0 done, 1 failed, 2 wrong usage."
+Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
 )]
 pub struct Arguments {
     /// The configuration; everything has a default without one [default: /etc/portcullis/agent.toml].
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a key pair here, so that the private key never leaves this Workstation, and print the
-    /// public key for the Gateway. A second time it is the same one.
-    Keygen {
-        /// Write the file that is carried to the Gateway.
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
-    /// Take the identity from an enrolment file that was carried here from the Gateway.
-    Enroll {
-        /// The file that `portcullis workstation add` wrote.
-        file: PathBuf,
-        /// The interface that is cabled to the Gateway; the only wired one when not given.
-        #[arg(long, value_name = "IF")]
-        interface: Option<String>,
-        /// Give up the identity this Workstation has.
-        #[arg(long)]
-        replace: bool,
-    },
+    Keygen(keygen::Arguments),
+    Enroll(enroll::Arguments),
     /// Serve the tunnel until told to stop.
+    ///
+    /// Tries again for ever, whichever side starts first. Tunnel and wall stay up when it ends: what
+    /// leaves this machine still leaves by the tunnel or not at all.
+    #[command(after_help = "Examples:
+  portcullis-agent up
+  RUST_LOG=debug portcullis-agent up     log more
+  systemctl enable --now portcullis-agent    as a service")]
     Up,
-    /// Show what the agent is doing.
-    #[command(visible_alias = "show")]
-    Status {
-        /// Print JSON, for programs.
-        #[arg(long)]
-        json: bool,
-    },
+    Show(look::Show),
+    Status(look::Look),
+    Dump(look::Dump),
+    Top(top::Arguments),
     /// Examine this machine, its kernel and the port, and say what is not set up right and what mends it.
-    Doctor {
-        /// Print JSON, for programs.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        arguments: doctor::Arguments,
-    },
+    Doctor(doctor::Arguments),
+    Completions(completions::Arguments),
     /// Take the tunnel down, and the wall: the port is an ordinary interface again.
+    #[command(after_help = "Example:
+  portcullis-agent down")]
     Down,
+}
+
+/// What a subcommand is given.
+struct Context {
+    config: Agent,
+    path: PathBuf,
+    client: Client,
+    /// The command that starts the agent.
+    start: String,
+    /// How the answer is printed.
+    output: super::Context,
 }
 
 /// Runs the program.
@@ -79,8 +80,7 @@ pub fn main() -> ExitCode {
     if helper::is_wanted() {
         return helper::run();
     }
-    let arguments = Arguments::parse();
-    program::finish("portcullis-agent", run(arguments))
+    program::finish("portcullis-agent", run(Arguments::parse()))
 }
 
 fn run(arguments: Arguments) -> Outcome {
@@ -91,104 +91,47 @@ fn run(arguments: Arguments) -> Outcome {
     }
     let config = Agent::load(path)?;
     let start = format!("portcullis-agent{} up", config::option(path, AGENT_PATH));
-    let client = Client::agent(&config.runtime_directory, start.clone());
+    let context = Context {
+        client: Client::agent(&config.runtime_directory, start.clone()),
+        config,
+        path: path.to_owned(),
+        start,
+        output: super::Context {
+            config: path.to_owned(),
+            json: arguments.json,
+        },
+    };
     match arguments.command {
-        Command::Keygen { output } => {
-            let public = keygen::own_key(&config.state_directory)?.public();
-            let text = keygen::to_text(&public);
-            match output {
-                None => program::print(&text),
-                Some(file) => {
-                    files::write_with_mode(&file, &text, 0o644)?;
-                    program::print(&format!(
-                        "The public key {public} is in {0}, and the private one stays here.\n\n\
-                         Next, on the Gateway:\n  portcullis workstation add NAME --public-key {1}\n\
-                         and with the file it makes, here:\n  portcullis-agent enroll NAME.enrolment\n",
-                        file.display(),
-                        file.file_name().unwrap_or_default().to_string_lossy(),
-                    ));
-                }
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Enroll {
-            file,
-            interface,
-            replace,
-        } => {
-            enroll(&config, &file, interface, replace)?;
-            let next = match client.agent_status() {
-                Ok(_) => "stop the agent, which still has the old identity; then: ",
-                Err(_) => "",
-            };
-            program::print(&format!(
-                "\nNext:\n  rm {}\n  {next}{start}\n",
-                file.display()
-            ));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Keygen(arguments) => keygen::run(&context, arguments),
+        Command::Enroll(arguments) => enroll::run(&context, arguments),
         Command::Up => {
-            log::start(config.log_format);
-            agent::run(config, path)?;
+            log::start(context.config.log_format);
+            agent::run(context.config, &context.path)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status { json } => {
-            let status = client.agent_status()?;
-            program::print(&match json {
-                true => serde_json::to_string_pretty(&status).context("writing JSON")? + "\n",
-                false => show::agent(&status, show::colours(&stdout())),
-            });
-            Ok(ExitCode::SUCCESS)
+        Command::Show(_) => look::show(&context),
+        Command::Status(_) => look::status(&context),
+        Command::Dump(_) => look::dump(&context),
+        Command::Top(arguments) => {
+            let source = Source::Agent(context.client);
+            top::run(source, &context.config.runtime_directory, &arguments)
         }
-        Command::Doctor { json, arguments } => {
-            let context = Context {
-                config: path.to_owned(),
-                json,
-            };
-            doctor::agent(&context, &arguments)
-        }
-        Command::Down => {
-            match client.agent_down() {
-                Ok(_) => {}
-                Err(problem) if problem.kind == Kind::Unavailable => agent::down(config, path)?,
-                Err(problem) => return Err(problem.into()),
-            }
-            program::print(
-                "Tunnel and wall are down: the port is an ordinary interface again, set down.\n",
-            );
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Doctor(arguments) => doctor::agent(&context.output, &arguments),
+        Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
+        Command::Down => down(context),
     }
 }
 
-fn enroll(
-    config: &Agent,
-    file: &Path,
-    interface: Option<String>,
-    replace: bool,
-) -> anyhow::Result<()> {
-    let (mut enrolment, warning) = Enrolment::read(file)?;
-    if let Some(interface) = &interface {
-        check_interface_name(interface).map_err(|happened| {
-            Problem::new(
-                Kind::Invalid,
-                format!("enrolling with the interface {interface}"),
-                happened,
-                "give the name of an interface as `ip link` shows it",
-            )
-        })?;
-        if !interfaces::list()?.iter().any(|i| i.name == *interface) {
-            eprintln!("portcullis-agent: warning: there is no interface {interface} now");
+fn down(context: Context) -> Outcome {
+    match context.client.agent_down() {
+        Ok(_) => {}
+        Err(problem) if problem.kind == Kind::Unavailable => {
+            agent::down(context.config, &context.path)?;
         }
+        Err(problem) => return Err(problem.into()),
     }
-    enrolment.interface = interface;
-    enrolment.store(&config.state_directory, replace)?;
-    if let Some(warning) = warning {
-        eprintln!("portcullis-agent: warning: {warning}");
-    }
-    program::print(&format!(
-        "This Workstation is {} ({}) now.\n",
-        enrolment.name, enrolment.key_id
-    ));
-    Ok(())
+    program::print(
+        "Tunnel and wall are down: the port is an ordinary interface again, set down.\n",
+    );
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,15 +5,16 @@ mod enrolment;
 mod files;
 mod init;
 mod key;
-mod look;
+pub(super) mod look;
 mod workstation;
 
 use daemon::Daemon;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
+use crate::top::Source;
 use crate::{doctor, explain, program, watch};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,13 +25,15 @@ use std::process::ExitCode;
     version,
     after_help = "Examples:
   portcullis                                   what the Gateway is doing
+  portcullis top                               the same, live
+  portcullis status                            whether all is well
   portcullis init --port eth1                  set this machine up as a Gateway
   portcullis workstation add alpha             enrol a Workstation; writes alpha.enrolment
   portcullis workstation add beta --port eth2 --address 10.152.152.20
   portcullis workstation rotate alpha          give it new keys; disable ends its sessions
   portcullis --json show | jq '.workstations[].name'
 
-Exit codes: 0 done, 1 failed, 2 wrong usage."
+Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
 )]
 pub struct Arguments {
     /// The Gateway's configuration.
@@ -45,20 +48,32 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what the Gateway is doing (the default).
-    #[command(visible_alias = "status")]
-    Show,
+    Show(look::Show),
+    Status(look::Look),
+    Dump(look::Dump),
+    Top(top::Arguments),
     Init(init::Arguments),
     /// Say who may use this Gateway.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  portcullis workstation add alpha
+  portcullis workstation list
+  portcullis workstation allow alpha +tcp/9100 -icmp
+  portcullis workstation disable alpha"
+    )]
     Workstation(workstation::Command),
     /// Change the Gateway's own key.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  portcullis key rotate
+  portcullis key retire"
+    )]
     Key(key::Command),
-    /// Have the daemon read the Workstation files again.
-    Reload,
-    /// Check configuration, keys, Workstation files and interfaces, without changing anything.
-    Check,
+    #[command(visible_alias = "syncconf")]
+    Reload(files::Reload),
+    Check(files::Check),
     /// Examine this machine, its kernel and each port, and say what is not set up right and what mends it.
     Doctor(doctor::Arguments),
     /// Show samples of the frames that are dropped, live, each with its verdict.
@@ -70,6 +85,7 @@ enum Command {
     /// The frame is put to the code that decides in XDP, over the running daemon's tables, which are only
     /// read. Without a daemon it is told as far as the frame itself decides.
     Explain(explain::Arguments),
+    Completions(completions::Arguments),
 }
 
 /// Runs the program.
@@ -82,15 +98,26 @@ fn run(arguments: Arguments) -> Outcome {
         config: arguments.config,
         json: arguments.json,
     };
-    match arguments.command.unwrap_or(Command::Show) {
-        Command::Show => look::show(&context),
+    let command = arguments
+        .command
+        .unwrap_or_else(|| Command::Show(look::Show::default()));
+    match command {
+        Command::Show(arguments) => look::show(&context, arguments),
+        Command::Status(arguments) => look::status(&context, &arguments),
+        Command::Dump(_) => look::dump(&context),
+        Command::Top(arguments) => {
+            let daemon = Daemon::of(&context.config)?;
+            let source = Source::Gateway(daemon.client);
+            top::run(source, &daemon.config.runtime_directory, &arguments)
+        }
         Command::Init(arguments) => init::run(&context, arguments),
         Command::Workstation(command) => workstation::run(&context, command),
         Command::Key(command) => key::run(&context, command),
-        Command::Reload => files::reload(&context),
-        Command::Check => files::check(&context),
+        Command::Reload(_) => files::reload(&context),
+        Command::Check(arguments) => files::check(&context, arguments),
         Command::Doctor(arguments) => doctor::gateway(&context, &arguments),
         Command::Watch(arguments) => watch::run(&context, arguments),
         Command::Explain(arguments) => explain::run(&context, arguments),
+        Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
     }
 }

@@ -6,8 +6,10 @@
 //! is run with a [`Context`].
 
 pub mod agent;
+pub mod completions;
 pub mod daemon;
 pub mod gateway;
+mod top;
 
 use crate::program;
 use anyhow::Context as _;

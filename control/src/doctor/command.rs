@@ -16,7 +16,12 @@ use std::process::ExitCode;
 kernel does not tell others what stands on an interface. Each command it names is for you to weigh.
 
 Exit codes: 0 all is well, or there is only something to think over; 1 something must be mended; 2 wrong
-usage."
+usage.
+
+Examples:
+  portcullis doctor
+  portcullis doctor --json
+  portcullis-agent doctor"
 )]
 pub struct Arguments {
     /// Show only what is not as it should be.

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// What it is told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  portcullis explain 020000000001020000000002080045...     a frame in hex
+  portcullis explain 02000000000102000000000288b510000000     a frame in hex
   portcullis explain dropped.pcapng                        a line for each frame of a capture
   portcullis explain dropped.pcapng --frame 3              all steps of its third
   tcpdump -i eth1 -c 1 -w - | portcullis explain --port eth1

@@ -129,7 +129,7 @@ impl Daemon {
     }
 
     /// The Workstations that may use a port.
-    fn users(&self, port: &Port) -> impl Iterator<Item = WorkstationId> {
+    pub(super) fn users(&self, port: &Port) -> impl Iterator<Item = WorkstationId> {
         let id = port.id;
         let users = self.served.iter();
         users.filter_map(move |(slot, served)| served.ports.contains(&id).then_some(*slot))

@@ -5,6 +5,7 @@ use crate::api::{
     self, AddWorkstation, Added, Allow, Allowed, Control, KeyRetired, KeyRotated, Reloaded,
     Removed, RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
 };
+use crate::difference;
 use crate::explain::{Explain, Explained};
 use crate::metrics::Sample;
 use crate::rules;
@@ -136,22 +137,23 @@ impl Daemon {
         audit.change(By::signal("SIGHUP"), &what, || self.reload())
     }
 
-    /// Reads the Workstation files again and applies what differs, and the pins of pinned ports. What
-    /// else the configuration file says of ports, host interface and sizes is applied at the next
-    /// start; it is an error to have changed it, so that nobody takes it for applied.
+    /// Reads the configuration and the Workstation files again and applies what differs. Where the
+    /// configuration differs in what takes a restart nothing at all is applied, and it is an error that
+    /// names it, so that nobody takes it for applied.
     pub(super) fn reload(&mut self) -> Result<Reloaded, Problem> {
         let fresh = config::Gateway::load(&self.config_path)?;
-        if fresh != self.config && !self.reload_keyless(&fresh)? {
-            return Err(Problem::new(
-                Kind::Conflict,
-                format!("reload {}", self.config_path.display()),
-                "the configuration itself has changed, and a reload applies only the Workstations and pins",
-                "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
-            ));
+        let settings = difference::of(&self.config, &fresh);
+        difference::check_live(&self.config_path, &settings)?;
+        if !settings.is_empty() {
+            self.apply(&fresh)?;
         }
+        difference::keep(&self.config, &self.config_path);
         let changes = self.registry.reload()?;
         let name = |daemon: &Self, id| daemon.registry.by_slot(id).map(|ws| ws.name.to_string());
-        let mut answer = Reloaded::default();
+        let mut answer = Reloaded {
+            settings: settings.iter().map(ToString::to_string).collect(),
+            ..Reloaded::default()
+        };
         // What fails for one Workstation keeps nothing from the others, and is told at the end. All
         // that goes goes first: others may have its addresses and its key id now.
         let mut outcome = Ok(());
@@ -188,6 +190,29 @@ impl Daemon {
             .collect();
         self.events.tell(|| Happening::Reloaded);
         Ok(answer)
+    }
+
+    /// Applies what [`difference::check_live`] lets pass.
+    fn apply(&mut self, fresh: &config::Gateway) -> Result<(), Problem> {
+        let pins = config::Gateway {
+            ports: self.config.ports.clone(),
+            ..fresh.clone()
+        };
+        if pins != self.config && !self.reload_keyless(&pins)? {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("reload {}", self.config_path.display()),
+                "the configuration has changed in what a reload does not apply; nothing has been changed",
+                "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
+            ));
+        }
+        for at in 0..self.ports.len() {
+            let wanted = fresh.ports[at].rings.threaded_napi;
+            self.config.ports[at].rings.threaded_napi = wanted;
+            let users = self.users(&self.ports[at]).count();
+            self.ports[at].set_thread_napi(wanted, users);
+        }
+        Ok(())
     }
 }
 

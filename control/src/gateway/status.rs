@@ -49,7 +49,7 @@ impl Daemon {
                 .all()
                 .map(|(name, count)| (name.to_owned(), count))
                 .collect(),
-            queued: up.map(|up| up.tables.waiting(info.id)).sum(),
+            queued: up.map(|up| up.tables.queue(info.id).0).sum(),
             blocks_left,
         }
     }
@@ -147,6 +147,9 @@ impl Daemon {
             }
         }
         for port in self.ports.iter().filter_map(|port| port.up.as_ref()) {
+            let (waiting, limit) = port.tables.queue(id);
+            status.queue.waiting += waiting;
+            status.queue.limit += limit;
             if let Ok(verdicts) = port.wall.workstation_verdicts(id) {
                 for (name, count) in by_name(&verdicts) {
                     *status.verdicts.entry(name).or_default() += count;

@@ -271,14 +271,17 @@ impl PortTables {
         }
     }
 
-    /// Frames of a Workstation that were admitted and that its worker has not taken off the ring.
-    pub fn waiting(&self, workstation: u32) -> u64 {
-        self.credits.get(workstation as usize).map_or(0, |credit| {
-            // Read first, so that it is never the larger.
-            let consumed = word!(credit, consumed, AtomicU64).load(Ordering::Acquire);
-            let admitted = word!(credit, admitted, AtomicU64).load(Ordering::Acquire);
-            admitted.saturating_sub(consumed)
-        })
+    /// How many frames of a Workstation are in flight, and how many may be.
+    pub fn queue(&self, workstation: u32) -> (u64, u64) {
+        let Some(credit) = self.credits.get(workstation as usize) else {
+            return (0, 0);
+        };
+        // What is consumed first: it never overtakes what is admitted.
+        let consumed = word!(credit, consumed, AtomicU64).load(Ordering::Acquire);
+        let admitted = word!(credit, admitted, AtomicU64).load(Ordering::Acquire);
+        let limit = word!(credit, limit, AtomicU64).load(Ordering::Acquire);
+        // XDP counts a frame before the worker gives up one that it finds lost.
+        (admitted.saturating_sub(consumed).min(limit), limit)
     }
 
     /// How many frames of a Workstation may be in flight; 0 admits none.

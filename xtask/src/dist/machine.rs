@@ -37,14 +37,15 @@ impl Machine {
         let name = namespace.label().to_owned();
         let mut command = Command::new("systemd-nspawn");
         command
-            .args(["--boot", "--volatile=overlay", "--register=no", "--keep-unit", "--console=pipe"])
+            .args(["--boot", "--read-only",
+                "--volatile=overlay", "--register=no", "--keep-unit", "--console=pipe"])
             .arg(format!("--directory={}", cached("bookworm")?.display()))
             .arg(format!("--machine={}", namespace.name()))
             .arg(format!("--network-namespace-path=/run/netns/{}", namespace.name()))
             .arg(format!("--bind={}:{SHARED}", shared.display()))
             .args(["--bind=/dev/net/tun", "--system-call-filter=bpf mlockall"])
             .arg("--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE,CAP_IPC_LOCK")
-            // So that its systemd mounts a BPF file system of its own.
+            // Their /sys can be written to, as on a machine of iron.
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "yes")
             .stdin(Stdio::null());
         let mut container = Process::start(&name, command, &scratch.path().join("console"))?;
@@ -75,7 +76,14 @@ impl Machine {
                 .then_some(())
         });
         up.map_err(|error| anyhow!("{error:#}:\n{}", machine.container.log_tail(20)))?;
+        // systemd does that itself, but not in a container.
+        machine.run("mount -t bpf bpf /sys/fs/bpf")?;
         Ok(machine)
+    }
+
+    /// Its name: the namespace's label.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs a line of shell on the machine, as root; gives what it wrote.

@@ -7,6 +7,7 @@
 
 mod machine;
 mod prove;
+mod recipe;
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,6 +19,7 @@ use aws_lc_rs::digest;
 use clap::Args;
 
 use crate::fuzz::TRIPLE;
+use crate::pages;
 use crate::tasks::{cached, root};
 
 /// The programs that users get.
@@ -205,6 +207,17 @@ fn packages(
             copy(&packaging.join(from), &debian.join(to))?;
         }
     }
+    let (mut gateway, mut workstation) = (String::new(), String::new());
+    for page in pages::write(&source)? {
+        let page = page.strip_prefix(&source)?.display().to_string();
+        match page.strip_prefix("man/") {
+            Some(name) if name.starts_with("portcullis-agent") => workstation += &(page + "\n"),
+            Some(_) => gateway += &(page + "\n"),
+            None => {}
+        }
+    }
+    fs::write(debian.join("portcullis-gateway.manpages"), gateway)?;
+    fs::write(debian.join("portcullis-workstation.manpages"), workstation)?;
     let examples = source.join("examples");
     copy_tree(&packaging.join("tor"), &examples.join("tor"))?;
     copy(

@@ -1,24 +1,40 @@
-//! Whether the packages do what they must: on two machines with systemd, a Gateway and a Workstation,
-//! installed, set up as the README says, upgraded under traffic, removed and purged.
+//! Whether the packages do what they must: on machines with systemd, installed, set up, changed, upgraded
+//! under traffic and removed by the recipes of docs/operations.md, as they stand there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::machine::{Machine, SHARED};
+use super::recipe::{blocks, titles};
 use crate::attack::{arp, ethernet};
 use crate::rig::{
     Capture, Echo, GATEWAY_V4, Namespace, PacketSocket, Probe, Scratch, Serial, ping, require_root,
     veth, wait_for,
 };
+use crate::tasks::root;
 
-const PORT: &str = "eth1";
+/// Every Workstation's end of its cable.
+const CABLE: &str = "eth1";
 const SOON: Duration = Duration::from_secs(20);
 /// How long an upgrade may keep traffic waiting.
 const OUTAGE: Duration = Duration::from_secs(1);
+/// The Gateway's address on the pinned port of the recipe.
+const PINNED: Ipv4Addr = Ipv4Addr::new(10, 152, 200, 1);
+/// The recipes in the order in which they are proven.
+const ORDER: [&str; 8] = [
+    "A Workstation on a cable of its own",
+    "Several Workstations on one LAN",
+    "A Workstation without the agent",
+    "Tor behind it",
+    "Backup, and a new Gateway",
+    "A lost Workstation",
+    "An upgrade",
+    "Taking it away",
+];
 
 /// Proves the packages in a directory.
 ///
@@ -26,6 +42,12 @@ const OUTAGE: Duration = Duration::from_secs(1);
 /// The first thing that is not as it should be.
 pub fn run(packages: &Path) -> Result<()> {
     require_root()?;
+    let document = std::fs::read_to_string(root()?.join("docs/operations.md"))?;
+    let known = titles(&document);
+    ensure!(
+        known == ORDER,
+        "docs/operations.md has other recipes than are proven: {known:?}"
+    );
     let _turn = Serial::acquire()?;
     let shared = Scratch::new("packages")?;
     for name in super::names(packages)?
@@ -34,51 +56,44 @@ pub fn run(packages: &Path) -> Result<()> {
     {
         super::copy(&packages.join(name), &shared.path().join(name))?;
     }
-    let [gw, ws] = ["gateway", "desk"].map(Namespace::create);
-    let (gw, ws) = (Arc::new(gw?), Arc::new(ws?));
-    veth((&gw, PORT), (&ws, PORT), 1500)?;
-    let gateway = Machine::boot(&gw, shared.path())?;
-    let workstation = Machine::boot(&ws, shared.path())?;
-    step("two machines with systemd are up");
+    let site = Site::build(&document, shared.path())?;
+    step("machines with systemd are up");
+    let desk = site.host("desk");
 
-    gateway.run(&format!("dpkg --install {SHARED}/portcullis-gateway_*.deb"))?;
-    workstation.run(&format!(
-        "dpkg --install {SHARED}/portcullis-workstation_*.deb"
-    ))?;
-    for (machine, unit) in [
-        (&gateway, "portcullisd"),
-        (&workstation, "portcullis-agent"),
-    ] {
-        machine.run(&format!("systemctl is-enabled {unit}"))?;
-        ensure!(
-            !machine.succeeds(&format!("systemctl is-active {unit}"))?,
-            "{unit} runs without a configuration"
-        );
-        ensure!(
-            !machine.succeeds(&format!("systemctl is-failed {unit}"))?,
-            "{unit} failed, for want of a configuration"
-        );
-    }
-    step("installed; nothing runs before it is set up");
-
-    set_up(&gateway, &workstation)?;
-    connected(&gateway, &workstation, &ws)?;
+    site.install()?;
+    site.reaches("desk", GATEWAY_V4)?;
+    site.confined()?;
     step(
-        "set up as the README says; both services run, without privileges, and the tunnel carries",
+        "installed and set up: nothing ran before, all runs without privileges, and the tunnel carries",
     );
 
-    upgrade(&gateway, &gw, &ws)?;
+    site.cook("Several Workstations on one LAN")?;
+    site.reaches("lab", GATEWAY_V4)?;
+    site.reaches("desk", GATEWAY_V4)?;
+    site.cook("A Workstation without the agent")?;
+    site.reaches("printer", PINNED)?;
+    site.reaches("desk", GATEWAY_V4)?;
+    site.cook("Tor behind it")?;
+    step("more Workstations: on another port, and without an agent");
+
+    site.stuck("gateway", "portcullisd")?;
+    site.stuck("desk", "portcullis-agent")?;
+    site.reaches("desk", GATEWAY_V4)?;
+    step("daemons that did not turn any more were restarted by their watchdogs");
+
+    site.upgrade(desk)?;
     step(
         "upgraded under traffic: sessions recovered in time, and no foreign frame reached a kernel",
     );
 
-    for (machine, unit, state) in [
-        (&gateway, "portcullisd", "portcullis"),
-        (&workstation, "portcullis-agent", "portcullis-agent"),
-    ] {
-        stuck(machine, unit)?;
-        remove(machine, unit, state)?;
-    }
+    site.cook("A lost Workstation")?;
+    site.reaches("desk", GATEWAY_V4)?;
+    site.replace()?;
+    step("a Workstation got new keys, and a Gateway came back from its backup");
+
+    site.cook("Taking it away")?;
+    site.gone("gateway", "portcullis")?;
+    site.gone("desk", "portcullis-agent")?;
     step("removed, the ports given back set down; purged, nothing is left");
     Ok(())
 }
@@ -87,154 +102,238 @@ fn step(what: &str) {
     println!("  {what}");
 }
 
-fn set_up(gateway: &Machine, workstation: &Machine) -> Result<()> {
-    gateway.run(&format!("portcullis init --port {PORT}"))?;
-    gateway
-        .run("systemctl start portcullisd")
-        .with_context(|| gateway.journal("portcullisd"))?;
-    let file = format!("{SHARED}/desk.enrolment");
-    gateway.run(&format!(
-        "portcullis workstation add desk --allow any --output {file}"
-    ))?;
-    workstation.run(&format!("portcullis-agent enroll {file} && rm {file}"))?;
-    workstation
-        .run("systemctl start portcullis-agent")
-        .with_context(|| workstation.journal("portcullis-agent"))?;
-    Ok(())
+/// The Gateway, and a machine on each of its ports; what is called a printer is a host without a system.
+struct Site<'a> {
+    document: &'a str,
+    machines: Vec<Machine>,
+    hosts: Vec<Arc<Namespace>>,
 }
 
-fn connected(gateway: &Machine, workstation: &Machine, ws: &Namespace) -> Result<()> {
-    let reached = wait_for("the Gateway to answer through the tunnel", SOON, || {
-        let one = ping(
-            ws,
-            IpAddr::from(GATEWAY_V4),
-            [56],
-            Duration::from_millis(500),
-        );
-        one.is_ok_and(|ping| ping.answered == 1).then_some(())
-    });
-    reached.with_context(|| {
-        gateway.journal("portcullisd") + &workstation.journal("portcullis-agent")
-    })?;
-    for (machine, unit) in [(gateway, "portcullisd"), (workstation, "portcullis-agent")] {
-        let pid = machine.run(&format!("systemctl show --property MainPID --value {unit}"))?;
-        let status = machine.run(&format!("cat /proc/{}/status", pid.trim()))?;
-        let line = |name: &str| {
-            status
-                .lines()
-                .find(|line| line.starts_with(name))
-                .unwrap_or_default()
-                .to_owned()
-        };
-        ensure!(!line("Uid:").contains("\t0\t"), "{unit} runs as root");
-        ensure!(
-            line("CapPrm:").ends_with("0000000000000000"),
-            "{unit} kept {}",
-            line("CapPrm:")
-        );
-        ensure!(
-            line("Seccomp:").ends_with('2'),
-            "{unit} has no filter of system calls"
-        );
-    }
-    Ok(())
-}
-
-/// Installs the Gateway's package over itself while datagrams and foreign frames come in.
-fn upgrade(gateway: &Machine, gw: &Arc<Namespace>, ws: &Arc<Namespace>) -> Result<()> {
-    let _echo = Echo::start(gw, 7)?;
-    let heard = Capture::into_stack(gw, 0x0806, 16)?;
-    let socket = PacketSocket::sender(ws, PORT)?;
-    let probe = Probe::start(ws, (GATEWAY_V4.into(), 7), Duration::from_millis(1), 200)?;
-    let own = [2, 0, 0, 0, 0, 0x77];
-    let request = arp(1, (own, [192, 0, 2, 1].into()), ([0; 6], GATEWAY_V4));
-    let foreign = ethernet([0xff; 6], own, 0x0806, &request);
-    let began = Instant::now();
-    std::thread::scope(|scope| -> Result<()> {
-        let install = scope
-            .spawn(|| gateway.run(&format!("dpkg --install {SHARED}/portcullis-gateway_*.deb")));
-        while !install.is_finished() {
-            socket.send(&foreign);
-            std::thread::sleep(Duration::from_millis(1));
+impl<'a> Site<'a> {
+    fn build(document: &'a str, shared: &Path) -> Result<Self> {
+        let names = ["gateway", "desk", "lab", "printer"];
+        let hosts = names
+            .iter()
+            .map(|name| Ok(Arc::new(Namespace::create(name)?)))
+            .collect::<Result<Vec<_>>>()?;
+        for (at, host) in hosts.iter().enumerate().skip(1) {
+            veth((&hosts[0], &format!("eth{at}")), (host, CABLE), 1500)?;
         }
-        install
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread that upgrades panicked"))??;
-        Ok(())
-    })?;
-    let settled = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < settled {
-        socket.send(&foreign);
-        std::thread::sleep(Duration::from_millis(1));
+        let booted = hosts.iter().take(3).map(|host| Machine::boot(host, shared));
+        let machines = booted.collect::<Result<_>>()?;
+        Ok(Self {
+            document,
+            machines,
+            hosts,
+        })
     }
-    let report = probe.finish();
-    let gap = report.longest_gap();
-    println!(
-        "  the upgrade took {:.1} s and traffic waited {} ms",
-        began.elapsed().as_secs_f64() - 2.0,
-        gap.as_millis()
-    );
-    ensure!(
-        gap < OUTAGE,
-        "traffic waited {} ms for the upgrade:\n{}",
-        gap.as_millis(),
-        gateway.journal("portcullisd")
-    );
-    ensure!(
-        gap > Duration::from_millis(1),
-        "the daemon was not restarted"
-    );
-    heard.settle()?;
-    ensure!(
-        heard.incoming() == 0,
-        "the wall was open: {}",
-        heard.summary()
-    );
-    Ok(())
-}
 
-/// A daemon that does not turn any more is ended and started anew by systemd.
-fn stuck(machine: &Machine, unit: &str) -> Result<()> {
-    let pid = || machine.run(&format!("systemctl show --property MainPID --value {unit}"));
-    let before = pid()?;
-    machine.run(&format!("kill -STOP {}", before.trim()))?;
-    wait_for(
-        "the watchdog to restart a stopped daemon",
-        Duration::from_secs(40),
-        || {
-            let now = pid().ok()?;
+    fn host(&self, name: &str) -> &Arc<Namespace> {
+        let host = self.hosts.iter().find(|host| host.label() == name);
+        host.unwrap_or(&self.hosts[0])
+    }
+
+    fn machine(&self, name: &str) -> Result<&Machine> {
+        let machine = self.machines.iter().find(|machine| machine.name() == name);
+        machine.with_context(|| format!("there is no machine {name}"))
+    }
+
+    /// Runs a recipe's blocks on the machines they are for, in the directory that all share.
+    fn cook(&self, title: &str) -> Result<()> {
+        for block in blocks(self.document, title)? {
+            self.run(&block.machine, &block.text)
+                .with_context(|| format!("in the recipe `{title}`"))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, machine: &str, text: &str) -> Result<()> {
+        if machine == "printer" {
+            let host = self.host(machine);
+            for line in text.lines() {
+                let arguments = line.strip_prefix("ip ").context("it runs only ip")?;
+                host.ip(arguments)?;
+            }
+            return Ok(());
+        }
+        let machine = self.machine(machine)?;
+        machine
+            .run(&format!("set -e; cd {SHARED}\n{text}"))
+            .map(drop)
+    }
+
+    /// The first recipe, with a look between installing and setting up.
+    fn install(&self) -> Result<()> {
+        for block in blocks(self.document, ORDER[0])? {
+            let (install, rest) = block.text.split_once('\n').context("a block of one line")?;
+            self.run(&block.machine, install)?;
+            let machine = self.machine(&block.machine)?;
+            let unit = unit_of(&block.machine);
+            machine.run(&format!("systemctl is-enabled {unit}"))?;
+            ensure!(
+                !machine.succeeds(&format!(
+                    "systemctl is-active {unit} || systemctl is-failed {unit}"
+                ))?,
+                "{unit} was started before it was set up"
+            );
+            self.run(&block.machine, rest)
+                .with_context(|| machine.journal(unit))?;
+        }
+        Ok(())
+    }
+
+    fn reaches(&self, name: &str, address: Ipv4Addr) -> Result<()> {
+        let host = self.host(name);
+        let reached = wait_for(&format!("{address} to answer {name}"), SOON, || {
+            let one = ping(
+                host,
+                IpAddr::from(address),
+                [56],
+                Duration::from_millis(500),
+            );
+            one.is_ok_and(|ping| ping.answered == 1).then_some(())
+        });
+        reached.with_context(|| {
+            let mut journals = self.machines[0].journal("portcullisd");
+            if let Ok(machine) = self.machine(name) {
+                journals.push_str(&machine.journal("portcullis-agent"));
+            }
+            journals
+        })
+    }
+
+    /// Both daemons run as their account, without a capability, behind a filter.
+    fn confined(&self) -> Result<()> {
+        for name in ["gateway", "desk"] {
+            let (machine, unit) = (self.machine(name)?, unit_of(name));
+            let pid = machine.run(&format!("systemctl show --property MainPID --value {unit}"))?;
+            let status = machine.run(&format!("cat /proc/{}/status", pid.trim()))?;
+            let line = |field: &str| {
+                let line = status.lines().find(|line| line.starts_with(field));
+                line.unwrap_or_default().to_owned()
+            };
+            ensure!(!line("Uid:").contains("\t0\t"), "{unit} runs as root");
+            ensure!(
+                line("CapPrm:").ends_with("\t0000000000000000"),
+                "{unit} kept {}",
+                line("CapPrm:")
+            );
+            ensure!(line("Seccomp:").ends_with('2'), "{unit} is not filtered");
+        }
+        Ok(())
+    }
+
+    /// A daemon that does not turn any more is ended and started anew by systemd.
+    fn stuck(&self, name: &str, unit: &str) -> Result<()> {
+        let machine = self.machine(name)?;
+        let pid = || machine.run(&format!("systemctl show --property MainPID --value {unit}"));
+        let before = pid()?;
+        machine.run(&format!("kill -STOP {}", before.trim()))?;
+        let what = format!("the watchdog to restart a stopped {unit}");
+        wait_for(&what, Duration::from_secs(60), || {
             let active = machine
                 .succeeds(&format!("systemctl is-active {unit}"))
                 .ok()?;
-            (active && now != before && now.trim() != "0").then_some(())
-        },
-    )
-    .with_context(|| machine.journal(unit))
+            (active && pid().ok()? != before).then_some(())
+        })
+        .with_context(|| machine.journal(unit))
+    }
+
+    /// The upgrade's recipe while datagrams and foreign frames come in.
+    fn upgrade(&self, ws: &Arc<Namespace>) -> Result<()> {
+        let gw = self.host("gateway");
+        self.machine("gateway")?
+            .run("portcullis workstation allow desk +udp/7")?;
+        let _echo = Echo::start(gw, 7)?;
+        let heard = Capture::into_stack(gw, 0x0806, 16)?;
+        let socket = PacketSocket::sender(ws, CABLE)?;
+        let probe = Probe::start(ws, (GATEWAY_V4.into(), 7), Duration::from_millis(1), 200)?;
+        let own = [2, 0, 0, 0, 0, 0x77];
+        let request = arp(1, (own, [192, 0, 2, 1].into()), ([0; 6], GATEWAY_V4));
+        let foreign = ethernet([0xff; 6], own, 0x0806, &request);
+        let began = Instant::now();
+        let shout = || {
+            socket.send(&foreign);
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let took = std::thread::scope(|scope| -> Result<Duration> {
+            let install = scope.spawn(|| self.cook("An upgrade"));
+            while !install.is_finished() {
+                shout();
+            }
+            let done = install.join();
+            done.map_err(|_| anyhow!("the thread that upgrades panicked"))??;
+            Ok(began.elapsed())
+        })?;
+        let settled = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < settled {
+            shout();
+        }
+        let gap = probe.finish().longest_gap();
+        println!(
+            "  the upgrade took {:.1} s, and traffic waited {} ms",
+            took.as_secs_f64(),
+            gap.as_millis()
+        );
+        let journal = || self.machines[0].journal("portcullisd");
+        ensure!(
+            gap < OUTAGE,
+            "traffic waited {} ms:\n{}",
+            gap.as_millis(),
+            journal()
+        );
+        ensure!(
+            gap > Duration::from_millis(2),
+            "nothing was restarted:\n{}",
+            journal()
+        );
+        heard.settle()?;
+        ensure!(
+            heard.incoming() == 0,
+            "the wall was open: {}",
+            heard.summary()
+        );
+        Ok(())
+    }
+
+    /// The backup's recipe. The machine that takes the Gateway's place is the same one, purged.
+    fn replace(&self) -> Result<()> {
+        let gateway = self.machine("gateway")?;
+        for block in blocks(self.document, "Backup, and a new Gateway")? {
+            if block.machine == "replacement" {
+                gateway.run("dpkg --purge portcullis-gateway")?;
+                self.run("gateway", &block.text)?;
+            } else {
+                self.run(&block.machine, &block.text)?;
+            }
+        }
+        self.reaches("desk", GATEWAY_V4)?;
+        self.reaches("lab", GATEWAY_V4)
+    }
+
+    /// After removal and purge.
+    fn gone(&self, name: &str, state: &str) -> Result<()> {
+        let machine = self.machine(name)?;
+        let link = machine.run(&format!("ip -details link show {CABLE}"))?;
+        ensure!(
+            !link.contains("xdp") && !link.contains("state UP") && !link.contains(",UP"),
+            "the port of {name} was not given back, set down:\n{link}"
+        );
+        for left in [
+            "/sys/fs/bpf/portcullis/*",
+            &format!("/var/lib/{state}"),
+            "/etc/portcullis",
+        ] {
+            let there = machine.succeeds(&format!("ls -d {left} 2>/dev/null"))?;
+            ensure!(!there, "{left} is left on {name}");
+        }
+        Ok(())
+    }
 }
 
-fn remove(machine: &Machine, unit: &str, state: &str) -> Result<()> {
-    let package = match unit {
-        "portcullisd" => "portcullis-gateway",
-        _ => "portcullis-workstation",
-    };
-    let said = machine.run(&format!("dpkg --remove {package} 2>&1"))?;
-    let link = machine.run(&format!("ip -details link show {PORT}"))?;
-    ensure!(
-        !link.contains("xdp") && link.contains("state DOWN"),
-        "after the removal of {package}:\n{link}{said}"
-    );
-    ensure!(
-        !machine.succeeds("ls /sys/fs/bpf/portcullis/* 2>/dev/null")?,
-        "{package} left its pins"
-    );
-    ensure!(
-        machine.succeeds(&format!("test -d /var/lib/{state}"))?,
-        "keys are gone before the purge"
-    );
-    machine.run(&format!("dpkg --purge {package}"))?;
-    ensure!(
-        !machine.succeeds(&format!("ls -d /var/lib/{state} /etc/portcullis"))?,
-        "{package} left files after its purge"
-    );
-    Ok(())
+fn unit_of(machine: &str) -> &'static str {
+    match machine {
+        "gateway" => "portcullisd",
+        _ => "portcullis-agent",
+    }
 }

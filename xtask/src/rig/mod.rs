@@ -25,6 +25,7 @@ mod privileges;
 mod probe;
 mod process;
 mod rtt;
+mod terminal;
 mod topology;
 mod tor;
 mod traffic;
@@ -45,6 +46,7 @@ pub use privileges::{ACCOUNT, HELPER, ThreadStatus, descriptors, helper_of, thre
 pub use probe::{Echo, Probe, ProbeReport};
 pub use process::Process;
 pub use rtt::{RoundTrips, round_trips};
+pub use terminal::Terminal;
 pub use topology::{
     Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
 };

@@ -547,13 +547,13 @@ impl Workstation {
             .map_or_else(String::new, |process| process.log_tail(15))
     }
 
-    /// `portcullis-agent status --json`.
+    /// `portcullis-agent show --json`.
     ///
     /// # Errors
     /// When the agent does not answer.
     pub fn status(&self) -> Result<Value> {
-        let text = run(&mut self.agent("status --json"))?;
-        serde_json::from_str(&text).context("output of portcullis-agent status --json")
+        let text = run(&mut self.agent("show --json"))?;
+        serde_json::from_str(&text).context("output of portcullis-agent show --json")
     }
 
     /// Rekeys of the running agent so far.

@@ -26,6 +26,11 @@ impl Daemon {
         Ok(Self { config, client })
     }
 
+    /// The daemon with this runtime directory and no other business.
+    pub(super) fn at(runtime_directory: &Path) -> Client {
+        Client::gateway(runtime_directory, "portcullisd".to_owned())
+    }
+
     /// What the daemon answers; or, when it is not running, what is done to the registry.
     fn or_registry<T>(
         &self,

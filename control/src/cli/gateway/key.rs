@@ -10,11 +10,13 @@ pub enum Command {
     /// Make a new key, which enrolments name from now on. The one before is still accepted.
     #[command(after_help = "The whole way:
   portcullis key rotate
-  portcullis workstation rotate NAME     for each, and carry the file to it
+  portcullis workstation rotate alpha    for each Workstation, and carry the file to it
   portcullis                             says who still knows the old key only
-  portcullis key retire")]
+  portcullis key retire                  when nobody does")]
     Rotate,
     /// Give up the key before. Refused while it would lock somebody out.
+    #[command(after_help = "Example:
+  portcullis key retire --force      locks out whoever has not been given new keys")]
     Retire {
         /// Lock them out.
         #[arg(long)]

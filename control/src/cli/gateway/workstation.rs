@@ -1,6 +1,7 @@
 //! `portcullis workstation`: who may use the Gateway.
 
-use super::{Context, Daemon, Outcome, enrolment};
+use super::enrolment::Way;
+use super::{Context, Daemon, Outcome, enrolment, look};
 use crate::api::{self, AddWorkstation, Allow, RotateWorkstation, SetWorkstation};
 use crate::choices::{self, CipherChoice};
 use crate::rules::{Change, Rule};
@@ -15,8 +16,18 @@ use std::path::PathBuf;
 #[derive(Subcommand)]
 pub enum Command {
     /// Add a Workstation and write the enrolment file that is carried to it by hand.
-    #[command(after_help = "Example:
+    ///
+    /// The keys are in that file and nowhere else: the Gateway keeps none of the Workstation's private
+    /// keys. With --encrypt the file is safe on its way without the passphrase; with --qr there is no
+    /// file, and the Workstation's camera reads the keys off this terminal.
+    #[command(after_help = "Examples:
   portcullis workstation add alpha --output /media/usb/alpha.enrolment
+  portcullis workstation add beta --port eth2 --address 10.152.152.20
+  portcullis workstation add gamma --allow tcp/9050,tcp/9100-9110,icmp
+  portcullis workstation add delta --encrypt
+  portcullis workstation add epsilon --qr
+  portcullis workstation add zeta --public-key zeta.public
+
 Then on the Workstation:
   portcullis-agent enroll /media/usb/alpha.enrolment")]
     Add {
@@ -45,12 +56,20 @@ Then on the Workstation:
         /// again [default: tcp/9050, tcp/9040, udp/5353 and icmp]. See `workstation allow --help`.
         #[arg(long, value_name = "RULE", value_delimiter = ',')]
         allow: Vec<Rule>,
-        /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
+        #[command(flatten)]
+        way: Way,
     },
     /// List the Workstations.
+    #[command(after_help = "Example:
+  portcullis workstation list")]
     List,
+    /// Show one Workstation: state, session, rules and every counter.
+    #[command(after_help = "Example:
+  portcullis workstation show alpha")]
+    Show {
+        /// Its name.
+        name: String,
+    },
     /// Change what a Workstation may reach, at once and without ending its session.
     ///
     /// Everything that no rule names is dropped. A rule is any, icmp, tcp, udp, tcp/PORT, udp/PORT or
@@ -71,11 +90,16 @@ Then on the Workstation:
         changes: Vec<Change>,
     },
     /// Remove a Workstation; its sessions are gone when this returns.
+    #[command(after_help = "Example:
+  portcullis workstation remove alpha")]
     Remove {
         /// Its name.
         name: String,
     },
     /// Change what a Workstation's sessions are protected with; the one it has ends, and it begins another within seconds.
+    #[command(after_help = "Examples:
+  portcullis workstation set alpha --padding full
+  portcullis workstation set alpha --cipher aes-256-gcm-siv --protection encrypt")]
     Set {
         /// Its name.
         name: String,
@@ -90,11 +114,15 @@ Then on the Workstation:
         padding: Option<String>,
     },
     /// Turn a Workstation off; its sessions are gone when this returns. Its keys are kept.
+    #[command(after_help = "Example:
+  portcullis workstation disable alpha")]
     Disable {
         /// Its name.
         name: String,
     },
     /// Turn a Workstation on again.
+    #[command(after_help = "Example:
+  portcullis workstation enable alpha")]
     Enable {
         /// Its name.
         name: String,
@@ -102,8 +130,11 @@ Then on the Workstation:
     /// Give a Workstation new keys by a new enrolment file.
     ///
     /// The keys it has stay good until it uses the new ones, for a week at most.
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   portcullis workstation rotate alpha --output /media/usb/alpha.enrolment
+  portcullis workstation rotate alpha --encrypt
+  portcullis workstation rotate alpha --cancel     it keeps the keys it has
+
 Then on the Workstation:
   portcullis-agent enroll --replace /media/usb/alpha.enrolment
 and restart the agent there.")]
@@ -117,11 +148,10 @@ and restart the agent there.")]
         /// its sessions, at once.
         #[arg(long, value_name = "HOURS", default_value_t = api::KEEP_OLD / 3600)]
         keep_old: u64,
-        /// Where to write the enrolment file [default: NAME.enrolment]; - for standard output.
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
+        #[command(flatten)]
+        way: Way,
         /// Take new keys back that it has not used yet.
-        #[arg(long, conflicts_with_all = ["public_key", "keep_old", "output"])]
+        #[arg(long, conflicts_with_all = ["public_key", "keep_old", "output", "encrypt", "qr"])]
         cancel: bool,
     },
 }
@@ -138,7 +168,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
             padding,
             public_key,
             allow,
-            output,
+            way,
         } => {
             let request = AddWorkstation {
                 name,
@@ -150,12 +180,13 @@ pub fn run(context: &Context, command: Command) -> Outcome {
                 public_key: public_key.as_deref().map(keygen::read).transpose()?,
                 allow: (!allow.is_empty()).then_some(allow),
             };
-            enrolment::add(context, request, output)
+            enrolment::add(context, request, way)
         }
         Command::List => {
             let all = Daemon::of(&context.config)?.workstations()?;
             context.print(&all, || show::workstations(&all, show::colours(&stdout())))
         }
+        Command::Show { name } => look::workstation(context, &name),
         Command::Allow { name, changes } => {
             let daemon = Daemon::of(&context.config)?;
             let allowed = match changes.is_empty() {
@@ -219,14 +250,14 @@ pub fn run(context: &Context, command: Command) -> Outcome {
             name,
             public_key,
             keep_old,
-            output,
+            way,
             cancel: false,
         } => {
             let request = RotateWorkstation {
                 public_key: public_key.as_deref().map(keygen::read).transpose()?,
                 keep_old_seconds: Some(keep_old.saturating_mul(3600)),
             };
-            enrolment::rotate(context, &name, &request, output)
+            enrolment::rotate(context, &name, &request, way)
         }
     }
 }

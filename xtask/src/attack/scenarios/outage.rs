@@ -88,9 +88,21 @@ pub(super) fn until_it_reaches(suite: &mut Suite<'_>) -> Result<Duration> {
 }
 
 pub(super) fn without_a_daemon(suite: &mut Suite<'_>) -> Result<Happened> {
+    let sealer = suite.rogue()?.session()?;
+    let packet = inner::udp4(
+        sealer.v4,
+        GATEWAY_V4,
+        4444,
+        b"of a session whose keys XDP has",
+    );
     let socket = PacketSocket::sender(&suite.demo.evil, "cable0")?;
     suite.demo.gateway.kill();
-    let mut writer = everything_old(suite);
+    let mut old = everything_old(suite);
+    // Those XDP admits, and there is nobody to hand them to.
+    let mut writer = move |at: u64, buffer: &mut Vec<u8>| match at % 4 {
+        0 => *buffer = sealer.seal(&packet),
+        _ => old(at, buffer),
+    };
     let sent = flood(
         &socket,
         Bounds::full_speed(Duration::from_secs(1)),

@@ -1,5 +1,8 @@
 //! The programs as a person uses them, over a real socket where one is needed.
 
+mod look;
+mod transport;
+
 use portcullis_control::api::server::{Options, Server};
 use portcullis_control::api::socket::Socket;
 use portcullis_control::api::{
@@ -619,7 +622,7 @@ fn a_daemon_that_does_not_run_is_told_with_the_way_to_start_it() {
             "{text}"
         );
     }
-    let text = failure(&rig.agent(&["status"]));
+    let text = failure(&rig.agent(&["show"]));
     assert!(
         text.contains("portcullis-agent --config agent.toml up"),
         "{text}"
@@ -862,13 +865,12 @@ fn an_agent_tells_its_status_and_goes_down_when_asked() {
     });
     let _server =
         Server::start_agent(socket, agent.clone(), Options::new(rig.directory.path())).unwrap();
-    let output = rig.agent(&["status"]);
+    let output = rig.agent(&["show"]);
     assert!(out(&output).contains("alpha") && out(&output).contains("no session"));
-    let status: AgentStatus =
-        serde_json::from_str(&out(&rig.agent(&["status", "--json"]))).unwrap();
+    let status: AgentStatus = serde_json::from_str(&out(&rig.agent(&["show", "--json"]))).unwrap();
     assert_eq!(status.state, "hello");
     assert_eq!(out(&rig.agent(&["down"])), DOWN);
     assert!(agent.down.load(Ordering::SeqCst));
-    let text = failure(&rig.agent(&["status"]));
+    let text = failure(&rig.agent(&["show"]));
     assert!(text.contains("asking: going down"), "{text}");
 }

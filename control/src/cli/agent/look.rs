@@ -1,0 +1,70 @@
+//! `portcullis-agent show`, `dump` and `status`: what the agent is doing, for people, scripts and
+//! monitoring.
+
+use super::{Context, Outcome};
+use crate::cli::gateway::look::unknown;
+use crate::show::{self, dump, health};
+use clap::Args;
+use std::io::stdout;
+
+/// Show what the agent is doing.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  portcullis-agent show
+  portcullis-agent show --json")]
+pub struct Show;
+
+/// Print everything in tab-separated columns, for scripts.
+#[derive(Args)]
+#[command(after_help = dump_help())]
+pub struct Dump;
+
+fn dump_help() -> String {
+    format!(
+        "{}\n\nExamples:
+  portcullis-agent dump
+  portcullis-agent dump | awk -F '\\t' '$1 == \"count\" {{ print $5, $6 }}'",
+        dump::columns()
+    )
+}
+
+/// Say whether all is well, and in the exit code, and show what the agent is doing.
+#[derive(Args)]
+#[command(after_help = "Exit codes (those of monitoring plugins):
+  0  all is well
+  1  it works, and somebody should look at it
+  2  it does not do its work: there is no session with the Gateway, or the port is down or missing
+  3  not known: the agent does not answer, or may not be asked
+
+Examples:
+  portcullis-agent status
+  portcullis-agent status > /dev/null || echo 'no tunnel'")]
+pub struct Look;
+
+/// Shows all of it.
+pub fn show(context: &Context) -> Outcome {
+    let status = context.client.agent_status()?;
+    context
+        .output
+        .print(&status, || show::agent(&status, show::colours(&stdout())))
+}
+
+/// Prints everything in columns.
+pub fn dump(context: &Context) -> Outcome {
+    let status = context.client.agent_status()?;
+    context.output.print(&status, || dump::agent(&status))
+}
+
+/// Says whether all is well.
+pub fn status(context: &Context) -> Outcome {
+    let status = match context.client.agent_status() {
+        Ok(status) => status,
+        Err(problem) => return Ok(unknown("portcullis-agent", &problem)),
+    };
+    let health = health::Health::of_agent(&status);
+    context.output.print(&health, || {
+        let colours = show::colours(&stdout());
+        health.text(&show::agent(&status, colours), colours)
+    })?;
+    Ok(health.level.code())
+}

@@ -1,0 +1,197 @@
+//! `top`: what passes and what is dropped, live, for each port and each Workstation.
+//!
+//! [`rates`] makes rates of one status after another, [`threads`] finds out what the daemon's threads
+//! use of the cores, [`screen`] is what a person sees and types, without a terminal, and [`view`]
+//! draws it. Here is what ties them to the terminal.
+
+pub mod rates;
+pub mod screen;
+mod threads;
+mod view;
+
+use crate::api::client::Client;
+use crate::api::{AgentStatus, Status, WorkstationStatus};
+use crate::problem::{Kind, Problem};
+use crossbeam::channel::{Receiver, Sender, bounded, never, select_biased};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use screen::Screen;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use std::io::{IsTerminal as _, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use threads::Threads;
+
+/// How long a key may wait to be seen, and a signal to be obeyed.
+const ROUND: Duration = Duration::from_millis(50);
+/// The intervals that can be asked for, in seconds.
+pub const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=60.0;
+
+/// Who is looked at.
+#[derive(Clone)]
+pub enum Source {
+    /// The Gateway's daemon.
+    Gateway(Client),
+    /// A Workstation's agent.
+    Agent(Client),
+}
+
+impl Source {
+    fn ask(&self) -> Result<Status, Problem> {
+        match self {
+            Self::Gateway(client) => client.status(),
+            Self::Agent(client) => client.agent_status().map(as_gateways),
+        }
+    }
+
+    fn program(&self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "portcullisd",
+            Self::Agent(_) => "portcullis-agent",
+        }
+    }
+}
+
+/// An agent's status as that of a Gateway with one port and one Workstation, so that one screen is
+/// enough. "From it" is what comes from the Gateway then.
+fn as_gateways(status: AgentStatus) -> Status {
+    Status {
+        version: status.version,
+        started_seconds: status.started_seconds,
+        engine: status.engine,
+        workers: 1,
+        worker_cores: vec![None],
+        workstations: vec![WorkstationStatus {
+            name: status.name,
+            key_id: Some(status.key_id),
+            enabled: true,
+            port: Some(status.port.interface.clone()),
+            session: status.session,
+            last_handshake_seconds: status.last_handshake_seconds,
+            rx: status.rx,
+            tx: status.tx,
+            drops: status.drops,
+            rekeys: status.rekeys,
+            ..WorkstationStatus::default()
+        }],
+        ports: vec![status.port],
+        warnings: status.last_error.into_iter().collect(),
+        ..Status::default()
+    }
+}
+
+/// One look.
+struct Look {
+    at: Instant,
+    answer: Result<Status, Problem>,
+    threads: Vec<threads::Use>,
+}
+
+/// Shows it until it is told to stop.
+///
+/// # Errors
+/// There is no terminal, nobody answers at the beginning, or the terminal fails.
+pub fn run(source: Source, socket: &Path, interval: f64) -> Result<(), Problem> {
+    const TRIED: &str = "showing what happens, live";
+    if !stdout().is_terminal() || !stdin().is_terminal() {
+        return Err(Problem::new(
+            Kind::Unavailable,
+            TRIED,
+            "standard input and output are no terminal",
+            "run it at a terminal; for scripts there are show --json and dump",
+        ));
+    }
+    if !INTERVALS.contains(&interval) {
+        return Err(Problem::new(
+            Kind::Invalid,
+            TRIED,
+            format!("it cannot be drawn every {interval} seconds"),
+            format!(
+                "give an interval from {} to {} seconds",
+                INTERVALS.start(),
+                INTERVALS.end()
+            ),
+        ));
+    }
+    // Asked once before the terminal is taken: what is wrong is read better on an ordinary screen.
+    let first = source.ask()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| Problem::io("waiting for signals", &error))?;
+    }
+    let mut screen = Screen::new(source.program());
+    screen.take(Instant::now(), Ok(first), Vec::new());
+    let looks = sampler(source, socket.to_owned(), Duration::from_secs_f64(interval));
+    // Puts the terminal back on a panic, too.
+    let mut terminal = ratatui::try_init().map_err(|error| Problem::io(TRIED, &error))?;
+    let outcome = serve(&mut terminal, &mut screen, &looks, &stop);
+    ratatui::restore();
+    outcome.map_err(|error| Problem::io("drawing on the terminal", &error))
+}
+
+/// Looks again and again, on a thread of its own: keys are answered while the daemon is not.
+fn sampler(source: Source, socket: PathBuf, interval: Duration) -> Receiver<Look> {
+    let (sender, receiver): (Sender<Look>, _) = bounded(1);
+    let watch = move || {
+        let mut threads = Threads::new(socket);
+        loop {
+            std::thread::sleep(interval);
+            let answer = source.ask();
+            let look = Look {
+                at: Instant::now(),
+                threads: threads.look(),
+                answer,
+            };
+            if sender.send(look).is_err() {
+                return;
+            }
+        }
+    };
+    match std::thread::Builder::new()
+        .name("looks".into())
+        .spawn(watch)
+    {
+        Ok(_) => receiver,
+        Err(_) => never(),
+    }
+}
+
+fn serve(
+    terminal: &mut DefaultTerminal,
+    screen: &mut Screen,
+    looks: &Receiver<Look>,
+    stop: &AtomicBool,
+) -> std::io::Result<()> {
+    loop {
+        terminal.draw(|frame| view::draw(frame, screen))?;
+        // Until there is something new to draw.
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let mut news = false;
+            select_biased! {
+                recv(looks) -> look => if let Ok(look) = look {
+                    screen.take(look.at, look.answer, look.threads);
+                    news = true;
+                },
+                default => {}
+            }
+            if event::poll(if news { Duration::ZERO } else { ROUND })? {
+                news = true;
+                match event::read()? {
+                    Event::Key(key) if key.kind != KeyEventKind::Release && screen.key(key) => {
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
+            if news {
+                break;
+            }
+        }
+    }
+}
