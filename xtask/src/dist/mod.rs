@@ -219,11 +219,12 @@ fn packages(
     fs::write(debian.join("portcullis-gateway.manpages"), gateway)?;
     fs::write(debian.join("portcullis-workstation.manpages"), workstation)?;
     let examples = source.join("examples");
-    copy_tree(&packaging.join("tor"), &examples.join("tor"))?;
-    copy(
-        &packaging.join("portcullis-performance.conf"),
-        &examples.join("portcullis-performance.conf"),
-    )?;
+    for directory in ["tor", "prometheus", "grafana"] {
+        copy_tree(&packaging.join(directory), &examples.join(directory))?;
+    }
+    for drop_in in ["portcullis-performance.conf", "portcullis-metrics.conf"] {
+        copy(&packaging.join(drop_in), &examples.join(drop_in))?;
+    }
     let log = Command::new("dpkg-buildpackage")
         .args(["--build=binary", "--no-sign", "--no-check-builddeps"])
         .current_dir(&source)
