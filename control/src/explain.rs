@@ -27,6 +27,8 @@ pub use show::{one, several};
 
 /// Frames that can be asked about at once.
 pub const MOST_FRAMES: usize = 64;
+/// The longest frame that can be asked about: what captures hold at most.
+pub const MOST_BYTES: u32 = 262_144;
 
 /// Frames to be explained. Nothing changes by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -45,6 +47,7 @@ pub struct Explain {
 #[serde(deny_unknown_fields)]
 pub struct FrameHead {
     /// How many bytes it had, from its Ethernet header on.
+    #[schema(maximum = 262_144)]
     pub length: u32,
     /// Its first 256 bytes or fewer, in hex.
     #[schema(pattern = "^([0-9a-f]{2})*$", max_length = 512)]
@@ -183,6 +186,14 @@ pub fn answer(
         ));
     }
     let explained = frames.iter().map(|frame| {
+        if frame.length > MOST_BYTES {
+            return Err(Problem::new(
+                Kind::Invalid,
+                TRIED,
+                format!("a frame of {} bytes; at most {MOST_BYTES}", frame.length),
+                "give the length that it had on the cable",
+            ));
+        }
         let head = hex::decode(&frame.head).map_err(|error| {
             let remedy = "give the bytes from the Ethernet header on, two digits each";
             Problem::new(

@@ -2,6 +2,7 @@
 //! explains itself.
 
 use crate::config::{self, Gateway};
+use crate::confine;
 use crate::files;
 use crate::interfaces::{self, Interface};
 use crate::keys::PublicKey;
@@ -55,6 +56,8 @@ pub fn init(path: &Path, request: &Request) -> Result<Made, Problem> {
             "change it by hand; or move it away and run this again (the key and the Workstations are kept)",
         ));
     }
+    // There is no configuration yet that would say so.
+    confine::trust(None);
     let all = interfaces::list()?;
     let mut warnings = Vec::new();
     let ports = ports(&tried, request, &all, &mut warnings)?;

@@ -1,6 +1,6 @@
 //! Frames as a person has them: hex on the command line or from a pipe, or a capture file.
 
-use super::FrameHead;
+use super::{FrameHead, MOST_BYTES};
 use crate::problem::{Kind, Problem};
 use dataplane::explain::HEAD;
 use pcap_file::DataLink;
@@ -115,7 +115,7 @@ fn of_text(name: &str, text: &str) -> Result<Frames, Problem> {
 
 fn head(bytes: &[u8], length: usize) -> FrameHead {
     FrameHead {
-        length: u32::try_from(length).unwrap_or(u32::MAX),
+        length: u32::try_from(length).unwrap_or(MOST_BYTES).min(MOST_BYTES),
         head: hex::encode(&bytes[..bytes.len().min(HEAD)]),
     }
 }

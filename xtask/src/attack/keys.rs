@@ -283,15 +283,19 @@ pub const KEYS: &[Attack] = &[
             })
         },
     ),
-    keys("every frame sixteen times", &["replay"], |known| {
-        let sealer = known.sealer();
-        let packet = inner::udp4(sealer.v4, GATEWAY_V4, 4444, b"again");
-        Box::new(move |number, buffer| {
-            if number % 16 == 0 || buffer.is_empty() {
-                *buffer = sealer.seal(&packet);
-            }
-        })
-    }),
+    keys(
+        "every frame sixteen times",
+        &["replay", "policy_denied"],
+        |known| {
+            let sealer = known.sealer();
+            let packet = inner::udp4(sealer.v4, GATEWAY_V4, 4444, b"again");
+            Box::new(move |number, buffer| {
+                if number % 16 == 0 || buffer.is_empty() {
+                    *buffer = sealer.seal(&packet);
+                }
+            })
+        },
+    ),
     keys(
         "garbage under right admission tags",
         &["open_failed"],

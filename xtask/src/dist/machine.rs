@@ -21,8 +21,6 @@ pub const SHARED: &str = "/mnt";
 pub struct Machine {
     name: String,
     container: Process,
-    /// The machine's process 1, as this one sees it.
-    init: u32,
     _scratch: Scratch,
 }
 
@@ -48,34 +46,23 @@ impl Machine {
             // Their /sys can be written to, as on a machine of iron.
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "yes")
             .stdin(Stdio::null());
-        let mut container = Process::start(&name, command, &scratch.path().join("console"))?;
-        let pid = container.pid();
-        let mut ended = None;
-        let init = wait_for("a machine's process 1", BOOT, || {
-            ended = container.exited();
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            let first = children.ok()?.split_whitespace().next()?.parse().ok();
-            first.or(ended.map(|_| 0))
-        });
-        ensure!(
-            ended.is_none(),
-            "systemd-nspawn ended:\n{}",
-            container.log_tail(20)
-        );
-        let machine = Self {
+        let container = Process::start(&name, command, &scratch.path().join("console"))?;
+        let mut machine = Self {
             name,
-            init: init?,
             container,
             _scratch: scratch,
         };
+        let mut ended = None;
         let up = wait_for("a machine to have started", BOOT, || {
-            let said = machine.output("systemctl is-system-running").ok()?;
-            let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
-            ["running", "degraded"]
-                .contains(&said.as_str())
-                .then_some(())
+            ended = machine.container.exited();
+            let said = machine.output("systemctl is-system-running");
+            let said = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
+            let up = said.is_ok_and(|said| ["running", "degraded"].contains(&said.as_str()));
+            (up || ended.is_some()).then_some(())
         });
-        up.map_err(|error| anyhow!("{error:#}:\n{}", machine.container.log_tail(20)))?;
+        let console = || machine.container.log_tail(20);
+        up.map_err(|error| anyhow!("{error:#}:\n{}", console()))?;
+        ensure!(ended.is_none(), "systemd-nspawn ended:\n{}", console());
         // systemd does that itself, but not in a container.
         machine.run("mount -t bpf bpf /sys/fs/bpf")?;
         Ok(machine)
@@ -112,7 +99,7 @@ impl Machine {
     }
 
     fn output(&self, line: &str) -> Result<Output> {
-        let init = self.init.to_string();
+        let init = self.init()?.to_string();
         let mut command = Command::new("nsenter");
         command.args([
             "--target", &init, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
@@ -124,6 +111,15 @@ impl Machine {
             .env("DEBIAN_FRONTEND", "noninteractive");
         let output = command.stdin(Stdio::null()).output();
         output.with_context(|| format!("running `{line}` on {}", self.name))
+    }
+
+    /// The machine's process 1, as this one sees it. There may be another child before it is there.
+    fn init(&self) -> Result<u32> {
+        let pid = self.container.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let first = children.split_whitespace().next();
+        let first = first.with_context(|| format!("the machine {} has not begun", self.name))?;
+        Ok(first.parse()?)
     }
 
     /// What the units of this name have said.
