@@ -1,7 +1,7 @@
 //! `portcullis doctor` and `portcullis-agent doctor`: whether this box, its kernel and each port are set up
 //! right.
 //!
-//! [`read`] looks, at the rim: netlink, ethtool, sysfs, procfs, the control socket. What it found are
+//! [`mod@read`] looks, at the rim: netlink, ethtool, sysfs, procfs, the control socket. What it found are
 //! [`Facts`], and each family of checks makes findings of them, purely. Nothing is changed; it works with
 //! the daemon and without.
 

@@ -57,7 +57,11 @@ fn sample(context: *mut xdp_md, watch: *mut Watch, verdict: u32, of: u32) {
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: as above, and the index is masked to the buckets. CPUs may race for a token, and then
     // take more by the number of CPUs at most.
-    let bucket = unsafe { &mut *(&raw mut (*watch).buckets).cast::<wire::tables::Bucket>().add(verdict as usize) };
+    let bucket = unsafe {
+        &mut *(&raw mut (*watch).buckets)
+            .cast::<wire::tables::Bucket>()
+            .add(verdict as usize)
+    };
     if !bucket.take(now, rate) {
         return;
     }
