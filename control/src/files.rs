@@ -355,14 +355,19 @@ fn open_exclusive(path: &Path, mode: u32) -> io::Result<File> {
         .mode(mode)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)?;
-    // Root makes files for the daemon in the daemon's directories.
+    leave_to_account(&file, path)?;
+    step();
+    Ok(file)
+}
+
+/// Root makes files for the daemon in the daemon's directories.
+pub(crate) fn leave_to_account(file: &File, path: &Path) -> io::Result<()> {
     let directory = fs::metadata(directory_of(path))?;
     let account = ACCOUNT.load(Ordering::Relaxed);
     if account != 0 && directory.uid() == account && nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::fchown(&file, Some(account), Some(directory.gid()))?;
+        std::os::unix::fs::fchown(file, Some(account), Some(directory.gid()))?;
     }
-    step();
-    Ok(file)
+    Ok(())
 }
 
 fn fill(mut file: File, text: &str) -> io::Result<()> {

@@ -877,6 +877,7 @@ pub fn lock_file(path: &Path, tried: &str, why: &str) -> Result<Flock<File>, Pro
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)
         .map_err(|error| io(&error))?;
+    files::leave_to_account(&file, path).map_err(|error| io(&error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             // For people; the lock itself is what counts.
