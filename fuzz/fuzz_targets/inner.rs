@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Ok(Inner::Control(kind)) => {
             assert_eq!(kind, bytes[0]);
-            assert!(kind < 16 && destination.is_none() && inner::packet(bytes).is_err());
+            assert!(kind < 16 && pair.is_none() && inner::packet(bytes).is_err());
         }
         Err(_) => assert!(inner::packet(bytes).is_err()),
     }
