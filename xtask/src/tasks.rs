@@ -230,7 +230,7 @@ pub fn cached(path: &str) -> Result<PathBuf> {
     let path = cache.join("portcullis").join(path);
     ensure!(
         path.exists(),
-        "{} is not there: `./run setup` puts it there",
+        "{} is not there: `./run setup` or `./run dist` puts it there",
         path.display()
     );
     Ok(path)
