@@ -271,7 +271,12 @@ pub fn directory(path: &Path, mode: u32) -> Result<(), Problem> {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Problem::io(&tried, &error));
             }
-            _ => {
+            made => {
+                if made.is_ok() {
+                    File::open(path)
+                        .and_then(|made| leave_to_account(&made, path))
+                        .map_err(|error| Problem::io(&tried, &error))?;
+                }
                 let _ = sync_directory_of(path);
             }
         }
@@ -360,7 +365,7 @@ fn open_exclusive(path: &Path, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Root makes files for the daemon in the daemon's directories.
+/// Root makes files and directories for the daemon in the daemon's directories.
 pub(crate) fn leave_to_account(file: &File, path: &Path) -> io::Result<()> {
     let directory = fs::metadata(directory_of(path))?;
     let account = ACCOUNT.load(Ordering::Relaxed);
@@ -559,6 +564,26 @@ mod tests {
         assert!(!path.exists());
         Reserved::new(&path).unwrap().fill("text").unwrap();
         assert_eq!(read_secret(&path).unwrap().as_str(), "text");
+    }
+
+    #[test]
+    fn what_root_makes_in_the_accounts_directory_is_the_accounts() {
+        const DAEMON: u32 = 12346;
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test needs root: it gives files to another user"
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        private_directory(&state).unwrap();
+        std::os::unix::fs::chown(&state, Some(DAEMON), Some(DAEMON)).unwrap();
+        trust(nix::unistd::Uid::from_raw(DAEMON));
+        private_directory(&state.join("workstations")).unwrap();
+        let key = state.join("workstations/key");
+        create_secret(&key, "text").unwrap();
+        for path in [state.join("workstations"), key] {
+            assert_eq!(fs::metadata(&path).unwrap().uid(), DAEMON);
+        }
     }
 
     #[test]
