@@ -25,7 +25,7 @@ use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
 use crate::rollback::{self, Clocks, Generation};
-use crate::watchdog::Watchdog;
+use crate::systemd::Systemd;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
@@ -85,7 +85,7 @@ struct Agent {
     retried: Instant,
     /// When the helper was last looked at.
     looked: Instant,
-    watchdog: Watchdog,
+    systemd: Systemd,
 }
 
 /// Runs the agent until it is told to stop.
@@ -119,7 +119,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
         workstation = agent.identity.name.as_str(),
         "ready; looking for the Gateway"
     );
-    process::ready();
+    agent.systemd.ready();
     let outcome = agent.serve(&requests, &link_events, &generations, &signals);
     server.stop();
     agent.pool.stop();
@@ -234,6 +234,7 @@ impl Agent {
             Some(path) => Some(Generation::open(path)?),
             None => None,
         };
+        let systemd = Systemd::from_environment();
         confine::daemon(
             account,
             &Paths {
@@ -301,7 +302,7 @@ impl Agent {
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
-            watchdog: Watchdog::from_environment(),
+            systemd,
         })
     }
 
@@ -385,7 +386,7 @@ impl Agent {
             self.look_for_rollback();
             self.look_at_traffic();
             self.mix();
-            self.watchdog.look(&self.pool);
+            self.systemd.look(&self.pool);
             self.machine.tick(now());
             self.retry_port();
             self.retry_configure();

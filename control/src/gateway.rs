@@ -40,8 +40,8 @@ use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise;
 use crate::registry::Registry;
+use crate::systemd::Systemd;
 use crate::watch::Hub;
-use crate::watchdog::Watchdog;
 use crate::workstation::Workstation;
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
@@ -123,7 +123,7 @@ struct Daemon {
     retried: Instant,
     /// When the deadlines of keys were looked at.
     looked: Instant,
-    watchdog: Watchdog,
+    systemd: Systemd,
     /// What the daemon cannot go on without has failed.
     failed: Option<Problem>,
     /// Where what happens is told.
@@ -169,7 +169,7 @@ pub fn run(config: config::Gateway, config_path: &Path) -> anyhow::Result<()> {
         workers = daemon.pool.len(),
         "ready"
     );
-    process::ready();
+    daemon.systemd.ready();
     let outcome = daemon.serve(&requests, &link_events, &signals);
     tracing::info!("stopping; the wall stays up");
     server.stop();
@@ -256,6 +256,7 @@ impl Daemon {
         )?;
         hostif::keep_in(&links, &config.host_interface)?;
         let steering = hostif::steer(&queues)?;
+        let systemd = Systemd::from_environment();
         confine::daemon(
             account,
             &Paths {
@@ -345,7 +346,7 @@ impl Daemon {
             started: Instant::now(),
             retried: Instant::now(),
             looked: Instant::now(),
-            watchdog: Watchdog::from_environment(),
+            systemd,
             failed: None,
         };
         daemon.look_around()?;
@@ -407,7 +408,7 @@ impl Daemon {
                 self.machine
                     .frame(now(), letter.port, letter.source, &letter.frame);
             }
-            self.watchdog.look(&self.pool);
+            self.systemd.look(&self.pool);
             self.machine.tick(now());
             self.retry_ports();
             self.look_at_deadlines();

@@ -75,13 +75,6 @@ pub fn key_lifetime() -> Result<Lifetime, Problem> {
     Ok(Lifetime::default())
 }
 
-/// Tells systemd, where it waits for it, that the daemon serves.
-pub fn ready() {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "systemd was not told that the daemon is ready");
-    }
-}
-
 /// Signals that were caught and not looked at yet.
 pub struct Caught(Signals);
 

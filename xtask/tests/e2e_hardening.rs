@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +22,13 @@ fn programs() -> Programs {
 
 /// A pair, in session, whose programs run as an account of their own.
 fn as_account() -> Single {
+    as_account_with(|_| {})
+}
+
+/// As [`as_account`], after `prepare`.
+fn as_account_with(prepare: impl FnOnce(&mut Single)) -> Single {
     let mut rig = single(&programs()).unwrap();
+    prepare(&mut rig);
     let user = format!("user = \"{ACCOUNT}\"\n");
     let (gateway, workstation) = (&rig.gateway, &rig.workstation);
     gateway
@@ -159,6 +166,40 @@ fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn without_privileges_both_programs_tell_systemd_that_they_serve_and_live() {
+    let _turn = Serial::acquire().unwrap();
+    let scratch = Scratch::new("systemd").unwrap();
+    let listen = |name: &str| {
+        let path = scratch.path().join(name);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let timeout = Some(Duration::from_secs(10));
+        socket.set_read_timeout(timeout).unwrap();
+        (path.display().to_string(), socket)
+    };
+    let ((to_gateway, gateway), (to_agent, agent)) = (listen("gateway"), listen("agent"));
+    let rig = as_account_with(|rig| {
+        for (name, value) in [("NOTIFY_SOCKET", &*to_gateway), ("WATCHDOG_USEC", "200000")] {
+            rig.gateway.set_environment(name, value);
+        }
+        for (name, value) in [("NOTIFY_SOCKET", &*to_agent), ("WATCHDOG_USEC", "200000")] {
+            rig.workstation.set_environment(name, value);
+        }
+    });
+    let hear = |socket: &UnixDatagram| {
+        let mut text = [0; 64];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    };
+    for socket in [gateway, agent] {
+        assert_eq!(hear(&socket), "READY=1");
+        for _ in 0..3 {
+            assert_eq!(hear(&socket), "WATCHDOG=1");
+        }
+    }
+    drop(rig);
 }
 
 #[test]

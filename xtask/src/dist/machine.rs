@@ -16,6 +16,9 @@ const BOOT: Duration = Duration::from_secs(90);
 /// Where the host's directory is seen on a machine.
 pub const SHARED: &str = "/mnt";
 
+/// What lets a process lock memory beyond its limit.
+const LOCK: &str = "CAP_IPC_LOCK";
+
 /// A running machine. Switched off when it is dropped.
 #[derive(Debug)]
 pub struct Machine {
@@ -41,7 +44,7 @@ impl Machine {
             .arg(format!("--machine={}", namespace.name()))
             .arg(format!("--network-namespace-path=/run/netns/{}", namespace.name()))
             .arg(format!("--bind={}:{SHARED}", shared.display()))
-            .args(["--bind=/dev/net/tun", "--system-call-filter=bpf mlockall"])
+            .arg("--system-call-filter=bpf mlockall")
             .arg("--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE,CAP_IPC_LOCK")
             // Their /sys can be written to, as on a machine of iron.
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "yes")
@@ -63,9 +66,27 @@ impl Machine {
         let console = || machine.container.log_tail(20);
         up.map_err(|error| anyhow!("{error:#}:\n{}", console()))?;
         ensure!(ended.is_none(), "systemd-nspawn ended:\n{}", console());
-        // systemd does that itself, but not in a container.
+        // systemd and udev do that themselves, but not in a container.
         machine.run("mount -t bpf bpf /sys/fs/bpf")?;
+        machine.run("mkdir -p /dev/net && mknod --mode 666 /dev/net/tun c 10 200")?;
+        machine.let_lock_memory()?;
         Ok(machine)
+    }
+
+    /// Where this machine may not raise the limit of locked memory, one in a container may not either, and
+    /// a unit's `LimitMEMLOCK=` is in vain. Its daemons then need the capability.
+    fn let_lock_memory(&self) -> Result<()> {
+        if self.succeeds("prlimit --pid 1 --memlock=unlimited:unlimited")? {
+            return Ok(());
+        }
+        for unit in ["portcullisd", "portcullis-agent"] {
+            let directory = format!("/etc/systemd/system/{unit}.service.d");
+            self.run(&format!(
+                "mkdir -p {directory} && printf '[Service]\nAmbientCapabilities={LOCK}\n\
+                 CapabilityBoundingSet={LOCK}\n' > {directory}/memory.conf"
+            ))?;
+        }
+        self.run("systemctl daemon-reload").map(drop)
     }
 
     /// Its name: the namespace's label.

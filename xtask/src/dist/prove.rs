@@ -22,6 +22,8 @@ const CABLE: &str = "eth1";
 const SOON: Duration = Duration::from_secs(20);
 /// How long an upgrade may keep traffic waiting.
 const OUTAGE: Duration = Duration::from_secs(1);
+/// Its number (`capabilities(7)`).
+const CAP_IPC_LOCK: u32 = 14;
 /// The Gateway's address on the pinned port of the recipe.
 const PINNED: Ipv4Addr = Ipv4Addr::new(10, 152, 200, 1);
 /// The recipes in the order in which they are proven.
@@ -202,7 +204,8 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Both daemons run as their account, without a capability, behind a filter.
+    /// Both daemons run as their account, behind a filter, and without a capability but the one to lock
+    /// memory, where nothing else lets them.
     fn confined(&self) -> Result<()> {
         for name in ["gateway", "desk"] {
             let (machine, unit) = (self.machine(name)?, unit_of(name));
@@ -213,8 +216,10 @@ impl<'a> Site<'a> {
                 line.unwrap_or_default().to_owned()
             };
             ensure!(!line("Uid:").contains("\t0\t"), "{unit} runs as root");
+            let limited = !machine.succeeds("prlimit --pid 1 --memlock=unlimited:unlimited")?;
+            let kept = if limited { 1_u64 << CAP_IPC_LOCK } else { 0 };
             ensure!(
-                line("CapPrm:").ends_with("\t0000000000000000"),
+                line("CapPrm:").ends_with(&format!("\t{kept:016x}")),
                 "{unit} kept {}",
                 line("CapPrm:")
             );

@@ -137,7 +137,7 @@ fn counters(value: &Value) -> BTreeMap<String, u64> {
 #[derive(Debug)]
 pub struct Gateway {
     process: Option<Process>,
-    lifetime: Option<String>,
+    environment: Vec<(String, String)>,
     namespace: Arc<Namespace>,
     programs: Programs,
     scratch: Scratch,
@@ -151,7 +151,7 @@ impl Gateway {
     pub fn new(programs: &Programs, namespace: Arc<Namespace>, ports: &[&str]) -> Result<Self> {
         let gateway = Self {
             process: None,
-            lifetime: None,
+            environment: Vec::new(),
             namespace,
             programs: programs.clone(),
             scratch: Scratch::new("gw")?,
@@ -218,14 +218,19 @@ impl Gateway {
     pub fn daemon(&self) -> Command {
         let mut command = self.namespace.command(self.programs.path("portcullisd"));
         command.arg("--config").arg(self.config());
-        command.envs(self.lifetime.iter().map(|text| (KEY_LIFETIME, text)));
+        command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// Sets a variable of the daemon's environment, from its next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Has the daemon, from its next start on, use keys less long: `BLOCKS,REKEY,REJECT`, the latter in
     /// milliseconds. A release build does not listen to it.
     pub fn shorten_keys(&mut self, lifetime: &str) {
-        self.lifetime = Some(lifetime.to_owned());
+        self.set_environment(KEY_LIFETIME, lifetime);
     }
 
     /// Starts the daemon and does not wait until it is ready.
@@ -349,7 +354,7 @@ impl Drop for Gateway {
 #[derive(Debug)]
 pub struct Workstation {
     process: Option<Process>,
-    lifetime: Option<String>,
+    environment: Vec<(String, String)>,
     namespace: Arc<Namespace>,
     programs: Programs,
     interface: String,
@@ -365,7 +370,7 @@ impl Workstation {
         let scratch = Scratch::new(namespace.label())?;
         let workstation = Self {
             process: None,
-            lifetime: None,
+            environment: Vec::new(),
             namespace,
             programs: programs.clone(),
             interface: interface.to_owned(),
@@ -444,13 +449,18 @@ impl Workstation {
             .arg("--config")
             .arg(self.config())
             .args(arguments.split_whitespace());
-        command.envs(self.lifetime.iter().map(|text| (KEY_LIFETIME, text)));
+        command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// As [`Gateway::set_environment`].
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// As [`Gateway::shorten_keys`].
     pub fn shorten_keys(&mut self, lifetime: &str) {
-        self.lifetime = Some(lifetime.to_owned());
+        self.set_environment(KEY_LIFETIME, lifetime);
     }
 
     /// Enrols it with a file from [`Gateway::add`].

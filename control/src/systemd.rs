@@ -1,0 +1,106 @@
+//! What systemd is told (`sd_notify(3)`, `sd_watchdog_enabled(3)`): that the daemon serves, and then that
+//! it lives, while the control loop turns and every worker answers. A worker that is stuck lets nothing
+//! pass, and would never serve again: systemd then ends the daemon and starts it anew.
+
+use crate::pool::Pool;
+use crossbeam::channel::{Receiver, never};
+use dataplane::PortId;
+use dataplane::port::RingStatistics;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// Where the service manager listens.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Of the time that systemd waits, this part passes between two signs of life.
+const PART: u32 = 4;
+
+/// The way to systemd, what is still to be heard from the workers, and when systemd was told last.
+pub struct Systemd {
+    /// Connected while the daemon still may; none where no service manager waits.
+    socket: Option<UnixDatagram>,
+    /// Between two signs of life; none where nobody waits for one.
+    every: Option<Duration>,
+    asked: Instant,
+    answers: Receiver<Vec<(PortId, RingStatistics)>>,
+    missing: usize,
+    /// Whether the log says already that a worker does not answer.
+    said: bool,
+}
+
+impl Systemd {
+    /// As the service's unit has it (`Type=notify`, `WatchdogSec=`). To be called before the daemon gives up
+    /// the system calls that reach other processes.
+    pub fn from_environment() -> Self {
+        let socket = std::env::var_os(SOCKET).and_then(|address| {
+            let connected = connect(&address);
+            connected
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "systemd cannot be told anything at {SOCKET}={}", address.display());
+                })
+                .ok()
+        });
+        Self {
+            socket,
+            every: sd_notify::watchdog_enabled().map(|time| time / PART),
+            asked: Instant::now(),
+            answers: never(),
+            missing: 0,
+            said: false,
+        }
+    }
+
+    /// Tells systemd, where it waits for it, that the daemon serves.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    fn tell(&self, what: &str) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = socket.send(what.as_bytes()) {
+            tracing::warn!(%error, "systemd was not told {what}, and may restart this daemon");
+        }
+    }
+
+    /// To be called in every turn of the control loop, which must turn a few times in the watchdog's time.
+    pub fn look(&mut self, pool: &Pool) {
+        let Some(every) = self.every else { return };
+        if self.asked.elapsed() < every {
+            return;
+        }
+        self.missing -= self.answers.try_iter().count().min(self.missing);
+        if self.missing > 0 {
+            if !self.said && self.asked.elapsed() > 2 * every {
+                self.said = true;
+                let silent = self.missing;
+                tracing::error!(
+                    silent,
+                    "workers do not answer: systemd will restart this daemon"
+                );
+            }
+            return;
+        }
+        self.said = false;
+        self.tell("WATCHDOG=1");
+        self.asked = Instant::now();
+        self.answers = pool.ask_statistics();
+        self.missing = pool.len();
+    }
+}
+
+/// A path, or, after `@`, a name in the abstract namespace (`unix(7)`).
+fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A service manager that does not read must not hold the daemon up.
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
+}
