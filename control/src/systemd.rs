@@ -1,7 +1,8 @@
-//! What systemd is told (`sd_notify(3)`, `sd_watchdog_enabled(3)`): that the daemon serves, and then that
+//! systemd: how it starts the daemons, and what it is told (`sd_notify(3)`, `sd_watchdog_enabled(3)`): that the daemon serves, and then that
 //! it lives, while the control loop turns and every worker answers. A worker that is stuck lets nothing
 //! pass, and would never serve again: systemd then ends the daemon and starts it anew.
 
+use crate::config::{self, AGENT_PATH, GATEWAY_PATH};
 use crate::pool::Pool;
 use crossbeam::channel::{Receiver, never};
 use dataplane::PortId;
@@ -11,8 +12,19 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// There while systemd runs this machine (`sd_booted(3)`).
+const BOOTED: &str = "/run/systemd/system";
+/// Where units of an administrator and of packages are (`systemd.unit(5)`).
+const UNITS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 /// Where the service manager listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
@@ -92,6 +104,29 @@ impl Systemd {
     }
 }
 
+/// The command that starts the Gateway's daemon with a configuration.
+pub fn start_gateway(configuration: &Path) -> String {
+    let option = config::option(configuration, GATEWAY_PATH);
+    start("portcullisd", &option, "", Path::new("/"))
+}
+
+/// The command that starts the agent with a configuration.
+pub fn start_agent(configuration: &Path) -> String {
+    let option = config::option(configuration, AGENT_PATH);
+    start("portcullis-agent", &option, " up", Path::new("/"))
+}
+
+/// The unit's command where there is one, and it has this configuration; else the program's.
+fn start(name: &str, option: &str, words: &str, root: &Path) -> String {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    let unit = format!("{name}.service");
+    let is_unit = |directory: &&str| below(directory).join(&unit).exists();
+    match option.is_empty() && below(BOOTED).is_dir() && UNITS.iter().any(is_unit) {
+        true => format!("systemctl start {name}"),
+        false => format!("{name}{option}{words}"),
+    }
+}
+
 /// A path, or, after `@`, a name in the abstract namespace (`unix(7)`).
 fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     let address = match address.as_bytes() {
@@ -103,4 +138,25 @@ fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     socket.set_nonblocking(true)?;
     socket.connect_addr(&address)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_started_as_its_unit_where_systemd_runs_one_with_its_configuration() {
+        let root = tempfile::tempdir().unwrap();
+        let said = |option| start("portcullis-agent", option, " up", root.path());
+        let unit = root.path().join("lib/systemd/system");
+        std::fs::create_dir_all(&unit).unwrap();
+        std::fs::write(unit.join("portcullis-agent.service"), "").unwrap();
+        assert_eq!(said(""), "portcullis-agent up");
+        std::fs::create_dir_all(root.path().join("run/systemd/system")).unwrap();
+        assert_eq!(said(""), "systemctl start portcullis-agent");
+        let other = " --config agent.toml";
+        assert_eq!(said(other), "portcullis-agent --config agent.toml up");
+        std::fs::remove_file(unit.join("portcullis-agent.service")).unwrap();
+        assert_eq!(said(""), "portcullis-agent up");
+    }
 }

@@ -6,10 +6,10 @@ mod look;
 
 use super::{Outcome, completions, top};
 use crate::api::client::Client;
-use crate::config::{self, AGENT_PATH, Agent};
+use crate::config::{AGENT_PATH, Agent};
 use crate::problem::Kind;
 use crate::top::Source;
-use crate::{agent, doctor, files, helper, log, program};
+use crate::{agent, doctor, files, helper, log, program, systemd};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -90,7 +90,7 @@ fn run(arguments: Arguments) -> Outcome {
         files::read(path)?;
     }
     let config = Agent::load(path)?;
-    let start = format!("portcullis-agent{} up", config::option(path, AGENT_PATH));
+    let start = systemd::start_agent(path);
     let context = Context {
         client: Client::agent(&config.runtime_directory, start.clone()),
         config,

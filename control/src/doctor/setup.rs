@@ -1,11 +1,12 @@
 //! What is to be examined: a Gateway's configuration or an agent's, as far as both have it.
 
 use crate::choices::Admission;
-use crate::config::{self, AGENT_PATH, Agent, GATEWAY_PATH, Gateway, Rings};
+use crate::config::{Agent, Gateway, Rings};
 use crate::interfaces;
 use crate::problem::Problem;
 use crate::registry;
 use crate::rules::Target;
+use crate::systemd;
 use dataplane::engine::Engine;
 use dataplane::policy::Match;
 use ipnet::IpNet;
@@ -85,7 +86,7 @@ impl Setup {
         });
         Self {
             daemon: "portcullisd",
-            start: format!("portcullisd{}", config::option(path, GATEWAY_PATH)),
+            start: systemd::start_gateway(path),
             configuration: path.to_owned(),
             state_directory: config.state_directory.clone(),
             runtime_directory: config.runtime_directory.clone(),
@@ -109,7 +110,7 @@ impl Setup {
         };
         Ok(Self {
             daemon: "portcullis-agent",
-            start: format!("portcullis-agent{} up", config::option(path, AGENT_PATH)),
+            start: systemd::start_agent(path),
             configuration: path.to_owned(),
             state_directory: config.state_directory.clone(),
             runtime_directory: config.runtime_directory.clone(),

@@ -3,9 +3,9 @@
 use super::{Explain, Explained, Frames, MOST_FRAMES, answer, one, ports, read, several};
 use crate::api::client::Client;
 use crate::cli::{Context, Outcome};
-use crate::config::{self, GATEWAY_PATH, Gateway};
+use crate::config::Gateway;
 use crate::problem::{Kind, Problem};
-use crate::{program, show};
+use crate::{program, show, systemd};
 use std::io::stdout;
 use std::process::ExitCode;
 
@@ -54,7 +54,7 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
         )
         .into());
     }
-    let start = format!("portcullisd{}", config::option(path, GATEWAY_PATH));
+    let start = systemd::start_gateway(path);
     let asker = Asker {
         client: Client::gateway(&config.runtime_directory, start),
         config,

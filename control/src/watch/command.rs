@@ -3,9 +3,9 @@
 use super::{Dropped, Line, Watch, Writer, line};
 use crate::api::client::Client;
 use crate::cli::{Context, Outcome};
-use crate::config::{self, GATEWAY_PATH, Gateway};
+use crate::config::Gateway;
 use crate::problem::{Kind, Problem};
-use crate::show;
+use crate::{show, systemd};
 use std::fs::OpenOptions;
 use std::io::{self, Write, stdout};
 use std::ops::ControlFlow;
@@ -64,7 +64,7 @@ pub struct Arguments {
 pub fn run(context: &Context, arguments: Arguments) -> Outcome {
     let path = &*context.config;
     let config = Gateway::load(path)?;
-    let start = format!("portcullisd{}", config::option(path, GATEWAY_PATH));
+    let start = systemd::start_gateway(path);
     let client = Client::gateway(&config.runtime_directory, start);
     let watch = Watch {
         workstation: arguments.workstation,

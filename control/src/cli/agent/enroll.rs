@@ -73,17 +73,19 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
     if let Some(warning) = warning {
         eprintln!("portcullis-agent: warning: {warning}");
     }
-    let restart = match context.client.agent_status() {
-        Ok(_) => "stop the agent, which still has the old identity; then: ",
-        Err(_) => "",
+    let start = &context.start;
+    let begin = match context.client.agent_status() {
+        Ok(_) if start.starts_with("systemctl") => start.replace(" start ", " restart "),
+        Ok(_) => format!("stop the agent, which still has the old identity; then: {start}"),
+        Err(_) => start.clone(),
     };
     let delete = match file == Path::new("-") {
         true => String::new(),
         false => format!("  rm {}\n", file.display()),
     };
     program::print(&format!(
-        "This Workstation is {} ({}) now.\n\nNext:\n{delete}  {restart}{}\n",
-        enrolment.name, enrolment.key_id, context.start
+        "This Workstation is {} ({}) now.\n\nNext:\n{delete}  {begin}\n",
+        enrolment.name, enrolment.key_id
     ));
     Ok(ExitCode::SUCCESS)
 }

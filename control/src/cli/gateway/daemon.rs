@@ -5,9 +5,10 @@ use crate::api::{
     self, AddWorkstation, Added, Allow, Allowed, Done, KeyRetired, KeyRotated, RetireKey,
     RotateWorkstation, Rotated, SetWorkstation, Switched, WorkstationStatus,
 };
-use crate::config::{self, GATEWAY_PATH, Gateway};
+use crate::config::{GATEWAY_PATH, Gateway};
 use crate::problem::{Kind, Problem};
 use crate::registry::Registry;
+use crate::systemd;
 use std::path::Path;
 
 /// The daemon; or, while it is not running, the files it would serve.
@@ -21,14 +22,17 @@ pub(super) struct Daemon {
 impl Daemon {
     pub(super) fn of(path: &Path) -> Result<Self, Problem> {
         let config = Gateway::load(path)?;
-        let start = format!("portcullisd{}", config::option(path, GATEWAY_PATH));
+        let start = systemd::start_gateway(path);
         let client = Client::gateway(&config.runtime_directory, start);
         Ok(Self { config, client })
     }
 
     /// The daemon with this runtime directory and no other business.
     pub(super) fn at(runtime_directory: &Path) -> Client {
-        Client::gateway(runtime_directory, "portcullisd".to_owned())
+        Client::gateway(
+            runtime_directory,
+            systemd::start_gateway(Path::new(GATEWAY_PATH)),
+        )
     }
 
     /// What the daemon answers; or, when it is not running, what is done to the registry.

@@ -2,7 +2,7 @@
 
 use super::{Context, Outcome};
 use crate::config::{self, GATEWAY_PATH};
-use crate::init;
+use crate::{init, systemd};
 use std::path::PathBuf;
 
 /// Set this machine up as a Gateway: configuration, state directory and key.
@@ -66,9 +66,10 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
     });
     context.print(&value, || {
         let config = config::option(path, GATEWAY_PATH);
+        let start = systemd::start_gateway(path);
         format!(
             "Wrote {}\n  ports       {}\n  addresses   {} on {}\n  state       {}\n  public key  {public_key}\n\n\
-             Next:\n  portcullis{config} check\n  portcullisd{config}\n  \
+             Next:\n  portcullis{config} check\n  {start}\n  \
              portcullis{config} workstation add NAME\n",
             path.display(),
             ports.join(", "),
