@@ -396,6 +396,10 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
             copy_tree(&source, &copied)?;
         } else {
             copy(&source, &copied)?;
+            // What did not change is not built again.
+            let changed = entry.metadata()?.modified()?;
+            let file = fs::File::options().write(true).open(&copied)?;
+            file.set_modified(changed)?;
         }
     }
     Ok(())
