@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use portcullis_xtask::middlebox::Impairment;
 use portcullis_xtask::rig::*;
 use wire::limits::{REJECT_AFTER, REKEY_AFTER, SEAL_BLOCKS, SECOND};
@@ -277,6 +279,38 @@ fn a_session_that_cannot_be_replaced_ends_at_its_age_on_both_sides() {
     watched.rig().workstation.wait_connected(WAIT).unwrap();
     // The next Hello is at most five seconds and its jitter away.
     assert!(healed.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn after_a_sleep_longer_than_keys_live_traffic_flows_again_at_once() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = single(&programs()).unwrap();
+    let reject = Duration::from_millis(2500);
+    let lifetime = format!(",1000,{}", reject.as_millis());
+    rig.gateway.shorten_keys(&lifetime);
+    rig.workstation.shorten_keys(&lifetime);
+    rig.start().unwrap();
+    let gateway = rig.gateway.process().unwrap().pid();
+    let workstation = rig.workstation.process().unwrap().pid();
+    for asleep in [&[workstation][..], &[gateway], &[gateway, workstation]] {
+        let all = |signal| {
+            for pid in asleep {
+                kill(Pid::from_raw(*pid as i32), signal).unwrap();
+            }
+        };
+        // A program that is stopped sees of a suspend what it would see: time has passed.
+        all(Signal::SIGSTOP);
+        std::thread::sleep(reject + Duration::from_secs(1));
+        all(Signal::SIGCONT);
+        let woken = Instant::now();
+        let took = wait_for("traffic after a sleep", WAIT, || {
+            let reaches = rig.workstation.reaches(Duration::from_millis(50));
+            reaches.then(|| woken.elapsed())
+        })
+        .unwrap();
+        println!("{} asleep: traffic after {took:?}", asleep.len());
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
 }
 
 fn frames(keys: &[Key]) -> u64 {
