@@ -442,7 +442,7 @@ impl Enrolment {
         files::private_directory(state_directory)?;
         let path = Self::path(state_directory);
         let tried = format!("enrolling this Workstation as {}", self.name);
-        let _lock = crate::registry::lock_file(
+        let _lock = crate::lock::lock_file(
             &state_directory.join("enrol.lock"),
             &tried,
             "two enrolments at once would undo each other",

@@ -84,7 +84,7 @@ pub fn path(state_directory: &Path) -> PathBuf {
 pub fn own_key(state_directory: &Path) -> Result<PrivateKey, Problem> {
     files::private_directory(state_directory)?;
     let path = path(state_directory);
-    let _lock = crate::registry::lock_file(
+    let _lock = crate::lock::lock_file(
         &state_directory.join("enrol.lock"),
         "making a key pair",
         "two at once would undo each other",

@@ -34,6 +34,7 @@ pub mod keyless;
 pub mod keyring;
 pub mod keys;
 mod layout;
+pub mod lock;
 pub mod log;
 mod mailbox;
 pub mod metrics;

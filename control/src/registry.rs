@@ -8,8 +8,8 @@
 use crate::choices::CipherChoice;
 use crate::config::Gateway;
 use crate::files;
-use crate::keyring::{Keyring, Known};
 use crate::keys::{KeyId, PrivateKey, Psk, PublicKey};
+use crate::lock;
 use crate::problem::{Kind, Problem};
 use crate::rules::{self, Rule};
 pub use crate::workstation::{Name, Next, Workstation};
@@ -17,13 +17,15 @@ use dataplane::WorkstationId;
 use dataplane::keys::Protection;
 use dataplane::session::Padding;
 use ipnet::IpNet;
-use nix::fcntl::{Flock, FlockArg};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::Flock;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+mod addresses;
+mod directory;
+mod rotation;
 
 /// The directory of Workstations in the state directory.
 pub const DIRECTORY: &str = "workstations";
@@ -153,84 +155,6 @@ impl Registry {
         }
     }
 
-    /// The Gateway's static keys. One is made here when there is none, unless Workstations are
-    /// enrolled already: they know the one that is missing.
-    ///
-    /// # Errors
-    /// It is missing though it is needed, its file is not safe or wrong, or what the system
-    /// answered.
-    pub fn keyring(&self) -> Result<Keyring, Problem> {
-        let path = self.key_path();
-        let known = self.entries.len() + self.broken.len();
-        if path.symlink_metadata().is_ok() {
-            Keyring::load(&path)
-        } else if known == 0 {
-            Keyring::create(&path)
-        } else {
-            Err(Problem::new(
-                Kind::NotFound,
-                format!("reading the Gateway's key {}", path.display()),
-                format!("it is missing, and {known} Workstations are enrolled with it"),
-                "put it back from a copy; or remove every Workstation and enrol them again",
-            ))
-        }
-    }
-
-    /// Rolls the Gateway's static key over: enrolments name a new one from now on, and the one
-    /// before is still accepted.
-    ///
-    /// # Errors
-    /// There is an old key already, or what the system answered; nothing has changed then.
-    pub fn rotate_key(&mut self) -> Result<Keyring, Problem> {
-        let keyring = self.keyring()?;
-        if keyring.old().is_none() {
-            // Which key those know that were enrolled when there was but one, for good.
-            let unsaid = |w: &&Workstation| w.gateway_key.is_none();
-            let unsaid: Vec<_> = self
-                .workstations()
-                .map(|(_, w)| w)
-                .filter(unsaid)
-                .cloned()
-                .collect();
-            for mut workstation in unsaid {
-                workstation.gateway_key = Some(keyring.public());
-                self.rewrite(workstation)?;
-            }
-        }
-        keyring.rotate(&self.key_path())
-    }
-
-    /// Gives up the Gateway's old static key, and tells which Workstations that locks out. There
-    /// must be none unless `force` is set. Without an old key nothing changes.
-    ///
-    /// # Errors
-    /// Somebody would be locked out, or what the system answered; nothing has changed then.
-    pub fn retire_key(&mut self, force: bool) -> Result<(Keyring, Vec<String>), Problem> {
-        let keyring = self.keyring()?;
-        if keyring.old().is_none() {
-            return Ok((keyring, Vec::new()));
-        }
-        let old = |w: &&Workstation| keyring.known(w.gateway_key) == Known::Old;
-        let known = self.workstations().map(|(_, w)| w).filter(old);
-        let mut out: Vec<_> = known.map(|w| w.name.to_string()).collect();
-        // Which key these know cannot be read.
-        out.extend(self.broken.iter().map(|broken| broken.name.clone()));
-        if !out.is_empty() && !force {
-            return Err(Problem::new(
-                Kind::Conflict,
-                "retiring the Gateway's old key",
-                format!("{} would be locked out", out.join(", ")),
-                "give each new keys (portcullis workstation rotate NAME) and have it use them; or \
-                 lock them out with --force",
-            ));
-        }
-        Ok((keyring.retire(&self.key_path())?, out))
-    }
-
-    fn key_path(&self) -> PathBuf {
-        self.directory.with_file_name(GATEWAY_KEY)
-    }
-
     /// All usable Workstations by name, disabled ones too.
     pub fn workstations(&self) -> impl Iterator<Item = (WorkstationId, &Workstation)> {
         self.entries
@@ -346,82 +270,6 @@ impl Registry {
                 format!("the public key {own} belongs to {holder}"),
                 "each Workstation needs a key pair of its own: portcullis-agent keygen, on that machine",
             )),
-        }
-    }
-
-    /// Gives a Workstation new keys, which take the place of those it has when it first uses them,
-    /// or at `until` (seconds since 1970). Others that waited are void. The private key, where the
-    /// Workstation has not made its own, is returned and kept nowhere.
-    ///
-    /// # Errors
-    /// There is none of that name, its public key is another's, or what the system answered; the
-    /// Workstation is then as it was.
-    pub fn rotate(
-        &mut self,
-        name: &str,
-        own: Option<PublicKey>,
-        gateway_key: PublicKey,
-        until: u64,
-    ) -> Result<(WorkstationId, Option<PrivateKey>), Problem> {
-        let tried = format!("rotating the keys of the Workstation {name}");
-        let Some((slot, workstation)) = self.get(name) else {
-            return Err(self.no_such_workstation(tried));
-        };
-        let mut workstation = workstation.clone();
-        // One that has made its own key pair keeps it, unless it brings another.
-        let own = own.or(workstation.own_key.then_some(workstation.public_key));
-        let (private, public_key) = self.key_pair(&tried, own, Some(&workstation.name))?;
-        workstation.next = Some(Next {
-            key_id: self.fresh_key_id()?,
-            public_key,
-            psk: Psk::generate()?,
-            own_key: private.is_none(),
-            gateway_key,
-            until,
-        });
-        self.rewrite(workstation)?;
-        Ok((slot, private))
-    }
-
-    /// Takes back the keys that a Workstation has not used yet. Without any nothing changes.
-    ///
-    /// # Errors
-    /// There is none of that name, or what the system answered; nothing has changed then.
-    pub fn cancel_rotation(&mut self, name: &str) -> Result<WorkstationId, Problem> {
-        let Some((slot, workstation)) = self.get(name) else {
-            return Err(
-                self.no_such_workstation(format!("keeping the keys of the Workstation {name}"))
-            );
-        };
-        if workstation.next.is_some() {
-            let workstation = workstation.clone();
-            self.rewrite(Workstation {
-                next: None,
-                ..workstation
-            })?;
-        }
-        Ok(slot)
-    }
-
-    /// Puts a Workstation's next keys in the place of those it has. Without any nothing changes.
-    ///
-    /// # Errors
-    /// What the system answered; nothing has changed then.
-    pub fn promote(&mut self, slot: WorkstationId) -> Result<(), Problem> {
-        let Some(workstation) = self.by_slot(slot).cloned() else {
-            return Ok(());
-        };
-        match workstation.next.clone() {
-            None => Ok(()),
-            Some(next) => self.rewrite(Workstation {
-                key_id: next.key_id,
-                public_key: next.public_key,
-                psk: next.psk,
-                own_key: next.own_key,
-                gateway_key: Some(next.gateway_key),
-                next: None,
-                ..workstation
-            }),
         }
     }
 
@@ -558,198 +406,6 @@ impl Registry {
         Ok(changes)
     }
 
-    fn read_directory(&self) -> Result<(BTreeMap<Name, Workstation>, Vec<Broken>), Problem> {
-        let tried = format!("reading the directory {}", self.directory.display());
-        let io = |error| Problem::io(&tried, &error);
-        files::check_directory(&self.directory)?;
-        let mut found = BTreeMap::new();
-        let mut broken = Vec::new();
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Editors leave hidden files and copies; only NAME.toml counts.
-            if !name.starts_with('.') && path.extension().is_some_and(|e| e == EXTENSION) {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        for path in paths {
-            match self.read_workstation(&path) {
-                Ok(workstation) => {
-                    found.insert(workstation.name.clone(), workstation);
-                }
-                Err(problem) => broken.push(Broken {
-                    name: stem(&path),
-                    problem,
-                    reserved: mentioned_in(&path),
-                }),
-            }
-        }
-        for (name, problem) in conflicts(&found) {
-            if let Some(workstation) = found.remove(&name) {
-                broken.push(Broken {
-                    name: name.to_string(),
-                    problem,
-                    reserved: (
-                        workstation.addresses().collect(),
-                        workstation.key_ids().collect(),
-                    ),
-                });
-            }
-        }
-        Ok((found, broken))
-    }
-
-    fn read_workstation(&self, path: &Path) -> Result<Workstation, Problem> {
-        let text = files::read_secret(path)?;
-        let workstation = Workstation::parse(path, &text)?;
-        let tried = format!("reading {}", path.display());
-        for address in workstation.addresses() {
-            self.check_address(&tried, address)?;
-        }
-        match &workstation.port {
-            Some(port) if !self.ports.contains(port) => Err(self.no_such_port(tried, port)),
-            _ => Ok(workstation),
-        }
-    }
-
-    /// Checks that `address` lies in a prefix of the host interface and is a host's, but not ours.
-    fn check_address(&self, tried: &str, address: IpAddr) -> Result<(), Problem> {
-        let prefixes = || {
-            let prefixes: Vec<_> = self
-                .hosts
-                .iter()
-                .map(|host| host.trunc().to_string())
-                .collect();
-            prefixes.join(" or ")
-        };
-        let refuse = |happened: String| {
-            Err(Problem::new(
-                Kind::Invalid,
-                tried,
-                happened,
-                format!(
-                    "give an address in {}, or leave it out to have one chosen",
-                    prefixes()
-                ),
-            ))
-        };
-        match self.hosts.iter().find(|host| host.contains(&address)) {
-            None => refuse(format!(
-                "the address {address} is in no prefix of the host interface"
-            )),
-            Some(host) if address == host.addr() => {
-                refuse(format!("the address {address} is the Gateway's own"))
-            }
-            Some(host)
-                if address == host.network()
-                    || (address.is_ipv4() && address == host.broadcast()) =>
-            {
-                refuse(format!(
-                    "{address} is the network or broadcast address of {}",
-                    host.trunc()
-                ))
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
-    fn choose_addresses(
-        &self,
-        tried: &str,
-        wanted: &[IpAddr],
-    ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
-        let taken: HashSet<IpAddr> = self
-            .entries
-            .values()
-            .flat_map(|entry| entry.workstation.addresses())
-            .chain(
-                self.broken
-                    .iter()
-                    .flat_map(|broken| broken.reserved.0.clone()),
-            )
-            .collect();
-        let (mut v4, mut v6) = (None, None);
-        for &address in wanted {
-            self.check_address(tried, address)?;
-            if taken.contains(&address) {
-                let holder = self
-                    .workstations()
-                    .find(|(_, other)| other.addresses().any(|a| a == address))
-                    .map_or("a broken file".into(), |(_, other)| other.name.to_string());
-                return Err(Problem::new(
-                    Kind::Conflict,
-                    tried,
-                    format!("the address {address} belongs to {holder}"),
-                    "give another address, or leave it out to have one chosen",
-                ));
-            }
-            let twice = match address {
-                IpAddr::V4(address) => v4.replace(address).is_some(),
-                IpAddr::V6(address) => v6.replace(address).is_some(),
-            };
-            if twice {
-                return Err(Problem::new(
-                    Kind::Invalid,
-                    tried,
-                    "it was given two addresses of the same family",
-                    "give at most one IPv4 and one IPv6 address",
-                ));
-            }
-        }
-        for host in &self.hosts {
-            match host {
-                IpNet::V4(_) if v4.is_none() => {
-                    if let Some(IpAddr::V4(address)) = self.next_free(host, &taken) {
-                        v4 = Some(address);
-                    }
-                }
-                IpNet::V6(_) if v6.is_none() => {
-                    if let Some(IpAddr::V6(address)) = self.next_free(host, &taken) {
-                        v6 = Some(address);
-                    }
-                }
-                _ => {}
-            }
-        }
-        let lacks = |is: fn(&IpNet) -> bool| self.hosts.iter().any(is);
-        if (v4.is_none() && lacks(|h| matches!(h, IpNet::V4(_))))
-            || (v6.is_none() && lacks(|h| matches!(h, IpNet::V6(_))))
-        {
-            return Err(Problem::new(
-                Kind::Conflict,
-                tried,
-                "every address of the host interface's prefixes is taken",
-                "remove a Workstation, or give the host interface a larger prefix",
-            ));
-        }
-        Ok((v4, v6))
-    }
-
-    /// The first free address above the Gateway's own, or else from the prefix's beginning on.
-    fn next_free(&self, host: &IpNet, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
-        let free = |address: &IpAddr| !taken.contains(address);
-        match host {
-            IpNet::V4(net) => {
-                let own = u32::from(net.addr());
-                // Between the network address and the broadcast address.
-                let first = u32::from(net.network()).saturating_add(1);
-                let last = u32::from(net.broadcast()).saturating_sub(1);
-                let mut above_then_below = (own.saturating_add(1)..=last).chain(first..own);
-                above_then_below.find_map(|a| Some(IpAddr::V4(a.into())).filter(free))
-            }
-            IpNet::V6(net) => {
-                let own = u128::from(net.addr());
-                // The first address is the subnet-router anycast address.
-                let first = u128::from(net.network()).saturating_add(1);
-                let last = u128::from(net.broadcast());
-                let mut above_then_below = (own.saturating_add(1)..=last).chain(first..own);
-                above_then_below.find_map(|a| Some(IpAddr::V6(a.into())).filter(free))
-            }
-        }
-    }
-
     fn fresh_key_id(&self) -> Result<KeyId, Problem> {
         loop {
             let id = KeyId::generate()?;
@@ -854,108 +510,12 @@ fn lock(state: &Path) -> Result<Flock<File>, Problem> {
     let tried = format!("taking over the state directory {}", state.display());
     let mut attempts = 0;
     loop {
-        match lock_file(&path, &tried, "only one process can own it") {
+        match lock::lock_file(&path, &tried, "only one process can own it") {
             Err(problem) if problem.kind == Kind::Conflict && attempts < 10 => attempts += 1,
             outcome => return outcome,
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-}
-
-/// Takes the lock that the file at `path` stands for, and leaves this process's id in it.
-///
-/// # Errors
-/// Another process has it, and which one; or what the system answered.
-pub fn lock_file(path: &Path, tried: &str, why: &str) -> Result<Flock<File>, Problem> {
-    let io = |error: &std::io::Error| Problem::io(tried, error);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|error| io(&error))?;
-    files::leave_to_account(&file, path).map_err(|error| io(&error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            // For people; the lock itself is what counts.
-            let _ = lock.set_len(0);
-            let _ = writeln!(lock, "{}", std::process::id());
-            Ok(lock)
-        }
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut owner = String::new();
-            let _ = file.take(20).read_to_string(&mut owner);
-            let owner = owner.trim();
-            Err(Problem::new(
-                Kind::Conflict,
-                tried,
-                format!("process {owner} is at work there, and {why}"),
-                format!("see what it is with `ps -p {owner}`; stop it, or let it do the work"),
-            ))
-        }
-        Err((_, errno)) => Err(io(&errno.into())),
-    }
-}
-
-fn stem(path: &Path) -> String {
-    path.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into()
-}
-
-/// Addresses and key ids that stand in quotes in a file, however broken it is.
-fn mentioned_in(path: &Path) -> (Vec<IpAddr>, Vec<KeyId>) {
-    let Ok(text) = files::read(path) else {
-        return Default::default();
-    };
-    let quoted = || text.split(['"', '\'']).skip(1).step_by(2);
-    (
-        quoted().filter_map(|word| word.parse().ok()).collect(),
-        quoted().filter_map(|word| word.parse().ok()).collect(),
-    )
-}
-
-/// Workstations that share what each must have to itself. All of them are off: which of them is the
-/// right one cannot be known.
-fn conflicts(found: &BTreeMap<Name, Workstation>) -> Vec<(Name, Problem)> {
-    let mut owners: HashMap<String, Vec<&Name>> = HashMap::new();
-    for workstation in found.values() {
-        let things = workstation
-            .addresses()
-            .map(|address| format!("the address {address}"))
-            .chain(workstation.key_ids().map(|id| format!("the key id {id}")))
-            .chain(
-                workstation
-                    .public_keys()
-                    .map(|key| format!("the public key {key}")),
-            );
-        // Once for each, though next keys may be of the same key pair.
-        for thing in things.collect::<HashSet<_>>() {
-            owners.entry(thing).or_default().push(&workstation.name);
-        }
-    }
-    let mut problems = BTreeMap::new();
-    for (thing, names) in owners {
-        for name in names.iter().filter(|_| names.len() > 1) {
-            let others: Vec<_> = names
-                .iter()
-                .filter(|other| other != &name)
-                .map(|other| other.as_str())
-                .collect();
-            let problem = Problem::new(
-                Kind::Conflict,
-                format!("using the Workstation {name}"),
-                format!("{thing} also belongs to {}", others.join(", ")),
-                "remove all but one of them, or change the file by hand; then `portcullis reload`",
-            );
-            problems.insert((*name).clone(), problem);
-        }
-    }
-    problems.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use crate::confine::ACCOUNT;
 use crate::files;
+use crate::lock::lock_file;
 use crate::problem::{Kind, Problem};
-use crate::registry::lock_file;
 use nix::fcntl::Flock;
 use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, File, Permissions};

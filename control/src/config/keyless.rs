@@ -1,6 +1,7 @@
 //! Ports for Workstations without keys: `admission = "pinned"` and `"open"`.
 
-use super::{Check, RawPort, host_address};
+use super::check::{Check, host_address};
+use super::gateway::RawPort;
 use crate::api::mac_text;
 use crate::choices::{Admission, ThreadedNapi, Xdp, ZeroCopy};
 use crate::problem::Problem;

@@ -1,5 +1,13 @@
+use super::agent::RawAgent;
+use super::check::Check;
 use super::*;
+use crate::choices::{Admission, MacAddress, ThreadedNapi, Virtualised, Xdp};
+use crate::log::Format;
+use crate::problem::{Kind, Problem};
+use dataplane::engine::Engine;
+use dataplane::keys::{Cipher, Protection};
 use proptest::prelude::*;
+use std::time::Duration;
 
 const GOOD: &str = r#"state_directory = "/var/lib/portcullis"
 runtime_directory = "/run/portcullis"

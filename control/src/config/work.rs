@@ -1,7 +1,7 @@
 //! What the configuration says of the workers' cores, a port's queues and busy polling.
 
-use super::Check;
-use crate::choices::ThreadedNapi;
+use super::check::Check;
+use crate::choices::{ThreadedNapi, Xdp, ZeroCopy};
 use crate::problem::Problem;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -18,6 +18,42 @@ const LEAST_TX_BUDGET: i64 = 32;
 const CORES: usize = 1024;
 /// The queues of a port that can have a socket.
 const QUEUES: i64 = 128;
+
+/// How a port's XDP program is attached and its rings are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rings {
+    /// How the XDP program is attached.
+    pub xdp: Xdp,
+    /// Descriptors in each ring, a power of two.
+    pub size: u32,
+    /// Whether frames are shared with the NIC.
+    pub zero_copy: ZeroCopy,
+    /// How many receive queues are used, from the first; `None` for all.
+    pub queues: Option<u32>,
+    /// Whether frames lie in huge pages where there are any.
+    pub huge_pages: bool,
+    /// Frames the kernel sends per system call in copy mode.
+    pub tx_budget: u32,
+    /// Busy polling, where it is asked for.
+    pub busy_poll: Option<BusyPoll>,
+    /// Whether the interface's receive work is done by kernel threads.
+    pub threaded_napi: ThreadedNapi,
+}
+
+impl Default for Rings {
+    fn default() -> Self {
+        Self {
+            xdp: Xdp::Auto,
+            size: 2048,
+            zero_copy: ZeroCopy::Auto,
+            queues: None,
+            huge_pages: false,
+            tx_budget: TX_BUDGET,
+            busy_poll: None,
+            threaded_napi: ThreadedNapi::Auto,
+        }
+    }
+}
 
 /// The cores that workers are pinned to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

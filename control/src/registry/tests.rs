@@ -1,4 +1,7 @@
 use super::*;
+use crate::keyring::Known;
+use std::collections::HashSet;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 fn config(state: &Path) -> Gateway {

@@ -12,8 +12,8 @@ use super::machine::{Machine, SHARED};
 use super::recipe::{blocks, titles};
 use crate::attack::{arp, ethernet};
 use crate::rig::{
-    Capture, Echo, GATEWAY_V4, Namespace, PacketSocket, Probe, Scratch, Serial, ping, require_root,
-    veth, wait_for,
+    Bridge, Capture, Echo, GATEWAY_V4, Namespace, PacketSocket, Probe, Scratch, Serial, ping,
+    require_root, veth, wait_for,
 };
 use crate::tasks::root;
 
@@ -70,13 +70,14 @@ pub fn run(packages: &Path) -> Result<()> {
     );
 
     site.cook("Several Workstations on one LAN")?;
-    site.reaches("lab", GATEWAY_V4)?;
-    site.reaches("desk", GATEWAY_V4)?;
+    for name in ["lab", "den", "desk"] {
+        site.reaches(name, GATEWAY_V4)?;
+    }
     site.cook("A Workstation without the agent")?;
     site.reaches("printer", PINNED)?;
     site.reaches("desk", GATEWAY_V4)?;
     site.cook("Tor behind it")?;
-    step("more Workstations: on another port, and without an agent");
+    step("more Workstations: two on a LAN, and one without an agent");
 
     site.stuck("gateway", "portcullisd")?;
     site.stuck("desk", "portcullis-agent")?;
@@ -104,29 +105,35 @@ fn step(what: &str) {
     println!("  {what}");
 }
 
-/// The Gateway, and a machine on each of its ports; what is called a printer is a host without a system.
+/// The Gateway, a machine on the first of its ports, two on the LAN of its second; what is called a printer is a host without a system.
 struct Site<'a> {
     document: &'a str,
     machines: Vec<Machine>,
     hosts: Vec<Arc<Namespace>>,
+    _lan: Bridge,
 }
 
 impl<'a> Site<'a> {
     fn build(document: &'a str, shared: &Path) -> Result<Self> {
-        let names = ["gateway", "desk", "lab", "printer"];
+        let names = ["gateway", "desk", "lab", "den", "printer"];
         let hosts = names
             .iter()
             .map(|name| Ok(Arc::new(Namespace::create(name)?)))
             .collect::<Result<Vec<_>>>()?;
-        for (at, host) in hosts.iter().enumerate().skip(1) {
-            veth((&hosts[0], &format!("eth{at}")), (host, CABLE), 1500)?;
+        veth((&hosts[0], "eth1"), (&hosts[1], CABLE), 1500)?;
+        let mut lan = Bridge::create("lan")?;
+        lan.plug(&hosts[0], "eth2", "gateway", 1500)?;
+        for host in &hosts[2..4] {
+            lan.plug(host, CABLE, host.label(), 1500)?;
         }
-        let booted = hosts.iter().take(3).map(|host| Machine::boot(host, shared));
+        veth((&hosts[0], "eth3"), (&hosts[4], CABLE), 1500)?;
+        let booted = hosts.iter().take(4).map(|host| Machine::boot(host, shared));
         let machines = booted.collect::<Result<_>>()?;
         Ok(Self {
             document,
             machines,
             hosts,
+            _lan: lan,
         })
     }
 
@@ -312,8 +319,10 @@ impl<'a> Site<'a> {
                 self.run(&block.machine, &block.text)?;
             }
         }
-        self.reaches("desk", GATEWAY_V4)?;
-        self.reaches("lab", GATEWAY_V4)
+        for name in ["desk", "lab", "den"] {
+            self.reaches(name, GATEWAY_V4)?;
+        }
+        Ok(())
     }
 
     /// After removal and purge.
