@@ -2,8 +2,8 @@
 //! and the sums of all of it, the same bytes each time.
 //!
 //! Each tree is built twice by cargo: for the packages, linked with the distribution's libraries, and
-//! static, for everything else. Paths of the machine that builds are mapped away, and the only time in
-//! the files is that of the changelog's first entry.
+//! static, for everything else. It is built at the same path always, paths of the machine that builds are
+//! mapped away, and the only time in the files is that of the changelog's first entry.
 
 mod machine;
 mod prove;
@@ -24,6 +24,11 @@ use crate::tasks::{cached, root};
 
 /// The programs that users get.
 const PROGRAMS: [&str; 3] = ["portcullisd", "portcullis", "portcullis-agent"];
+/// Where a tree is built, in a mount namespace of the build's own: cargo hashes the paths of packages
+/// into the names of symbols, and so into the XDP program's type information.
+const PLACE: &str = "/run/portcullis-build";
+/// Runs a command in `$0`, at which it sees the directory `$1`.
+const IN_PLACE: &str = r#"mount --bind "$1" "$0" && cd "$0/tree" && shift && exec "$@""#;
 /// The bill of materials' name, before its version.
 const BILL: &str = "portcullis";
 
@@ -125,35 +130,37 @@ impl Changelog {
 fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) -> Result<PathBuf> {
     let kind = if statically { "static" } else { "packaged" };
     println!("+ cargo build --release ({kind})");
-    let target = work.join(kind);
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
     };
+    let (place, target) = (Path::new(PLACE), Path::new(PLACE).join(kind));
     let mapped = [
-        (tree, "/portcullis"),
-        (&target, "/target"),
-        (&cargo_home, "/cargo"),
+        (place.join("tree"), "/portcullis"),
+        (target.clone(), "/target"),
+        (cargo_home, "/cargo"),
     ];
     let map = |option: &str, separator: &str| -> String {
-        let each = |(from, to): &(&Path, &str)| format!("{option}{}={to}", from.display());
+        let each = |(from, to): &(PathBuf, &str)| format!("{option}{}={to}", from.display());
         mapped.iter().map(each).collect::<Vec<_>>().join(separator)
     };
     let mut flags = map("--remap-path-prefix=", "\x1f");
     if statically {
         flags.push_str("\x1f-Ctarget-feature=+crt-static");
     }
-    let status = cargo(tree)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--package",
-            "portcullis-control",
-        ])
-        .args(["--bins", "--target", TRIPLE])
-        .arg("--target-dir")
+    ensure!(
+        tree == work.join("tree"),
+        "{} is not built from a copy of its own",
+        tree.display()
+    );
+    fs::create_dir_all(place).with_context(|| format!("making {PLACE}"))?;
+    let status = Command::new("unshare")
+        .args(["--mount", "sh", "-c", IN_PLACE, PLACE])
+        .arg(work)
+        .arg(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(["--package", "portcullis-control", "--bins"])
+        .args(["--target", TRIPLE, "--target-dir"])
         .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
@@ -161,13 +168,14 @@ fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) ->
         .env("CFLAGS", map("-ffile-prefix-map=", " "))
         .env("CXXFLAGS", map("-ffile-prefix-map=", " "))
         .env("SOURCE_DATE_EPOCH", &changelog.time)
+        .stdin(Stdio::null())
         .status()
-        .context("running cargo build")?;
+        .context("running unshare and cargo build")?;
     ensure!(
         status.success(),
         "building the {kind} programs failed: {status}"
     );
-    Ok(target.join(TRIPLE).join("release"))
+    Ok(work.join(kind).join(TRIPLE).join("release"))
 }
 
 /// Makes the Debian packages with debhelper, and has lintian look at them.
@@ -340,13 +348,6 @@ fn compare(one: &Path, other: &Path) -> Result<()> {
         other.display()
     );
     Ok(())
-}
-
-fn cargo(tree: &Path) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(cargo);
-    command.current_dir(tree).stdin(Stdio::null());
-    command
 }
 
 fn output(command: &mut Command) -> Result<String> {
