@@ -1,129 +1,109 @@
-//! Suite `admission`: what a frame costs in XDP, by its verdict. Frames are run through the program that
-//! stands on a port by BPF_PROG_TEST_RUN; an empty program, attached like it, is run in turn with it
-//! and taken off.
+//! What a frame costs in XDP, by its verdict. Frames are run through the program that stands on a port by
+//! BPF_PROG_TEST_RUN; an empty program, attached like it, is run in turn with it and taken off.
+//!
+//! The port is the loopback interface of a network namespace that has nothing else in it, and pins are on
+//! a file system that nobody else sees: both are one thread's, and gone with it. Nothing of the machine's
+//! own is touched, and whatever stops the program leaves nothing behind.
 
 mod empty;
 
+use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use dataplane::wall::{GuardHook, Wall, WallConfig, XdpRequest, test_run};
+use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 use wire::header::session_index;
 use wire::limits::{ETH_LEN, ETHERTYPE};
 use wire::tables::SessionEntry;
 use wire::{Admission, Header, Role, Verdict, kind};
 
-use super::Bench;
-use super::figure::median;
-use crate::rig::{Namespace, Scratch, mac_of, veth};
+use crate::figure::{Figure, median};
+use crate::progress::Task;
 
 const KEY: [u64; 2] = [0x1111_2222_3333_4444, 0x5555_6666_7777_8888];
 const SLOT: u16 = 3;
 const WORKSTATION: u32 = 2;
+const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// The only interface of a new namespace.
+const PORT: &str = "lo";
+/// Where every kernel has a directory to mount on.
+const BPFFS: &str = "/sys/fs/bpf";
 
-/// Measures it.
+/// How long it is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Rounds over all verdicts; a sample each.
+    pub rounds: u32,
+    /// Runs of a frame for a sample.
+    pub repeats: u32,
+    /// Runs of new frames for a sample.
+    pub singles: u32,
+}
+
+/// Measures it; a step of the task is a round.
 ///
 /// # Errors
-/// When the wall cannot be raised, or a frame gets another verdict than it was made for.
-pub fn run(bench: &mut Bench) -> Result<()> {
-    let gate = Gate::raise()?;
-    let rounds = bench.runs(9, 15);
-    let (repeats, singles) = if bench.quick() {
-        (250_000, 2_000)
-    } else {
-        (2_000_000, 20_000)
-    };
-    let cases = gate.cases()?;
-    let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
-    let (mut empty, mut admitted, mut siphash) = (Vec::new(), Vec::new(), Vec::new());
-    let task = bench.task("verdicts in XDP", u64::from(rounds));
-    let mut counter = 1;
-    for _ in 0..rounds {
-        let nothing = gate.nothing(&cases[0].1, repeats)?;
-        empty.push(nothing);
-        for ((verdict, frame), samples) in cases.iter().zip(&mut samples) {
-            task.doing(verdict.name());
-            samples.push(gate.cost(frame, repeats)? - nothing);
-        }
-        // The last case is a replay. A frame is admitted once, so repeating it measures a replay;
-        // single runs cost more for being single, and what admission adds is their difference.
-        task.doing(Verdict::Admitted.name());
-        let replay = samples.last().and_then(|samples| samples.last());
-        let replay = *replay.context("no replay was measured")?;
-        admitted.push(replay + gate.admission_adds(&mut counter, singles)?);
-        siphash.push(siphash_cost(repeats));
-        task.step();
-    }
-    drop(task);
-    let method = format!(
-        "BPF_PROG_TEST_RUN of one frame {repeats} times, thread CPU time, in turn with an empty program"
-    );
-    bench.measured("admission.empty.ns", "ns", &empty, None, &method)?;
-    let native =
-        format!("SipHash-2-4 of 16 bytes {repeats} times, compiled for this CPU, not eBPF");
-    let siphash = bench.measured("admission.siphash.ns", "ns", &siphash, None, &native)?;
-    let over = format!("{method}, whose time is taken off");
-    for ((verdict, _), samples) in cases.iter().zip(&samples) {
-        let metric = format!("admission.{}.ns", verdict.name());
-        // A verdict that comes after the tag was checked cannot cost less than the tag.
-        let tagged = [Verdict::BadTag, Verdict::Replay].contains(verdict);
-        bench.measured(metric, "ns", samples, tagged.then_some(siphash), &over)?;
-    }
-    let over = format!(
-        "a replay, and what {singles} single runs of new frames cost above as many of a replay, in turn; {over}"
-    );
-    bench.measured(
-        "admission.admitted.ns",
-        "ns",
-        &admitted,
-        Some(siphash),
-        &over,
-    )?;
-    Ok(())
+/// Without root; when the wall cannot be raised, or a frame gets another verdict than it was made for.
+pub fn measure(plan: Plan, task: &Task) -> Result<Vec<Figure>> {
+    std::thread::scope(|scope| {
+        let apart = scope.spawn(|| Gate::raise().and_then(|gate| gate.measure(plan, task)));
+        apart
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the thread that measures failed")))
+    })
 }
 
 /// A port with the wall on it, one session, and a socket that takes what is admitted.
 struct Gate {
     wall: Wall,
-    mac: [u8; 6],
     empty: OwnedFd,
     _attached: OwnedFd,
+    /// Where the empty program is attached.
+    _elsewhere: File,
     _socket: OwnedFd,
-    _host: Arc<Namespace>,
-    _pins: Scratch,
 }
 
 impl Gate {
+    /// Takes the thread into namespaces of its own, and raises the wall there.
     fn raise() -> Result<Self> {
-        let host = Arc::new(Namespace::create("gate")?);
-        veth((&host, "near"), (&host, "far"), 1500)?;
-        veth((&host, "none"), (&host, "other"), 1500)?;
-        let mac = mac_of(&host, "near")?;
-        let pins = Scratch::new("gate")?;
-        let (wall, empty, attached) = host.run(|| {
-            let wall = Wall::raise(&WallConfig {
-                interface: "near".into(),
-                ifindex: if_nametoindex("near")?,
-                admission: Admission {
-                    role: Role::Gateway,
-                    mac,
-                    ethertype: ETHERTYPE,
-                },
-                pin_directory: pins.pins().to_owned(),
-                mode: XdpRequest::Auto,
-                guard: GuardHook::Auto,
-                session_slots: 16,
-                workstation_slots: 8,
-            })?;
-            let empty = empty::load().context("loading an empty XDP program")?;
-            // Attached like the one it is compared with: the kernel calls attached programs directly.
-            let attached = empty::attach(&empty, if_nametoindex("none")?)
-                .context("attaching an empty XDP program")?;
-            Ok((wall, empty, attached))
+        let apart = || unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS);
+        apart().context("making a network namespace, which takes root")?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            .context("keeping mounts to ourselves")?;
+        mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mounting a BPF file system on {BPFFS}"))?;
+        let empty = empty::load().context("loading an empty XDP program")?;
+        // Attached like the one it is compared with: the kernel calls attached programs directly.
+        let attached = empty::attach(&empty, if_nametoindex(PORT)?)
+            .context("attaching an empty XDP program")?;
+        let elsewhere = File::open("/proc/thread-self/ns/net").context("keeping a namespace")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("making a second network namespace")?;
+        let wall = Wall::raise(&WallConfig {
+            interface: PORT.into(),
+            ifindex: if_nametoindex(PORT)?,
+            admission: Admission {
+                role: Role::Gateway,
+                mac: NEAR_MAC,
+                ethertype: ETHERTYPE,
+            },
+            pin_directory: PathBuf::from(BPFFS).join("bench"),
+            mode: XdpRequest::Auto,
+            guard: GuardHook::Auto,
+            session_slots: 16,
+            workstation_slots: 8,
         })?;
         // SAFETY: socket(2) makes a descriptor that nobody else knows.
         let socket = unsafe {
@@ -152,20 +132,70 @@ impl Gate {
         ensure!(installed, "no room for a session");
         Ok(Self {
             wall,
-            mac,
             empty,
             _attached: attached,
+            _elsewhere: elsewhere,
             _socket: socket,
-            _host: host,
-            _pins: pins,
         })
+    }
+
+    fn measure(&self, plan: Plan, task: &Task) -> Result<Vec<Figure>> {
+        let Plan {
+            rounds,
+            repeats,
+            singles,
+        } = plan;
+        let cases = self.cases()?;
+        let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
+        let (mut empty, mut admitted, mut siphash) = (Vec::new(), Vec::new(), Vec::new());
+        let mut counter = 1;
+        for _ in 0..rounds {
+            let nothing = self.nothing(&cases[0].1, repeats)?;
+            empty.push(nothing);
+            for ((verdict, frame), samples) in cases.iter().zip(&mut samples) {
+                task.doing(verdict.name());
+                samples.push(self.cost(frame, repeats)? - nothing);
+            }
+            // The last case is a replay. A frame is admitted once, so repeating it measures a replay;
+            // single runs cost more for being single, and what admission adds is their difference.
+            task.doing(Verdict::Admitted.name());
+            let replay = samples.last().and_then(|samples| samples.last());
+            let replay = *replay.context("no replay was measured")?;
+            admitted.push(replay + self.admission_adds(&mut counter, singles)?);
+            siphash.push(siphash_cost(repeats));
+            task.step();
+        }
+        let method = format!(
+            "BPF_PROG_TEST_RUN of one frame {repeats} times, thread CPU time, in turn with an empty program"
+        );
+        let ns = |metric: String, samples: &[f64], bound, method: &str| {
+            Figure::of(metric, "ns", samples, bound, method)
+        };
+        let mut figures = vec![ns("admission.empty.ns".into(), &empty, None, &method)?];
+        let native =
+            format!("SipHash-2-4 of 16 bytes {repeats} times, compiled for this CPU, not eBPF");
+        figures.push(ns("admission.siphash.ns".into(), &siphash, None, &native)?);
+        let siphash = median(&siphash);
+        let over = format!("{method}, whose time is taken off");
+        for ((verdict, _), samples) in cases.iter().zip(&samples) {
+            let metric = format!("admission.{}.ns", verdict.name());
+            // A verdict that comes after the tag was checked cannot cost less than the tag.
+            let tagged = [Verdict::BadTag, Verdict::Replay].contains(verdict);
+            figures.push(ns(metric, samples, tagged.then_some(siphash), &over)?);
+        }
+        let over = format!(
+            "a replay, and what {singles} single runs of new frames cost above as many of a replay, in turn; {over}"
+        );
+        let metric = "admission.admitted.ns".into();
+        figures.push(ns(metric, &admitted, Some(siphash), &over)?);
+        Ok(figures)
     }
 
     /// A Data frame of 100 bytes of payload with a valid tag.
     fn data(&self, counter: u64) -> Vec<u8> {
         let mut header = Header::new(kind::DATA, 100, session_index(SLOT, 0x8001), counter);
         header.tag = header.data_tag(KEY);
-        let mut frame = [&self.mac[..], &FAR_MAC, &ETHERTYPE.to_be_bytes()].concat();
+        let mut frame = [&NEAR_MAC[..], &FAR_MAC, &ETHERTYPE.to_be_bytes()].concat();
         frame.extend(header.encode());
         frame.resize(ETH_LEN + header.frame_len(), 0);
         frame
@@ -219,7 +249,7 @@ impl Gate {
     }
 
     /// What a single run costs more when it admits a frame than when it finds a replay.
-    fn admission_adds(&self, counter: &mut u64, singles: u64) -> Result<f64> {
+    fn admission_adds(&self, counter: &mut u64, singles: u32) -> Result<f64> {
         let replayed = self.data(0);
         let (mut new, mut old) = (Vec::new(), Vec::new());
         let before = self.wall.verdict(Verdict::Admitted)?;
@@ -233,7 +263,7 @@ impl Gate {
         }
         let admitted = self.wall.verdict(Verdict::Admitted)? - before;
         ensure!(
-            admitted == singles,
+            admitted == u64::from(singles),
             "{admitted} of {singles} new frames were admitted"
         );
         Ok(median(&new) - median(&old))
