@@ -9,6 +9,7 @@ use crate::config::{self, Cores};
 use crate::confine::{self, Account, Paths};
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
+use crate::explain::{self, Explain, Explained, Gate};
 use crate::files;
 use crate::handshake::workstation::{
     Phase, RollbackSign, Status, Traffic, Workstation as Machine, WorkstationConfig,
@@ -26,16 +27,19 @@ use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
 use crate::rollback::{self, Clocks, Generation};
 use crate::systemd::Systemd;
+use crate::watch::{self, Hub, Stream, Watch};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkEvent, Links};
 use dataplane::own::Own;
+use dataplane::tap::Tap;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +62,8 @@ const RECONFIGURE: Duration = Duration::from_secs(1);
 enum Request {
     Status(Sender<AgentStatus>),
     Down(Sender<Result<(), Problem>>),
+    Explain(Explain, Sender<Result<Vec<Explained>, Problem>>),
+    Watch(Watch, Sender<Result<Stream, Problem>>),
 }
 
 struct Agent {
@@ -86,6 +92,8 @@ struct Agent {
     /// When the helper was last looked at.
     looked: Instant,
     systemd: Systemd,
+    /// Who watches what is dropped.
+    hub: Arc<Hub>,
 }
 
 /// Runs the agent until it is told to stop.
@@ -212,7 +220,11 @@ impl Agent {
         let shape = layout::shape(&plan.interface, &plan.rings);
         let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &[shape])?;
         let lifetime = process::key_lifetime()?;
+        let tap = Arc::<Tap>::default();
+        let hub = Arc::<Hub>::default();
+        hub.set_workers(Arc::clone(&tap), vec![plan.interface.clone()]);
         let settings = Settings {
+            tap,
             role: Role::Workstation,
             engine: config.engine,
             cores: layout.workers,
@@ -303,6 +315,7 @@ impl Agent {
             retried: Instant::now(),
             looked: Instant::now(),
             systemd,
+            hub,
         })
     }
 
@@ -361,6 +374,12 @@ impl Agent {
                         drop(answer.send(down.clone()));
                         return down;
                     }
+                    Ok(Request::Explain(request, answer)) => {
+                        drop(answer.send(self.explain(&request)));
+                    }
+                    Ok(Request::Watch(request, answer)) => {
+                        drop(answer.send(self.watch(&request)));
+                    }
                     Err(_) => {}
                 },
                 recv(links) -> event => if let Ok(event) = event { self.link_event(&event) },
@@ -389,6 +408,7 @@ impl Agent {
             self.systemd.look(&self.pool);
             self.machine.tick(now());
             self.retry_port();
+            self.show_port();
             self.retry_configure();
             self.report();
         }
@@ -645,6 +665,41 @@ impl Agent {
         }
     }
 
+    /// What the port would do with frames, by its tables as they are now.
+    fn explain(&self, request: &Explain) -> Result<Vec<Explained>, Problem> {
+        let interface = &self.port.plan.interface;
+        let port = explain::Port {
+            interface: interface.clone(),
+            mac: self.links.find(interface).ok().and_then(|link| link.mac),
+            gate: Gate::Tunnel {
+                role: Role::Workstation,
+                ethertype: self.port.plan.ethertype,
+                tables: self.port.up.as_ref().map(|up| Arc::clone(&up.tables)),
+            },
+        };
+        explain::answer(&[port], request, |_| Some(self.identity.name.to_string()))
+    }
+
+    /// Begins to show somebody what is dropped.
+    fn watch(&self, request: &Watch) -> Result<Stream, Problem> {
+        self.show_port();
+        let names = HashMap::from([(GATEWAY, self.identity.name.to_string())]);
+        self.hub.watch(request, names)
+    }
+
+    /// Tells those who watch of a port that came or went.
+    fn show_port(&self) {
+        let up = self.port.up.as_ref();
+        let port = up.map(|up| watch::Port {
+            interface: self.port.plan.interface.clone(),
+            samples: up.wall.samples(),
+            pins: None,
+        });
+        if !self.hub.knows(port.iter().map(|port| &port.samples)) {
+            self.hub.set_ports(port.into_iter().collect());
+        }
+    }
+
     /// Takes everything down on purpose. The port is an ordinary interface again, and set down.
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
@@ -724,5 +779,13 @@ impl AgentControl for Asker<Request> {
 
     fn down(&self) -> Result<(), Problem> {
         self.ask(Request::Down)?
+    }
+
+    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
+        self.ask(|answer| Request::Explain(request, answer))?
+    }
+
+    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
+        self.ask(|answer| Request::Watch(request, answer))?
     }
 }

@@ -12,6 +12,7 @@
 use crate::problem::{Kind, Problem};
 use crate::workstation;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{getgid, getpid, getuid};
 use serde::Serialize;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -33,6 +34,8 @@ const RESERVE: u64 = 4096;
 const LONGEST_ERROR: usize = 1024;
 /// The longest name of a client that is written.
 const LONGEST_CLIENT: usize = 80;
+/// The longest name that is written; no Workstation's is longer.
+const LONGEST_NAME: usize = 63;
 
 /// Who changes something.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -56,6 +59,16 @@ impl By {
         }
     }
 
+    /// A program that makes the change itself, while no daemon runs.
+    pub fn this_program(name: &str) -> Self {
+        Self {
+            uid: Some(getuid().as_raw()),
+            gid: Some(getgid().as_raw()),
+            pid: Some(getpid().as_raw()),
+            client: Some(format!("{name}, without the daemon")),
+        }
+    }
+
     /// What a client calls itself, as it can be written.
     pub(crate) fn client(name: &str) -> String {
         let plain = |c: &char| c.is_ascii_graphic() || *c == ' ';
@@ -74,6 +87,29 @@ pub struct What {
     /// What was asked for.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub request: Value,
+}
+
+impl What {
+    /// A call, of no Workstation and with no request.
+    pub fn new(call: &'static str) -> Self {
+        Self {
+            call,
+            workstation: None,
+            request: Value::Null,
+        }
+    }
+
+    /// The same of this Workstation.
+    pub fn of(mut self, workstation: &str) -> Self {
+        self.workstation = Some(workstation.chars().take(LONGEST_NAME).collect());
+        self
+    }
+
+    /// The same with what was asked for. Requests hold no secret.
+    pub fn asked(mut self, request: &impl Serialize) -> Self {
+        self.request = serde_json::to_value(request).unwrap_or_default();
+        self
+    }
 }
 
 /// The log.
@@ -291,6 +327,7 @@ fn open(path: &Path) -> io::Result<(File, u64, bool)> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)?;
+    crate::files::leave_to_account(&file, path)?;
     let length = file.metadata()?.len();
     let mut last = [b'\n'];
     if length > 0 {

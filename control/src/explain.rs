@@ -21,7 +21,7 @@ use std::sync::Arc;
 use wire::pinned::PinKey;
 use wire::{Admission, PinnedVerdict, Role, Tables, Verdict};
 
-pub use command::{Arguments, run};
+pub use command::{Arguments, agent, gateway};
 pub use input::{Frames, read};
 pub use show::{one, several};
 
@@ -111,6 +111,8 @@ pub struct Port {
 pub enum Gate {
     /// Sessions and keys.
     Tunnel {
+        /// Whose port it is.
+        role: Role,
         /// The tunnel's EtherType.
         ethertype: u16,
         /// The tables, where the port is up.
@@ -142,11 +144,28 @@ pub fn ports(config: &Gateway) -> Vec<Port> {
         interface: port.interface.clone(),
         mac: mac(&port.interface),
         gate: Gate::Tunnel {
+            role: Role::Gateway,
             ethertype: port.ethertype,
             tables: None,
         },
     });
     tunnel.chain(keyless_ports(config, mac)).collect()
+}
+
+/// A Workstation's port without an agent.
+pub fn agents_port(interface: &str, ethertype: u16) -> Port {
+    let link = Links::open()
+        .ok()
+        .and_then(|links| links.find(interface).ok());
+    Port {
+        interface: interface.to_owned(),
+        mac: link.and_then(|link| link.mac),
+        gate: Gate::Tunnel {
+            role: Role::Workstation,
+            ethertype,
+            tables: None,
+        },
+    }
 }
 
 /// The ports of Workstations without keys, which are decided by the configuration alone.
@@ -271,32 +290,31 @@ impl Port {
             };
         };
         match &self.gate {
-            Gate::Tunnel { ethertype, tables } => {
+            Gate::Tunnel {
+                role,
+                ethertype,
+                tables,
+            } => {
                 let port = Admission {
-                    role: Role::Gateway,
+                    role: *role,
                     mac,
                     ethertype: *ethertype,
                 };
                 let moment = tables.as_ref().map(|tables| tables.at(tables.now(), true));
                 let told = explain(&port, frame, moment);
-                Explained {
-                    verdict: told.verdict.map(|verdict| verdict.name().into()),
-                    admitted: told.verdict.map(|verdict| verdict == Verdict::Admitted),
-                    workstation: told.of.and_then(named),
-                    steps: steps(told),
-                    ..none
-                }
+                none.told(
+                    told,
+                    Verdict::name,
+                    |verdict| verdict == Verdict::Admitted,
+                    named,
+                )
             }
             Gate::Pinned(pins) => {
+                let lets_in =
+                    |verdict| matches!(verdict, PinnedVerdict::Passed | PinnedVerdict::Answered);
+                // A pin is no Workstation of the registry's.
                 let told = explain_pinned(mac, frame, pins);
-                Explained {
-                    verdict: told.verdict.map(|verdict| verdict.name().into()),
-                    admitted: told.verdict.map(|verdict| {
-                        matches!(verdict, PinnedVerdict::Passed | PinnedVerdict::Answered)
-                    }),
-                    steps: steps(told),
-                    ..none
-                }
+                none.told(told, PinnedVerdict::name, lets_in, |_| None)
             }
             Gate::Open => {
                 let text = "this port is open: everything goes to the kernel";
@@ -307,6 +325,25 @@ impl Port {
                     ..none
                 }
             }
+        }
+    }
+}
+
+impl Explained {
+    /// The same with what was found.
+    fn told<V: Copy>(
+        self,
+        told: Explanation<V>,
+        name: fn(V) -> &'static str,
+        lets_in: impl Fn(V) -> bool,
+        named: impl Fn(u32) -> Option<String>,
+    ) -> Self {
+        Self {
+            verdict: told.verdict.map(|verdict| name(verdict).into()),
+            admitted: told.verdict.map(lets_in),
+            workstation: told.of.and_then(named),
+            steps: steps(told),
+            ..self
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::port::Port;
 use crate::problem::{Kind, Problem};
 use crate::process::{self, Signal};
 use crate::raise;
-use crate::registry::Registry;
+use crate::registry::{Before, Changes, Registry};
 use crate::systemd::Systemd;
 use crate::watch::Hub;
 use crate::workstation::Workstation;
@@ -47,6 +47,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use dataplane::counters::PeerCounters;
 use dataplane::link::{LinkEvent, Links};
 use dataplane::policy::{Policy, Surroundings};
+use dataplane::tap::Tap;
 use dataplane::wall::Steering;
 use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
@@ -269,7 +270,12 @@ impl Daemon {
         )?;
         let rings: usize = plans.iter().map(|plan| plan.rings.size as usize).sum();
         let lifetime = process::key_lifetime()?;
+        let tap = Arc::<Tap>::default();
+        let hub = Arc::<Hub>::default();
+        let interfaces = config.ports.iter().map(|port| port.interface.clone());
+        hub.set_workers(Arc::clone(&tap), interfaces.collect());
         let settings = Settings {
+            tap,
             role: Role::Gateway,
             engine: config.engine,
             cores: layout.workers,
@@ -340,7 +346,7 @@ impl Daemon {
             sessions: HashMap::new(),
             homes: Homes::default(),
             guide,
-            hub: Arc::default(),
+            hub,
             arrived: 0,
             mail: Mailboxes::default(),
             started: Instant::now(),
@@ -596,6 +602,12 @@ impl Daemon {
             return Ok(());
         };
         let tried = format!("serving the Workstation {}", workstation.name);
+        if process::fails_to_serve(workstation.name.as_str()) {
+            return Err(Problem::io(
+                &tried,
+                &std::io::Error::other("a test says so"),
+            ));
+        }
         let enrolled = self.enrolled(id, &workstation);
         let ports: Vec<PortId> = self.ports_of(&workstation);
         self.machine.add(now(), enrolled).map_err(|error| {

@@ -112,6 +112,8 @@ enum Request {
     LookKeyless { port: usize },
     /// Has one be as the configuration file says now, which must be what the daemon has read.
     ChangeKeyless { port: usize, read: Digest },
+    /// Has one be as it was before that.
+    TakeBackKeyless { port: usize },
     /// Takes all walls and the host interface down.
     Lower,
 }

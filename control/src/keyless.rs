@@ -48,6 +48,8 @@ const SETTINGS: [(&str, &str, &str); 14] = [
 #[derive(Debug)]
 pub struct Port {
     config: config::KeylessPort,
+    /// What it was before the last change.
+    former: Option<config::KeylessPort>,
     pin_directory: PathBuf,
     up: Option<Up>,
     /// Why it is not up.
@@ -85,6 +87,7 @@ impl Port {
             config,
             pin_directory: pin_directory.to_owned(),
             up: None,
+            former: None,
             reason: None,
             counters: None,
         }
@@ -271,10 +274,29 @@ impl Port {
             return Ok(());
         }
         let former = std::mem::replace(&mut self.config, config.clone());
-        self.raise(links).inspect_err(|_| {
-            self.config = former;
-            self.raise_again(links);
-        })
+        match self.raise(links) {
+            Ok(()) => {
+                self.former = Some(former);
+                Ok(())
+            }
+            Err(problem) => {
+                self.config = former;
+                self.raise_again(links);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Takes the last change back, unless that was done.
+    ///
+    /// # Errors
+    /// As [`Port::raise`]; then it is tried again as long as the port is looked after.
+    pub fn take_back(&mut self, links: &Links) -> Result<(), Problem> {
+        let Some(former) = self.former.take() else {
+            return Ok(());
+        };
+        self.config = former;
+        self.raise(links).inspect_err(|_| self.raise_again(links))
     }
 
     /// Raises it where it can be, as a running daemon does.

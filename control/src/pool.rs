@@ -9,6 +9,7 @@ use dataplane::host::tun::TunQueue;
 use dataplane::lifetime::Lifetime;
 use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
+use dataplane::tap::Tap;
 use dataplane::worker::crew::{Crew, Seat, Sizes};
 use dataplane::worker::run::{Orders, orders};
 use dataplane::worker::{Command, Event, Worker, WorkerConfig};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub lifetime: Lifetime,
     /// What they hand each other has room in.
     pub sizes: Sizes,
+    /// Where what they drop can be watched.
+    pub tap: Arc<Tap>,
 }
 
 struct Member {
@@ -106,7 +109,8 @@ impl Pool {
                 sender.clone(),
                 Arc::clone(&counters),
             )
-            .with_lifetime(settings.lifetime);
+            .with_lifetime(settings.lifetime)
+            .with_tap(Arc::clone(&settings.tap));
             if let Some(seat) = crew.as_ref().and_then(|crew| Seat::new(crew, at)) {
                 worker = worker.with_seat(seat);
             }

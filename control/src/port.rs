@@ -1,7 +1,7 @@
 //! A port of a daemon: how it is raised, what there is of it while it is up, and how it comes and
 //! goes with its interface. Gateway and agent have the same.
 
-use crate::api::{Counters, PortState, PortStatus, ServedBy, mac_text};
+use crate::api::{Counters, PortStatus, ServedBy, mac_text};
 use crate::choices::ThreadedNapi;
 use crate::helper::PortHelp;
 use crate::pool::Pool;
@@ -268,20 +268,11 @@ impl Port {
             reason: self.reason.clone(),
             ..PortStatus::default()
         };
-        let Some(up) = &self.up else {
-            status.state = match links.find(&self.plan.interface) {
-                Ok(_) => PortState::Down,
-                Err(_) => PortState::Missing,
-            };
+        let up = self.up.as_ref();
+        status.stand(up.map(|up| up.carrier), links);
+        let Some(up) = up else {
             return status;
         };
-        status.state = match up.carrier {
-            true => PortState::Up,
-            false => PortState::Down,
-        };
-        if !up.carrier {
-            status.reason = Some("no carrier; check the cable and the other end".to_owned());
-        }
         let mode = match up.mode {
             AttachMode::Native => "native",
             AttachMode::Generic => "generic",

@@ -111,3 +111,10 @@ pub fn signals(Caught(mut signals): Caught) -> Result<Receiver<Signal>, Problem>
         .map_err(|error| Problem::io("listen for signals", &error))?;
     Ok(receiver)
 }
+
+/// Whether serving a Workstation is to fail, for a test to see what becomes of the rest: the one that
+/// `PORTCULLIS_FAILS_TO_SERVE` names. A release has no such variable.
+pub fn fails_to_serve(name: &str) -> bool {
+    cfg!(debug_assertions)
+        && std::env::var_os("PORTCULLIS_FAILS_TO_SERVE").is_some_and(|failing| failing == name)
+}

@@ -112,6 +112,21 @@ impl New {
     }
 }
 
+/// What the files say.
+#[derive(Debug)]
+pub struct Files {
+    found: BTreeMap<Name, Workstation>,
+    broken: Vec<Broken>,
+}
+
+/// What a registry had.
+#[derive(Debug)]
+pub struct Before {
+    entries: BTreeMap<Name, Box<Entry>>,
+    broken: Vec<Broken>,
+    slots: Vec<Slot>,
+}
+
 /// What a [`Registry::reload`] found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -353,12 +368,27 @@ impl Registry {
         }
     }
 
-    /// Reads the files again. Workstations that are still there keep their slots.
+    /// Reads the files again, and takes over what is in them.
     ///
     /// # Errors
-    /// The directory cannot be read; then nothing has changed.
+    /// As [`Registry::read`]; then nothing has changed.
     pub fn reload(&mut self) -> Result<Changes, Problem> {
-        let (mut found, broken) = self.read_directory()?;
+        let read = self.read()?;
+        Ok(self.take_over(read))
+    }
+
+    /// Reads the files again, and changes nothing.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn read(&self) -> Result<Files, Problem> {
+        let (found, broken) = self.read_directory()?;
+        Ok(Files { found, broken })
+    }
+
+    /// Takes over what was read. Workstations that are still there keep their slots.
+    pub fn take_over(&mut self, read: Files) -> Changes {
+        let Files { mut found, broken } = read;
         self.broken = broken;
         let mut changes = Changes::default();
         let gone: Vec<Name> = self
@@ -403,7 +433,23 @@ impl Registry {
                 }
             }
         }
-        Ok(changes)
+        changes
+    }
+
+    /// What it has, to be given back to [`Registry::restore`].
+    pub fn before(&self) -> Before {
+        Before {
+            entries: self.entries.clone(),
+            broken: self.broken.clone(),
+            slots: self.slots.clone(),
+        }
+    }
+
+    /// Takes back what was taken over since. The files stay as they are.
+    pub fn restore(&mut self, before: Before) {
+        self.entries = before.entries;
+        self.broken = before.broken;
+        self.slots = before.slots;
     }
 
     fn fresh_key_id(&self) -> Result<KeyId, Problem> {

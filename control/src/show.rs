@@ -26,6 +26,16 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !refused
 }
 
+/// A table of plain cells under a head.
+pub fn table(head: &[&str], rows: &[Vec<String>], colours: bool) -> String {
+    let plain = |row: &Vec<String>| -> Row {
+        let cells = row.iter().map(|cell| (cell.clone(), Colour::Plain));
+        (cells.collect(), Vec::new())
+    };
+    let rows: Vec<_> = rows.iter().map(plain).collect();
+    Painter { on: colours }.table(head, &rows)
+}
+
 /// A Gateway's status.
 pub fn status(status: &Status, colours: bool) -> String {
     let painter = Painter { on: colours };

@@ -11,13 +11,17 @@ mod view;
 
 use crate::api::client::Client;
 use crate::api::{AgentStatus, Status, WorkstationStatus};
+use crate::ending;
 use crate::problem::{Kind, Problem};
-use crossbeam::channel::{Receiver, Sender, bounded, never, select_biased};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
+use nix::sys::termios::{FlowArg, FlushArg, tcflow, tcflush};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::disable_raw_mode;
 use screen::Screen;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use std::io::{IsTerminal as _, stdin, stdout};
+use std::io::{self, IsTerminal as _, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +30,8 @@ use threads::Threads;
 
 /// How long a key may wait to be seen, and a signal to be obeyed.
 const ROUND: Duration = Duration::from_millis(50);
+/// How long a signal waits for what is being drawn, before it is given up.
+const GRACE: Duration = Duration::from_millis(500);
 /// The intervals that can be asked for, in seconds.
 pub const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=60.0;
 
@@ -118,22 +124,57 @@ pub fn run(source: Source, socket: &Path, interval: f64) -> Result<(), Problem> 
     // Asked once before the terminal is taken: what is wrong is read better on an ordinary screen.
     let first = source.ask()?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| Problem::io("waiting for signals", &error))?;
-    }
+    // Nothing is sent: that it is gone says that the terminal has been given back.
+    let (running, ended) = bounded::<()>(0);
+    let told = Arc::clone(&stop);
+    ending::when_told(move || end(&told, &ended))?;
     let mut screen = Screen::new(source.program());
     screen.take(Instant::now(), Ok(first), Vec::new());
-    let looks = sampler(source, socket.to_owned(), Duration::from_secs_f64(interval));
-    // Puts the terminal back on a panic, too.
-    let mut terminal = ratatui::try_init().map_err(|error| Problem::io(TRIED, &error))?;
-    let outcome = serve(&mut terminal, &mut screen, &looks, &stop);
-    ratatui::restore();
+    let looks = sampler(source, socket.to_owned(), Duration::from_secs_f64(interval))
+        .map_err(|error| Problem::io(TRIED, &error))?;
+    let outcome = at_terminal(|terminal| serve(terminal, &mut screen, &looks, &stop));
+    drop(running);
     outcome.map_err(|error| Problem::io("drawing on the terminal", &error))
 }
 
+/// Takes the terminal while `draw` runs, and gives it back however that ends: by a panic, too.
+///
+/// # Errors
+/// The terminal cannot be taken, or what `draw` failed with.
+pub fn at_terminal<T>(draw: impl FnOnce(&mut DefaultTerminal) -> io::Result<T>) -> io::Result<T> {
+    // Has a panic, of whichever thread, put the terminal back before it is told of.
+    let mut terminal = ratatui::try_init()?;
+    let restore = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What it does not put back if another thread has the terminal.
+        let _ = execute!(stdout(), Show);
+        restore(panic);
+    }));
+    let outcome = draw(&mut terminal);
+    ratatui::restore();
+    outcome
+}
+
+/// Ends it from beside. Who draws on a terminal that nobody reads waits for its reader for ever: what is
+/// not read by then is thrown away, which makes room for the few bytes that give the terminal back.
+fn end(stop: &AtomicBool, ended: &Receiver<()>) {
+    stop.store(true, Ordering::Relaxed);
+    let is_late = || ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout);
+    if !is_late() {
+        return;
+    }
+    let _ = tcflush(stdout(), FlushArg::TCOFLUSH);
+    // Who waits for room is woken by a stop's end, and not by the flush.
+    let _ = tcflow(stdout(), FlowArg::TCOOFF);
+    let _ = tcflow(stdout(), FlowArg::TCOON);
+    if is_late() {
+        let _ = disable_raw_mode();
+        signal_hook::low_level::exit(0);
+    }
+}
+
 /// Looks again and again, on a thread of its own: keys are answered while the daemon is not.
-fn sampler(source: Source, socket: PathBuf, interval: Duration) -> Receiver<Look> {
+fn sampler(source: Source, socket: PathBuf, interval: Duration) -> io::Result<Receiver<Look>> {
     let (sender, receiver): (Sender<Look>, _) = bounded(1);
     let watch = move || {
         let mut threads = Threads::new(socket);
@@ -150,13 +191,10 @@ fn sampler(source: Source, socket: PathBuf, interval: Duration) -> Receiver<Look
             }
         }
     };
-    match std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("looks".into())
-        .spawn(watch)
-    {
-        Ok(_) => receiver,
-        Err(_) => never(),
-    }
+        .spawn(watch)?;
+    Ok(receiver)
 }
 
 fn serve(
@@ -164,7 +202,7 @@ fn serve(
     screen: &mut Screen,
     looks: &Receiver<Look>,
     stop: &AtomicBool,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     loop {
         terminal.draw(|frame| view::draw(frame, screen))?;
         // Until there is something new to draw.
@@ -174,10 +212,11 @@ fn serve(
             }
             let mut news = false;
             select_biased! {
-                recv(looks) -> look => if let Ok(look) = look {
+                recv(looks) -> look => {
+                    let look = look.map_err(|_| io::Error::other("the thread that looks has failed"))?;
                     screen.take(look.at, look.answer, look.threads);
                     news = true;
-                },
+                }
                 default => {}
             }
             if event::poll(if news { Duration::ZERO } else { ROUND })? {

@@ -6,9 +6,10 @@
 //! watcher what it asked for, over the control socket, to whose group a frame in clear is shown. A watcher
 //! that does not keep up misses samples; XDP, the workers and other watchers do not notice.
 //!
-//! What is sampled are the drops of XDP, by all its verdicts, on `tunnel` and `pinned` ports. What a worker
-//! drops after admission (`failed_open`, `inner_source`, policy, ...) is counted, and not sampled: a worker
-//! has no time for it, and what it holds then is decrypted.
+//! What is sampled are the drops of XDP, by all its verdicts, on `tunnel` and `pinned` ports; and of what was
+//! admitted what a worker drops (`open_failed`, `inner_source`, policy, ...), by a queue that all workers
+//! share ([`dataplane::tap`]). What a worker holds then is decrypted: of that only the packet's headers are
+//! shown, which say what a rule would have to allow, and never what it carries.
 
 mod command;
 mod decode;
@@ -17,10 +18,15 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub use command::{Arguments, run};
-pub use decode::line;
+pub use command::{Arguments, agent, gateway};
+pub use decode::{line, packet};
 pub use hub::{Hub, Port, Stream};
 pub use write::Writer;
+
+/// The names of all verdicts that frames are dropped by.
+pub fn verdicts() -> impl Iterator<Item = &'static str> {
+    hub::verdict_names()
+}
 
 /// Samples a second of each verdict and port, unless told otherwise.
 pub const RATE: u32 = 100;
@@ -31,7 +37,7 @@ pub const MOST_RATE: u32 = 10_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
-    /// The only Workstation whose drops are shown: of those that XDP can tell to be its.
+    /// The only Workstation whose drops are shown: of those that are known to be its.
     #[serde(default)]
     pub workstation: Option<String>,
     /// The only port.
@@ -66,8 +72,8 @@ pub struct Dropped {
     pub time: u64,
     /// The port.
     pub port: String,
-    /// The receive queue it came by.
-    pub queue: u32,
+    /// The receive queue it came by; none of one that a worker dropped.
+    pub queue: Option<u32>,
     /// Why.
     pub verdict: String,
     /// The Workstation that it was found to be of, by name; of a pinned port the pin's MAC address.
@@ -76,4 +82,7 @@ pub struct Dropped {
     pub length: u32,
     /// Its first bytes, in hex.
     pub head: String,
+    /// Of a packet that was decrypted and then dropped: its headers, in hex, and nothing that it carries.
+    #[serde(default)]
+    pub inner: String,
 }

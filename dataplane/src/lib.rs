@@ -27,6 +27,7 @@ pub mod route;
 pub mod schedule;
 pub mod session;
 pub mod tags;
+pub mod tap;
 pub mod wall;
 pub mod worker;
 

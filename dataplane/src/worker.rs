@@ -39,6 +39,7 @@ use crate::route::Routes;
 use crate::schedule::Schedule;
 use crate::session::{Session, Spent};
 use crate::tags::Tags;
+use crate::tap::{Faucet, Tap};
 use crate::wall::PortTables;
 use crate::{PortId, WorkstationId};
 use crossbeam::channel::{Receiver, Sender, TrySendError};
@@ -268,6 +269,8 @@ pub struct Worker<P: Port, H: Host> {
     reconciled: usize,
     /// Whether the machine was put back to a snapshot.
     watch: Watch,
+    /// Who watches what is dropped.
+    faucet: Faucet,
     stopped: bool,
 }
 
@@ -308,6 +311,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             looked: 0,
             reconciled: 0,
             watch: Watch::default(),
+            faucet: Faucet::default(),
             stopped: false,
         }
     }
@@ -315,6 +319,12 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// The same worker, using keys less long.
     pub fn with_lifetime(self, lifetime: Lifetime) -> Self {
         Self { lifetime, ..self }
+    }
+
+    /// The same worker, whose drops are seen by whoever has this.
+    pub fn with_tap(self, tap: Arc<Tap>) -> Self {
+        let faucet = Faucet::of(tap);
+        Self { faucet, ..self }
     }
 
     /// One round. `now` is nanoseconds of CLOCK_BOOTTIME. True when there was something to do.

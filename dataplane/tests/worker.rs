@@ -9,6 +9,8 @@ use dataplane::keys::{Cipher, Protection};
 use dataplane::policy::{Match, PeerRules, Policy, PortRange, RuleSet};
 use dataplane::port::memory::{MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Session, pair_for_tests};
+use dataplane::tap::{OUTER, Reason, Tap};
+use dataplane::wall::Wanted;
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
 use portcullis_dataplane as dataplane;
 use proptest::prelude::*;
@@ -757,4 +759,92 @@ proptest! {
     ) {
         prop_assert_eq!(outcome(&steps, false), outcome(&steps, true));
     }
+}
+
+#[test]
+fn each_drop_is_told_to_whoever_watches_with_its_reason_and_nothing_that_a_packet_carries() {
+    const CARRIED: &[u8] = b"topmost secret";
+    let tap = Arc::<Tap>::default();
+    let bench = bench(1);
+    let mut bench = Bench {
+        worker: bench.worker.with_tap(Arc::clone(&tap)),
+        ..bench
+    };
+    let mut ws = bench.session(0, 1);
+    let only_dns = Policy {
+        gateway: [Match::Udp(PortRange {
+            first: 53,
+            last: 53,
+        })]
+        .into_iter()
+        .collect(),
+        ..Policy::default()
+    };
+    bench.give(Command::SetPolicy(0, Arc::new(only_dns)));
+    let denied = packet(WS, TOR, CARRIED);
+    let drop_all = |bench: &mut Bench, ws: &mut Remote| {
+        let mut forged = ws.frame(&denied, bench.now);
+        *forged.last_mut().unwrap() ^= 1;
+        bench.inject(&forged);
+        let frame = ws.frame(&denied, bench.now);
+        bench.inject(&frame);
+        bench.inject(&frame);
+        for payload in [
+            packet(OTHER, TOR, CARRIED),
+            packet(WS, [8, 8, 8, 8], CARRIED),
+            [&[0x99], CARRIED].concat(),
+            [&[9], CARRIED].concat(),
+        ] {
+            let frame = ws.frame(&payload, bench.now);
+            bench.inject(&frame);
+        }
+    };
+    drop_all(&mut bench, &mut ws);
+    assert!(tap.next().is_none(), "nobody watches");
+    tap.want(&Wanted {
+        verdicts: u64::MAX,
+        only: None,
+        rate: 1000,
+    });
+    drop_all(&mut bench, &mut ws);
+    let last = ws.frame(&denied, bench.now);
+    bench.now += 200 * SECOND;
+    bench.inject(&last);
+    let samples: Vec<_> = std::iter::from_fn(|| tap.next()).collect();
+    let reasons: Vec<_> = samples.iter().map(|sample| sample.reason).collect();
+    assert_eq!(
+        reasons,
+        [
+            Reason::OpenFailed,
+            Reason::PolicyDenied,
+            Reason::Replayed,
+            Reason::InnerSource,
+            Reason::InnerDestination,
+            Reason::InnerMalformed,
+            Reason::ControlRefused,
+            Reason::Expired,
+        ]
+    );
+    for sample in &samples {
+        assert_eq!((sample.port, sample.of), (0, 0));
+        assert_eq!(
+            sample.outer(),
+            [&last[..16], &sample.outer()[16..]].concat()
+        );
+        assert_eq!(sample.outer().len(), OUTER);
+        let inner = match sample.reason {
+            Reason::PolicyDenied | Reason::InnerSource | Reason::InnerDestination => 28,
+            _ => 0,
+        };
+        assert_eq!(sample.inner().len(), inner, "{:?}", sample.reason);
+        let all = [sample.outer(), sample.inner()].concat();
+        assert!(
+            !all.windows(4)
+                .any(|four| CARRIED.windows(4).any(|one| one == four))
+        );
+    }
+    assert_eq!(samples[1].inner(), &denied[..28]);
+    // Each is counted as ever.
+    assert_eq!(bench.counters[0].policy_denied.get(), 2);
+    assert_eq!(bench.counters[0].open_failed.get(), 2);
 }

@@ -3,6 +3,7 @@
 //! tests and the benchmarks use the same rig.
 #![deny(missing_docs)]
 
+pub mod arguments;
 pub mod attack;
 pub mod bench;
 pub mod demo;

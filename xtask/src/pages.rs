@@ -50,7 +50,7 @@ pub fn write(directory: &Path) -> Result<Vec<PathBuf>> {
                 .join("completions")
                 .join(shell.to_string())
                 .join(file_name(shell, &program));
-            put(path, completions::of(command.clone(), shell).as_bytes())?;
+            put(path, completions::of(&command, shell).as_bytes())?;
         }
     }
     Ok(written)
@@ -122,24 +122,31 @@ mod tests {
     }
 
     #[test]
-    fn bash_reads_the_completions_and_offers_what_there_is() {
+    fn a_shell_that_reads_the_completions_asks_the_program_that_is_in_the_path() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path()).unwrap();
         let file = directory.path().join("completions/bash/portcullis");
+        // Stands for the program: it says what it is asked.
         let script = format!(
-            "source {}; COMP_WORDS=(portcullis workstation ro); COMP_CWORD=2; \
-             _portcullis portcullis ro workstation; echo \"${{COMPREPLY[*]}}\"",
+            "portcullis() {{ echo \"$COMPLETE:$*\"; }}; source {}; \
+             COMP_WORDS=(portcullis workstation ro); COMP_CWORD=2; COMP_TYPE=9; \
+             _clap_complete_portcullis portcullis ro workstation; echo \"${{COMPREPLY[*]}}\"",
             file.display()
         );
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "rotate");
-        let fish = directory.path().join("completions/fish/portcullis.fish");
-        let zsh = directory.path().join("completions/zsh/_portcullis");
-        assert!(fs::read_to_string(fish).unwrap().contains("rotate"));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            "bash:-- portcullis workstation ro",
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = |name| fs::read_to_string(directory.path().join(name)).unwrap();
+        let zsh = text("completions/zsh/_portcullis-agent");
+        assert!(zsh.starts_with("#compdef portcullis-agent"), "{zsh}");
+        let fish = text("completions/fish/portcullisd.fish");
         assert!(
-            fs::read_to_string(zsh)
-                .unwrap()
-                .starts_with("#compdef portcullis")
+            fish.contains("COMPLETE=fish") && fish.contains("portcullisd"),
+            "{fish}"
         );
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use portcullis_benches::figure::count;
+
 /// A table with aligned columns; the first is text, the others are right-aligned.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -58,19 +60,6 @@ pub fn bits(rate: f64) -> String {
         r if r >= 1e6 => format!("{:.0} Mbit/s", r / 1e6),
         r => format!("{:.0} kbit/s", r / 1e3),
     }
-}
-
-/// A number with its thousands apart.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A time in the unit that suits.

@@ -2,10 +2,13 @@
 //! to programs and to tshark. Needs root, tshark and the programs (`cargo xtask test` builds them).
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
 use portcullis_xtask::middlebox::Impairment;
 use portcullis_xtask::rig::*;
 use serde_json::Value;
@@ -46,28 +49,41 @@ fn datagram(to: [u8; 6], last: u8) -> Vec<u8> {
 
 /// A Data frame of a session that there is not.
 fn unknown(to: [u8; 6]) -> Vec<u8> {
-    let header = wire::Header::new(wire::kind::DATA, 20, 0x8001_0003, 7);
+    of_kind(to, wire::kind::DATA, 20)
+}
+
+fn of_kind(to: [u8; 6], kind: u8, length: u16) -> Vec<u8> {
+    let header = wire::Header::new(kind, length, 0x8001_0003, 7);
     let mut frame = [&to[..], &[2, 0, 0, 0, 0, 2], &[0x88, 0xb5]].concat();
     frame.extend(header.encode());
     frame.resize(14 + header.frame_len(), 0);
     frame
 }
 
-/// A program that watches, while frames are sent until it has had enough.
-fn watched(mut watch: Command, sender: &PacketSocket, frames: &[Vec<u8>]) -> String {
-    let mut child = watch
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+fn piped(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// A program that watches, while `send` sends until it has had enough: how it ended, and what it said.
+fn watched_by(watch: Command, mut send: impl FnMut()) -> (ExitStatus, String) {
+    let mut child = piped(watch);
     let ended = wait_for("watch to end", SOON, || {
-        for frame in frames {
-            sender.send(frame);
-        }
+        send();
         child.try_wait().unwrap()
     });
     let text = output(&mut child);
-    assert!(ended.unwrap().success(), "{text}");
+    (
+        ended.unwrap_or_else(|error| panic!("{error:#}: {text}")),
+        text,
+    )
+}
+
+/// The same, while these frames are sent.
+fn watched(watch: Command, sender: &PacketSocket, frames: &[Vec<u8>]) -> String {
+    let send = || frames.iter().for_each(|frame| _ = sender.send(frame));
+    let (ended, text) = watched_by(watch, send);
+    assert!(ended.success(), "{text}");
     text
 }
 
@@ -258,6 +274,235 @@ fn a_frame_of_a_running_session_is_explained_by_that_session() {
 }
 
 #[test]
+fn watch_ends_at_once_when_it_is_told_to_at_a_terminal_and_in_a_pipe_that_is_read_or_not() {
+    const AT_ONCE: Duration = Duration::from_secs(3);
+    let _turn = Serial::acquire().unwrap();
+    let programs = programs();
+    let (rig, sender) = served(&programs);
+    let port = mac_of(rig.gateway.namespace(), "ws1").unwrap();
+    let frame = datagram(port, 2);
+    let ends =
+        |what: &str, told: Instant, mut ended: Box<dyn FnMut() -> Option<ExitStatus> + '_>| {
+            let ended = wait_for("watch to end", AT_ONCE, &mut ended);
+            let ended = ended.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert!(ended.success(), "{what}: {ended}");
+            println!("{what}: {:?}", told.elapsed());
+        };
+    let terminal = |shell: &str| {
+        let mut command = rig.gateway.namespace().command("setsid");
+        command
+            .args(["--ctty", "--wait", "sh", "-c", shell])
+            .arg(programs.path("portcullis"))
+            .arg(rig.gateway.config());
+        let terminal = Terminal::start(command, 120, 24).unwrap();
+        terminal
+            .wait("a dropped frame", |screen| {
+                sender.send(&frame);
+                screen.contains("ws1 foreign: ")
+            })
+            .unwrap();
+        terminal
+    };
+    let plainly = r#"exec "$0" --config "$1" watch"#;
+    // As a script's `&` starts it.
+    let deaf = r#"trap '' INT; exec "$0" --config "$1" watch"#;
+    for shell in [plainly, deaf] {
+        let mut terminal = terminal(shell);
+        let told = Instant::now();
+        terminal.press("\x03").unwrap();
+        ends("Ctrl-C", told, Box::new(|| terminal.ended_already()));
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let mut terminal = terminal(plainly);
+        let told = Instant::now();
+        terminal.signal(signal).unwrap();
+        ends("a terminal", told, Box::new(|| terminal.ended_already()));
+    }
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        for read in [true, false] {
+            let file = rig
+                .gateway
+                .directory()
+                .join(format!("{signal}{read}.pcapng"));
+            let name = file.to_str().unwrap();
+            let arguments = ["--json", "watch", "--rate", "10000", "--write", name];
+            let mut watch = cli(&programs, &rig.gateway, &arguments);
+            let mut child = watch.stdout(Stdio::piped()).spawn().unwrap();
+            let mut out = child.stdout.take().unwrap();
+            if read {
+                let mut some = [0; 1000];
+                wait_for("samples in the pipe", SOON, || {
+                    sender.send(&frame);
+                    nix::poll::poll(
+                        &mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)],
+                        PollTimeout::ZERO,
+                    )
+                    .is_ok_and(|ready| ready > 0)
+                    .then(|| out.read_exact(&mut some).unwrap())
+                })
+                .unwrap();
+            } else {
+                let pid = child.id();
+                wait_for("a full pipe", SOON, || {
+                    (0..100).for_each(|_| _ = sender.send(&frame));
+                    is_writing(pid).then_some(())?;
+                    pause(Duration::from_millis(300)).unwrap();
+                    is_writing(pid).then_some(())
+                })
+                .unwrap();
+            }
+            let told = Instant::now();
+            let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+            nix::sys::signal::kill(pid, signal).unwrap();
+            let what = format!("{signal} in a pipe, read: {read}");
+            ends(&what, told, Box::new(|| child.try_wait().unwrap()));
+            // No frame is cut off in the file.
+            assert!(!tshark(&file).is_empty(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_the_rules_keep_from_a_workstation_is_shown_with_where_it_was_to_go_and_nothing_of_it() {
+    let _turn = Serial::acquire().unwrap();
+    let programs = programs();
+    let mut rig = many(&programs, 2).unwrap();
+    rig.start().unwrap();
+    for name in ["w1", "w2"] {
+        rig.gateway
+            .cli(&format!("workstation allow {name} -any +icmp"))
+            .unwrap();
+    }
+    let host = rig.workstations[0].namespace();
+    let send = || {
+        host.run(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:5000")?;
+            socket.send_to(b"topmost secret", (GATEWAY_V4, 22))?;
+            Ok(())
+        })
+        .unwrap();
+    };
+    let watch = |arguments: &[&str]| {
+        let (ended, text) = watched_by(cli(&programs, &rig.gateway, arguments), send);
+        assert!(ended.success(), "{text}");
+        text
+    };
+    let from = rig.workstations[0].address().unwrap();
+    let says = format!("; in it IP {from}.5000 > {GATEWAY_V4}.22: UDP");
+    let file = rig.gateway.directory().join("denied.pcapng");
+    let name = file.to_str().unwrap();
+    let text = watch(&[
+        "watch",
+        "--verdict",
+        "policy_denied",
+        "--workstation",
+        "w1",
+        "--count",
+        "3",
+        "--write",
+        name,
+    ]);
+    for line in text.lines() {
+        assert!(line.contains(" lan policy_denied of w1: "), "{line}");
+        assert!(
+            line.contains("Portcullis Data") && line.ends_with(&says),
+            "{line}"
+        );
+    }
+    assert_eq!(text.lines().count(), 3);
+    let packets = tshark(&file);
+    assert_eq!(packets.len(), 3);
+    assert!(packets[0][0].ends_with(&says), "{packets:?}");
+    let bytes = std::fs::read(&file).unwrap();
+    assert!(!bytes.windows(7).any(|seven| seven == b"topmost"));
+    let json = watch(&[
+        "--json",
+        "watch",
+        "--verdict",
+        "policy_denied",
+        "--count",
+        "1",
+    ]);
+    let dropped: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(dropped["queue"], Value::Null);
+    // 20 bytes of IP and 8 of UDP, and not one more.
+    assert_eq!(dropped["inner"].as_str().unwrap().len(), 2 * 28);
+    // Nothing of it is another Workstation's; and a rate is a rate.
+    let started = Instant::now();
+    watch(&[
+        "watch",
+        "--verdict",
+        "policy_denied",
+        "--rate",
+        "2",
+        "--count",
+        "6",
+    ]);
+    assert!(started.elapsed() > Duration::from_millis(1500));
+    let mut others = cli(&programs, &rig.gateway, &["watch", "--workstation", "w2"]);
+    let mut child = others.stdout(Stdio::piped()).spawn().unwrap();
+    for _ in 0..50 {
+        send();
+        pause(Duration::from_millis(10)).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut text = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text, "");
+}
+
+#[test]
+fn an_agent_shows_and_explains_what_its_own_port_drops() {
+    let _turn = Serial::acquire().unwrap();
+    let programs = programs();
+    let mut rig = tapped(&programs, 1, Impairment::default()).unwrap();
+    rig.single.start().unwrap();
+    let workstation = &rig.single.workstation;
+    let sender = PacketSocket::sender(&rig.middle, "mw").unwrap();
+    let port = mac_of(workstation.namespace(), workstation.interface()).unwrap();
+    let frames = [datagram(port, 2), unknown(port)];
+    let text = watched(
+        workstation.agent("watch --rate 1000 --count 30"),
+        &sender,
+        &frames,
+    );
+    let interface = workstation.interface();
+    for verdict in ["foreign", "unknown_session"] {
+        let said = format!(" {interface} {verdict}: ");
+        assert!(text.contains(&said), "{said} is not in\n{text}");
+    }
+    let ask = |workstation: &Workstation, frame: &[u8]| {
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let output = workstation
+            .agent("--json explain")
+            .arg(&hex)
+            .output()
+            .unwrap();
+        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+        all[0].clone()
+    };
+    let told = ask(workstation, &frames[1]);
+    assert_eq!(
+        (&told["verdict"], &told["port"]),
+        (&"unknown_session".into(), &interface.into())
+    );
+    // Without the agent as far as the frame itself decides: as a Workstation's port.
+    rig.single.workstation.stop().unwrap();
+    let workstation = &rig.single.workstation;
+    assert_eq!(ask(workstation, &frames[1])["verdict"], Value::Null);
+    let told = ask(workstation, &of_kind(port, wire::kind::HELLO, 32));
+    assert_eq!(told["verdict"], "malformed", "{told}");
+    let steps = told["steps"].to_string();
+    assert!(steps.contains("a Workstation, which takes"), "{steps}");
+}
+
+#[test]
 fn whoever_stops_reading_holds_up_nobody_and_leaves_nothing_behind() {
     let _turn = Serial::acquire().unwrap();
     let programs = programs();
@@ -265,28 +510,13 @@ fn whoever_stops_reading_holds_up_nobody_and_leaves_nothing_behind() {
     let port = mac_of(rig.gateway.namespace(), "ws1").unwrap();
     let frame = datagram(port, 2);
     // Four that do not read, and then are gone: as many as there is room for.
-    let idler = || {
-        let mut watch = cli(&programs, &rig.gateway, &["watch", "--rate", "10000"]);
-        watch
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
+    let idler = || piped(cli(&programs, &rig.gateway, &["watch", "--rate", "10000"]));
     let mut idle: Vec<Child> = (0..4).map(|_| idler()).collect();
     // Whether one more is refused.
     let refused = || {
-        let mut watch = cli(&programs, &rig.gateway, &["watch", "--count", "1"]);
-        let mut child = watch
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let ended = wait_for("watch to end", SOON, || {
-            sender.send(&frame);
-            child.try_wait().unwrap()
-        });
-        !ended.unwrap().success()
+        let watch = cli(&programs, &rig.gateway, &["watch", "--count", "1"]);
+        let (ended, _) = watched_by(watch, || _ = sender.send(&frame));
+        !ended.success()
     };
     wait_for("one more to be refused", SOON, || {
         for child in &mut idle {

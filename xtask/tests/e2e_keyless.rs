@@ -569,6 +569,53 @@ fn pins_hold_without_the_daemon_and_change_at_a_reload() {
 }
 
 #[test]
+fn a_reload_that_one_port_refuses_leaves_the_pins_of_all_as_they_were() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = Rig::lay();
+    let far = Namespace::create("far").unwrap();
+    let second = |rig: &Rig| veth((rig.gateway.namespace(), "second"), (&far, "cable0"), 1500);
+    second(&rig).unwrap();
+    let of = |lan: &str, address: &str| {
+        format!(
+            "{lan}[[port]]\ninterface = \"second\"\nadmission = \"pinned\"\n\
+             addresses = [\"10.152.201.1/24\"]\n[[port.pin]]\nmac = \"02:00:00:00:02:02\"\n\
+             addresses = [\"{address}\"]\n"
+        )
+    };
+    rig.start(&of(&pinned(), "10.152.201.2"));
+    let ours: IpAddr = OUR_V4.into();
+    reaches(&rig.k1, ours);
+    reaches(&rig.k2, ours);
+    let only_k1 = format!(
+        "admission = \"pinned\"\n{}{}",
+        own(),
+        pin(K1, &[K1_V4.into(), v6(K1_V6).into()])
+    );
+    rig.gateway
+        .configure(&rig.configuration(&of(&only_k1, "10.152.201.3")))
+        .unwrap();
+    rig.gateway
+        .namespace()
+        .ip("link delete dev second")
+        .unwrap();
+    let refused = format!("{:#}", rig.gateway.cli("reload").unwrap_err());
+    assert!(refused.contains("second"), "{refused}");
+    assert!(
+        refused.contains("everything is as it was before"),
+        "{refused}"
+    );
+    // The port before it has its second pin still, in XDP and in what is shown.
+    assert_eq!(rig.port("pins").as_array().unwrap().len(), 2);
+    reaches(&rig.k2, ours);
+    assert_eq!(spoof(&rig), 0);
+    // With the interface back both are changed.
+    second(&rig).unwrap();
+    rig.gateway.cli("reload").unwrap();
+    does_not_reach(&rig.k2, ours);
+    reaches(&rig.k1, ours);
+}
+
+#[test]
 fn a_daemon_without_privileges_has_its_pins_changed_and_its_interface_looked_after() {
     let _turn = Serial::acquire().unwrap();
     let mut rig = Rig::lay();

@@ -106,3 +106,100 @@ fn a_reload_applies_the_difference_and_untouched_workstations_lose_no_frame() {
         assert_eq!(report.lost(), 0, "w{} lost datagrams", at + 1);
     }
 }
+
+#[test]
+fn a_reload_that_fails_in_the_middle_leaves_everything_as_it_was() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = many(&programs(), 4).unwrap();
+    rig.gateway.fail_to_serve("new");
+    rig.start().unwrap();
+    let gateway = &rig.gateway;
+    let state = |name: &str| gateway.directory().join(name).join("workstations");
+    let file = |name: &str| state("state").join(format!("{name}.toml"));
+    let edit = |name: &str, from: &str, into: &str| {
+        let text = fs::read_to_string(file(name)).unwrap();
+        fs::write(file(name), text.replace(from, into)).unwrap();
+    };
+    // A Workstation that is described as it must be, made elsewhere.
+    let configured = fs::read_to_string(gateway.config()).unwrap();
+    let elsewhere = gateway.directory().join("elsewhere.toml");
+    let text = configured
+        .replace("/state\"", "/other\"")
+        .replace("/run\"", "/nobody\"");
+    fs::write(&elsewhere, text).unwrap();
+    fs::create_dir(gateway.directory().join("other")).unwrap();
+    fs::copy(
+        gateway.directory().join("state/gateway.key"),
+        gateway.directory().join("other/gateway.key"),
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(gateway.directory().join("other"), mode).unwrap();
+    let mut add = std::process::Command::new(programs().path("portcullis"));
+    add.arg("--config").arg(&elsewhere);
+    add.args(["workstation", "add", "new", "--address", "10.152.152.99"]);
+    add.args(["--address", "fd50:6f72:7463::99"]);
+    add.arg("--output")
+        .arg(gateway.directory().join("new.enrolment"));
+    let added = add.output().unwrap();
+    let errors = String::from_utf8_lossy(&added.stderr);
+    assert!(added.status.success(), "{errors}");
+
+    let sessions = || {
+        let show = gateway.show().unwrap();
+        ["w1", "w2", "w3", "w4"].map(|name| show.in_session(name))
+    };
+    let rules = |name: &str| gateway.show().unwrap().workstation(name).unwrap()["allow"].clone();
+    assert_eq!(sessions(), [true; 4]);
+    // Rules, one turned off, one gone, one new that cannot be served; and a setting.
+    edit("w1", "\"any\"", "\"icmp\"");
+    edit("w2", "enabled = true", "enabled = false");
+    let gone = fs::read(file("w3")).unwrap();
+    fs::remove_file(file("w3")).unwrap();
+    fs::rename(state("other").join("new.toml"), file("new")).unwrap();
+    gateway
+        .configure(&format!("{configured}threaded_napi = \"off\"\n"))
+        .unwrap();
+    let differs = gateway.cli("check").unwrap();
+    let refused = format!("{:#}", gateway.cli("reload").unwrap_err());
+    assert!(refused.contains("serving the Workstation new"), "{refused}");
+    assert!(
+        refused.contains("everything is as it was before"),
+        "{refused}"
+    );
+    assert_eq!(rules("w1"), serde_json::json!(["any"]));
+    assert_eq!(gateway.show().unwrap().names(), ["w1", "w2", "w3", "w4"]);
+    // As much differs as before; and who was touched is in session again, by itself.
+    assert_eq!(gateway.cli("check").unwrap(), differs);
+    wait_for("all to be in session", Duration::from_secs(20), || {
+        (sessions() == [true; 4]).then_some(())
+    })
+    .unwrap();
+    for workstation in &rig.workstations {
+        assert!(workstation.reaches(Duration::from_secs(5)));
+    }
+    // A file that cannot be read is found before anything is changed.
+    let others = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    let directory = state("state");
+    fs::set_permissions(&directory, others).unwrap();
+    gateway.cli("reload").unwrap_err();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(&directory, mode).unwrap();
+    assert_eq!(gateway.cli("check").unwrap(), differs);
+    // Without the one that cannot be, all the others are applied.
+    fs::remove_file(file("new")).unwrap();
+    assert_eq!(
+        gateway.cli("reload").unwrap(),
+        "settings: port lan: threaded_napi (auto -> off)\nchanged: w2\n\
+         may reach something else: w1\nremoved: w3\n"
+    );
+    // The slots are whole: the one that went can come again.
+    fs::write(file("w3"), gone).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(file("w3"), mode).unwrap();
+    assert_eq!(gateway.cli("reload").unwrap(), "added: w3\n");
+    wait_for("w3 to be in session", Duration::from_secs(40), || {
+        gateway.show().unwrap().in_session("w3").then_some(())
+    })
+    .unwrap();
+}

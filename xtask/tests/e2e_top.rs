@@ -2,10 +2,12 @@
 //! programs (`cargo xtask test` builds them).
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use portcullis_xtask::rig::*;
+
+const SOON: Duration = Duration::from_secs(20);
 
 fn programs() -> Programs {
     require_root().unwrap();
@@ -130,6 +132,87 @@ fn top_gives_the_terminal_back_on_signals_and_stays_when_the_daemon_goes() {
 }
 
 #[test]
+fn top_ends_on_signals_and_gives_the_terminal_back_when_nobody_reads_it() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = many(&programs(), 1).unwrap();
+    rig.start().unwrap();
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let mut terminal = top(&rig, 80, 24);
+        terminal
+            .wait("the table", |screen| screen.contains("WORKSTATION"))
+            .unwrap();
+        let pid = terminal.program().unwrap();
+        terminal.leave_unread(true);
+        // Another size is drawn afresh: as often as it takes until there is no room for more.
+        let mut rows = 24;
+        let full = Duration::from_millis(300);
+        wait_for("nothing more to be taken", Duration::from_secs(60), || {
+            rows ^= 1;
+            terminal.resize(80, rows).unwrap();
+            wait_for("a write", full, || is_writing(pid).then_some(())).ok()?;
+            // One that is taken has ended by then.
+            pause(full).unwrap();
+            is_writing(pid).then_some(())
+        })
+        .unwrap();
+        let told = Instant::now();
+        terminal.signal(signal).unwrap();
+        assert!(terminal.ended().unwrap().success(), "{signal}");
+        let took = told.elapsed();
+        assert!(took < Duration::from_secs(5), "{signal}: {took:?}");
+        terminal.leave_unread(false);
+        wait_for("the terminal to be given back", SOON, || {
+            is_restored(&terminal).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{signal}: {error:#}"));
+    }
+}
+
+/// Which thread panics in [`a_program_that_panics_at_its_terminal`].
+const PANICS: &str = "PORTCULLIS_TEST_PANICS";
+
+/// No test by itself: what the test below runs at a terminal.
+#[test]
+#[ignore = "run by another"]
+fn a_program_that_panics_at_its_terminal() {
+    let who = std::env::var(PANICS).unwrap();
+    let _ = control::top::at_terminal::<()>(|terminal| {
+        terminal.draw(|frame| frame.render_widget("drawn", frame.area()))?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line)?;
+        match who.as_str() {
+            "itself" => panic!("on purpose"),
+            _ => drop(std::thread::spawn(|| panic!("on purpose")).join()),
+        }
+        std::process::exit(7)
+    });
+}
+
+#[test]
+fn a_panic_of_any_thread_gives_the_terminal_back_and_is_read_on_it() {
+    for (who, code) in [("itself", 101), ("another", 7)] {
+        let mut command = Command::new("setsid");
+        command
+            .args(["--ctty", "--wait"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--ignored", "--nocapture", "--exact"])
+            .arg("a_program_that_panics_at_its_terminal")
+            .env("RUST_BACKTRACE", "0")
+            .env(PANICS, who);
+        let mut terminal = Terminal::start(command, 80, 24).unwrap();
+        terminal
+            .wait("what it draws", |screen| screen.contains("drawn"))
+            .unwrap();
+        assert!(terminal.has_own_screen() && !terminal.is_ordinary().unwrap());
+        terminal.press("\r\n").unwrap();
+        assert_eq!(terminal.ended().unwrap().code(), Some(code), "{who}");
+        let told = |screen: &str| screen.contains("on purpose");
+        terminal.wait("the panic's message", told).unwrap();
+        assert!(is_restored(&terminal), "{who}");
+    }
+}
+
+#[test]
 fn the_agent_has_the_same_and_without_a_terminal_it_is_refused() {
     let _turn = Serial::acquire().unwrap();
     let mut rig = many(&programs(), 1).unwrap();
@@ -227,7 +310,7 @@ fn every_answer_comes_within_a_fifth_of_a_second() {
     ] {
         // The best of some: the machine does other things too.
         let took = |_| {
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             // What cannot be done a second time says so as fast.
             let _ = rig.gateway.cli(command);
             start.elapsed()

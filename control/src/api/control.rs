@@ -132,4 +132,20 @@ pub trait AgentControl: Send + Sync + 'static {
     /// # Errors
     /// What is left standing, and why.
     fn down(&self) -> Result<(), Problem>;
+
+    /// What its port would do with frames. It has none unless it says so.
+    ///
+    /// # Errors
+    /// As [`crate::explain::answer`].
+    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
+        crate::explain::answer(&[], &request, |_| None)
+    }
+
+    /// Samples of what its port drops. It has none unless it says so.
+    ///
+    /// # Errors
+    /// As [`Hub::watch`].
+    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
+        Arc::new(Hub::default()).watch(&request, HashMap::new())
+    }
 }

@@ -23,9 +23,6 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The longest name that is written to the audit log; no Workstation's is longer.
-const LONGEST_NAME: usize = 63;
-
 /// A Gateway's resources.
 pub(super) fn gateway(served: Served<dyn Control>) -> Router {
     Router::new()
@@ -63,6 +60,8 @@ pub(super) fn agent(served: Served<dyn AgentControl>) -> Router {
         .route("/v1/openapi.json", get(agent_document))
         .route("/v1/status", get(agent_status))
         .route("/v1/down", post(agent_down))
+        .route("/v1/explain", post(diagnosis::agent_explain))
+        .route("/v1/watch", post(diagnosis::agent_watch))
         .with_state(served)
 }
 
@@ -84,7 +83,7 @@ impl<C: ?Sized> Clone for Served<C> {
 }
 
 pub(super) type Gateway = State<Served<dyn Control>>;
-type Agent = State<Served<dyn AgentControl>>;
+pub(super) type Agent = State<Served<dyn AgentControl>>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
 type Name = Result<Path<String>, PathRejection>;
 
@@ -168,17 +167,9 @@ async fn workstations(State(served): Gateway) -> Response {
 )]
 async fn add(State(served): Gateway, Extension(by): Extension<By>, body: Body) -> Answer {
     let request: AddWorkstation = parse(body, "a Workstation to add")?;
-    let what = What {
-        call: "add",
-        workstation: Some(label(&request.name)),
-        request: asked(&request),
-    };
-    Ok(
-        change(served, by, what, StatusCode::CREATED, move |control| {
-            control.add(request)
-        })
-        .await,
-    )
+    let what = What::new("add").of(&request.name).asked(&request);
+    let good = StatusCode::CREATED;
+    Ok(change(served, by, what, good, move |control| control.add(request)).await)
 }
 
 /// Changes what a Workstation's sessions are protected with.
@@ -201,17 +192,15 @@ async fn set(
     name: Name,
     body: Body,
 ) -> Answer {
-    let name = named(name)?;
-    let request: SetWorkstation = parse(body, "a change of a Workstation")?;
-    let what = What {
-        call: "set",
-        workstation: Some(label(&name)),
-        request: asked(&request),
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.set(&name, request)
-    })
-    .await)
+    let (call, good) = (("set", "a change of a Workstation"), StatusCode::OK);
+    change_one_as(
+        (served, by),
+        call,
+        (name, body),
+        good,
+        |control, name, request| control.set(name, request),
+    )
+    .await
 }
 
 /// Removes a Workstation.
@@ -226,16 +215,10 @@ async fn set(
     ),
 )]
 async fn remove(State(served): Gateway, Extension(by): Extension<By>, name: Name) -> Answer {
-    let name = named(name)?;
-    let what = What {
-        call: "remove",
-        workstation: Some(label(&name)),
-        request: Value::Null,
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.remove(&name)
+    change_one(served, by, "remove", name, |control, name| {
+        control.remove(name)
     })
-    .await)
+    .await
 }
 
 /// Turns a Workstation on.
@@ -251,16 +234,10 @@ async fn remove(State(served): Gateway, Extension(by): Extension<By>, name: Name
     ),
 )]
 async fn enable(State(served): Gateway, Extension(by): Extension<By>, name: Name) -> Answer {
-    let name = named(name)?;
-    let what = What {
-        call: "enable",
-        workstation: Some(label(&name)),
-        request: Value::Null,
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.switch(&name, true)
+    change_one(served, by, "enable", name, |control, name| {
+        control.switch(name, true)
     })
-    .await)
+    .await
 }
 
 /// Turns a Workstation off.
@@ -275,16 +252,10 @@ async fn enable(State(served): Gateway, Extension(by): Extension<By>, name: Name
     ),
 )]
 async fn disable(State(served): Gateway, Extension(by): Extension<By>, name: Name) -> Answer {
-    let name = named(name)?;
-    let what = What {
-        call: "disable",
-        workstation: Some(label(&name)),
-        request: Value::Null,
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.switch(&name, false)
+    change_one(served, by, "disable", name, |control, name| {
+        control.switch(name, false)
     })
-    .await)
+    .await
 }
 
 /// Changes what a Workstation may reach.
@@ -306,17 +277,15 @@ async fn allow(
     name: Name,
     body: Body,
 ) -> Answer {
-    let name = named(name)?;
-    let request: Allow = parse(body, "a change of rules")?;
-    let what = What {
-        call: "allow",
-        workstation: Some(label(&name)),
-        request: asked(&request),
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.allow(&name, request)
-    })
-    .await)
+    let (call, good) = (("allow", "a change of rules"), StatusCode::OK);
+    change_one_as(
+        (served, by),
+        call,
+        (name, body),
+        good,
+        |control, name, request| control.allow(name, request),
+    )
+    .await
 }
 
 /// Gives a Workstation new keys.
@@ -339,19 +308,15 @@ async fn rotate(
     name: Name,
     body: Body,
 ) -> Answer {
-    let name = named(name)?;
-    let request: RotateWorkstation = parse(body, "a rotation")?;
-    let what = What {
-        call: "rotate",
-        workstation: Some(label(&name)),
-        request: asked(&request),
-    };
-    Ok(
-        change(served, by, what, StatusCode::CREATED, move |control| {
-            control.rotate(&name, request)
-        })
-        .await,
+    let (call, good) = (("rotate", "a rotation"), StatusCode::CREATED);
+    change_one_as(
+        (served, by),
+        call,
+        (name, body),
+        good,
+        |control, name, request| control.rotate(name, request),
     )
+    .await
 }
 
 /// Takes back keys that were not used yet.
@@ -370,16 +335,10 @@ async fn cancel_rotation(
     Extension(by): Extension<By>,
     name: Name,
 ) -> Answer {
-    let name = named(name)?;
-    let what = What {
-        call: "cancel_rotation",
-        workstation: Some(label(&name)),
-        request: Value::Null,
-    };
-    Ok(change(served, by, what, StatusCode::OK, move |control| {
-        control.cancel_rotation(&name).map(|()| Done {})
+    change_one(served, by, "cancel_rotation", name, |control, name| {
+        control.cancel_rotation(name).map(|()| Done {})
     })
-    .await)
+    .await
 }
 
 /// Rolls the Gateway's static key over.
@@ -393,12 +352,8 @@ async fn cancel_rotation(
     ),
 )]
 async fn rotate_key(State(served): Gateway, Extension(by): Extension<By>) -> Response {
-    let what = What {
-        call: "rotate_key",
-        workstation: None,
-        request: Value::Null,
-    };
-    change(served, by, what, StatusCode::OK, move |control| {
+    let what = What::new("rotate_key");
+    change(served, by, what, StatusCode::OK, |control| {
         control.rotate_key()
     })
     .await
@@ -417,11 +372,7 @@ async fn rotate_key(State(served): Gateway, Extension(by): Extension<By>) -> Res
 )]
 async fn retire_key(State(served): Gateway, Extension(by): Extension<By>, body: Body) -> Answer {
     let request: RetireKey = parse(body, "a key to retire")?;
-    let what = What {
-        call: "retire_key",
-        workstation: None,
-        request: asked(&request),
-    };
+    let what = What::new("retire_key").asked(&request);
     Ok(change(served, by, what, StatusCode::OK, move |control| {
         control.retire_key(request)
     })
@@ -441,15 +392,8 @@ async fn retire_key(State(served): Gateway, Extension(by): Extension<By>, body: 
     ),
 )]
 async fn reload(State(served): Gateway, Extension(by): Extension<By>) -> Response {
-    let what = What {
-        call: "reload",
-        workstation: None,
-        request: Value::Null,
-    };
-    change(served, by, what, StatusCode::OK, move |control| {
-        control.reload()
-    })
-    .await
+    let what = What::new("reload");
+    change(served, by, what, StatusCode::OK, |control| control.reload()).await
 }
 
 /// What the agent is doing.
@@ -533,14 +477,40 @@ async fn agent_document() -> Response {
     json(StatusCode::OK, &document::agent())
 }
 
-/// A name, as the audit log has it.
-fn label(name: &str) -> String {
-    name.chars().take(LONGEST_NAME).collect()
+/// Makes a change of one Workstation.
+async fn change_one<T: Serialize + Send + 'static>(
+    served: Served<dyn Control>,
+    by: By,
+    call: &'static str,
+    name: Name,
+    make: impl FnOnce(&dyn Control, &str) -> Result<T, Problem> + Send + 'static,
+) -> Answer {
+    let name = named(name)?;
+    let what = What::new(call).of(&name);
+    Ok(change(served, by, what, StatusCode::OK, move |control| {
+        make(control, &name)
+    })
+    .await)
 }
 
-/// What was asked for, as the audit log has it. Requests hold no secret.
-fn asked(request: &impl Serialize) -> Value {
-    serde_json::to_value(request).unwrap_or_default()
+/// Makes a change of one Workstation as a body asks for it, which is `noun`.
+async fn change_one_as<
+    R: Serialize + DeserializeOwned + Send + 'static,
+    T: Serialize + Send + 'static,
+>(
+    (served, by): (Served<dyn Control>, By),
+    (call, noun): (&'static str, &str),
+    (name, body): (Name, Body),
+    good: StatusCode,
+    make: impl FnOnce(&dyn Control, &str, R) -> Result<T, Problem> + Send + 'static,
+) -> Answer {
+    let name = named(name)?;
+    let request: R = parse(body, noun)?;
+    let what = What::new(call).of(&name).asked(&request);
+    Ok(change(served, by, what, good, move |control| {
+        make(control, &name, request)
+    })
+    .await)
 }
 
 /// Runs a call that changes something and may block: written down before and after.
@@ -680,6 +650,12 @@ pub(super) struct GatewayDocument;
         title = "Portcullis agent",
         description = "The control API of portcullis-agent, on its control socket."
     ),
-    paths(agent_document, agent_status, agent_down)
+    paths(
+        agent_document,
+        agent_status,
+        agent_down,
+        diagnosis::agent_explain,
+        diagnosis::agent_watch
+    )
 )]
 pub(super) struct AgentDocument;

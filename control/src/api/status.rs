@@ -7,6 +7,7 @@ use crate::keyring::{Keyring, Known};
 use crate::registry::Registry;
 use crate::rules::Rule;
 use crate::workstation::{Workstation, unix_now};
+use dataplane::link::Links;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -97,6 +98,20 @@ pub struct PortStatus {
     /// Of a pinned port: its Workstations.
     #[serde(default)]
     pub pins: Vec<PinStatus>,
+}
+
+impl PortStatus {
+    /// Says how the port stands: by its carrier where it is up, else by whether there is its interface.
+    pub(crate) fn stand(&mut self, carrier: Option<bool>, links: &Links) {
+        self.state = match carrier {
+            Some(true) => PortState::Up,
+            None if links.find(&self.interface).is_err() => PortState::Missing,
+            Some(false) | None => PortState::Down,
+        };
+        if carrier == Some(false) {
+            self.reason = Some("no carrier; check the cable and the other end".to_owned());
+        }
+    }
 }
 
 /// A Workstation without keys.

@@ -9,7 +9,7 @@ use crate::api::client::Client;
 use crate::config::{AGENT_PATH, Agent};
 use crate::problem::Kind;
 use crate::top::Source;
-use crate::{agent, doctor, files, helper, log, program, systemd};
+use crate::{agent, doctor, explain, files, helper, log, program, systemd, watch};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,6 +57,15 @@ enum Command {
     Top(top::Arguments),
     /// Examine this machine, its kernel and the port, and say what is not set up right and what mends it.
     Doctor(doctor::Arguments),
+    /// Show samples of the frames that are dropped, live, each with its verdict.
+    ///
+    /// Times are UTC.
+    Watch(watch::Arguments),
+    /// Say what the port does with a frame, and why, step by step.
+    ///
+    /// The frame is put to the code that decides in XDP, over the running agent's tables, which are only
+    /// read. Without the agent it is told as far as the frame itself decides.
+    Explain(explain::Arguments),
     Completions(completions::Arguments),
     /// Take the tunnel down, and the wall: the port is an ordinary interface again.
     #[command(after_help = "Example:
@@ -80,6 +89,7 @@ pub fn main() -> ExitCode {
     if helper::is_wanted() {
         return helper::run();
     }
+    completions::answer(Arguments::command);
     program::finish("portcullis-agent", run(Arguments::parse()))
 }
 
@@ -117,7 +127,11 @@ fn run(arguments: Arguments) -> Outcome {
             top::run(source, &context.config.runtime_directory, &arguments)
         }
         Command::Doctor(arguments) => doctor::agent(&context.output, &arguments),
-        Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
+        Command::Watch(arguments) => watch::agent(&context.output, &context.client, arguments),
+        Command::Explain(arguments) => {
+            explain::agent(&context.output, context.client, &context.config, arguments)
+        }
+        Command::Completions(arguments) => completions::run(&Arguments::command(), &arguments),
         Command::Down => down(context),
     }
 }

@@ -1,10 +1,10 @@
 //! `portcullisd`: the Gateway's daemon.
 
-use super::Outcome;
+use super::{Outcome, completions};
 use crate::config::{GATEWAY_PATH, Gateway};
 use crate::problem::{Kind, Problem};
 use crate::{check, gateway, helper, log, program, show};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
     if helper::is_wanted() {
         return helper::run();
     }
+    completions::answer(Arguments::command);
     let arguments = Arguments::parse();
     program::finish("portcullisd", run(&arguments))
 }

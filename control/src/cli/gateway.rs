@@ -13,7 +13,7 @@ use daemon::Daemon;
 use super::{Context, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
 use crate::top::Source;
-use crate::{doctor, explain, program, watch};
+use crate::{bench, doctor, explain, program, watch};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,11 +85,13 @@ enum Command {
     /// The frame is put to the code that decides in XDP, over the running daemon's tables, which are only
     /// read. Without a daemon it is told as far as the frame itself decides.
     Explain(explain::Arguments),
+    Bench(bench::Arguments),
     Completions(completions::Arguments),
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    completions::answer(Arguments::command);
     program::finish("portcullis", run(Arguments::parse()))
 }
 
@@ -116,8 +118,9 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Reload(_) => files::reload(&context),
         Command::Check(arguments) => files::check(&context, arguments),
         Command::Doctor(arguments) => doctor::gateway(&context, &arguments),
-        Command::Watch(arguments) => watch::run(&context, arguments),
-        Command::Explain(arguments) => explain::run(&context, arguments),
-        Command::Completions(arguments) => completions::run(Arguments::command(), &arguments),
+        Command::Watch(arguments) => watch::gateway(&context, arguments),
+        Command::Explain(arguments) => explain::gateway(&context, arguments),
+        Command::Bench(arguments) => bench::run(&context, &arguments),
+        Command::Completions(arguments) => completions::run(&Arguments::command(), &arguments),
     }
 }

@@ -6,6 +6,7 @@
 //! is run with a [`Context`].
 
 pub mod agent;
+pub(crate) mod candidates;
 pub mod completions;
 pub mod daemon;
 pub mod gateway;

@@ -1,9 +1,13 @@
 //! The command `portcullis explain`.
 
-use super::{Explain, Explained, Frames, MOST_FRAMES, answer, one, ports, read, several};
+use super::{
+    Explain, Explained, Frames, MOST_FRAMES, Port, agents_port, answer, one, ports, read, several,
+};
 use crate::api::client::Client;
-use crate::cli::{Context, Outcome};
-use crate::config::Gateway;
+use crate::cli::{Context, Outcome, candidates};
+use crate::config::{Agent, Gateway};
+use crate::doctor::Setup;
+use crate::enrolment::{Encapsulation, Enrolment};
 use crate::problem::{Kind, Problem};
 use crate::{program, show, systemd};
 use std::io::stdout;
@@ -15,7 +19,8 @@ use std::process::ExitCode;
   portcullis explain 02000000000102000000000288b510000000     a frame in hex
   portcullis explain dropped.pcapng                        a line for each frame of a capture
   portcullis explain dropped.pcapng --frame 3              all steps of its third
-  tcpdump -i eth1 -c 1 -w - | portcullis explain --port eth1
+  printf 0200000000010200000000020806 | portcullis explain --port eth1
+  portcullis-agent explain dropped.pcapng                  the same on a Workstation
 
 Hex is not secret, and neither is a frame: it was on the cable. No key is shown, and no tag that would be
 right. Nothing changes: what is explained as admitted can still come, and is then admitted.")]
@@ -25,20 +30,56 @@ pub struct Arguments {
     #[arg(value_name = "FRAME|FILE", default_value = "-")]
     what: String,
     /// The port it came to [default: the only one, or the one the frame is addressed to].
-    #[arg(long, value_name = "IF")]
+    #[arg(long, value_name = "IF", add = candidates::ports())]
     port: Option<String>,
     /// Tell all steps of this frame of the file, counted from 1.
     #[arg(long, value_name = "N")]
     frame: Option<usize>,
 }
 
-/// Explains.
+/// Explains what a Gateway's port does.
 ///
 /// # Errors
 /// What was given is no frame, or the daemon answers with a problem.
-pub fn run(context: &Context, arguments: Arguments) -> Outcome {
+pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
     let path = &*context.config;
     let config = Gateway::load(path)?;
+    let start = systemd::start_gateway(path);
+    let client = Client::gateway(&config.runtime_directory, start);
+    run(
+        context,
+        client,
+        "portcullis",
+        || Ok(ports(&config)),
+        arguments,
+    )
+}
+
+/// Explains what a Workstation's port does.
+///
+/// # Errors
+/// As [`gateway`]; and the agent is not running, and it cannot be told which interface its port is.
+pub fn agent(context: &Context, client: Client, config: &Agent, arguments: Arguments) -> Outcome {
+    let port = || {
+        let enrolled = Enrolment::load(&config.state_directory)?;
+        let setup = Setup::agent(&context.config, config, enrolled.interface.as_deref())?;
+        let Encapsulation::Ether { ethertype } = enrolled.encapsulation;
+        let port = setup.ports.first();
+        Ok(port
+            .map(|port| agents_port(&port.interface, ethertype))
+            .into_iter()
+            .collect())
+    };
+    run(context, client, "portcullis-agent", port, arguments)
+}
+
+fn run(
+    context: &Context,
+    client: Client,
+    program: &str,
+    offline: impl Fn() -> Result<Vec<Port>, Problem>,
+    arguments: Arguments,
+) -> Outcome {
     let mut input = read(&arguments.what)?;
     let mut first = 1;
     if let Some(number) = arguments.frame {
@@ -54,10 +95,9 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
         )
         .into());
     }
-    let start = systemd::start_gateway(path);
     let asker = Asker {
-        client: Client::gateway(&config.runtime_directory, start),
-        config,
+        client,
+        offline,
         port: arguments.port,
     };
     let colours = show::colours(&stdout());
@@ -76,7 +116,7 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
         context.print(&all, String::new)?;
     }
     if input.more {
-        eprintln!("portcullis: there are more frames, which were not looked at");
+        eprintln!("{program}: there are more frames, which were not looked at");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,13 +137,13 @@ fn only(mut input: Frames, number: usize) -> Result<Frames, Problem> {
 }
 
 /// The daemon; or, while it is not running, the configuration.
-struct Asker {
+struct Asker<O> {
     client: Client,
-    config: Gateway,
+    offline: O,
     port: Option<String>,
 }
 
-impl Asker {
+impl<O: Fn() -> Result<Vec<Port>, Problem>> Asker<O> {
     fn ask(&self, frames: &[super::FrameHead]) -> Result<Vec<Explained>, Problem> {
         let request = Explain {
             port: self.port.clone(),
@@ -111,7 +151,7 @@ impl Asker {
         };
         match self.client.explain(&request) {
             Err(problem) if problem.kind == Kind::Unavailable => {
-                answer(&ports(&self.config), &request, |_| None)
+                answer(&(self.offline)()?, &request, |_| None)
             }
             answer => answer,
         }

@@ -14,6 +14,7 @@ fn tunnel(interface: &str, mac: Option<[u8; 6]>, tables: Option<Arc<PortTables>>
         interface: interface.into(),
         mac,
         gate: Gate::Tunnel {
+            role: wire::Role::Gateway,
             ethertype: ETHERTYPE,
             tables,
         },

@@ -11,6 +11,7 @@ impl Daemon {
             interface: port.plan.interface.clone(),
             mac: self.mac_of(&port.plan.interface),
             gate: Gate::Tunnel {
+                role: Role::Gateway,
                 ethertype: port.plan.ethertype,
                 tables: port.up.as_ref().map(|up| Arc::clone(&up.tables)),
             },

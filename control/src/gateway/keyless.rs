@@ -1,7 +1,7 @@
 //! The ports for Workstations without keys, which the helper raises and looks after.
 
 use super::*;
-use crate::api::{Counters, PinStatus, PortState, PortStatus, mac_text};
+use crate::api::{Counters, PinStatus, PortStatus, mac_text};
 use crate::config::KeylessPort;
 use crate::helper::KeylessHelp;
 use crate::keyless::{Standing, warnings};
@@ -72,6 +72,17 @@ impl Keyless {
         Ok(())
     }
 
+    /// Has the helper take the change from this back, if there was one.
+    fn take_back(&mut self, before: &KeylessPort) -> Result<(), Problem> {
+        if self.config == *before {
+            return Ok(());
+        }
+        let found = self.help.take_back().inspect_err(|_| self.look());
+        self.config.clone_from(before);
+        self.take(found?);
+        Ok(())
+    }
+
     fn take(&mut self, (standing, counters): (Standing, Option<KeylessCounters>)) {
         self.standing = standing;
         match self.standing.up {
@@ -113,20 +124,11 @@ impl Keyless {
                 verdicts: Counters::new(),
             })
             .collect();
-        let Some(up) = &self.standing.up else {
-            status.state = match links.find(&config.interface) {
-                Ok(_) => PortState::Down,
-                Err(_) => PortState::Missing,
-            };
+        let up = self.standing.up.as_ref();
+        status.stand(up.map(|up| up.carrier), links);
+        let Some(up) = up else {
             return status;
         };
-        status.state = match up.carrier {
-            true => PortState::Up,
-            false => PortState::Down,
-        };
-        if !up.carrier {
-            status.reason = Some("no carrier; check the cable and the other end".to_owned());
-        }
         let mode = if up.generic { "generic" } else { "native" };
         status.mac = Some(mac_text(up.mac));
         status.xdp = Some(mode.to_owned());
@@ -182,11 +184,41 @@ impl Daemon {
         if same != *fresh || !ours {
             return Ok(false);
         }
+        let before = self.config.keyless.clone();
         for (at, port) in self.keyless.iter_mut().enumerate() {
-            port.change(&fresh.keyless[at])?;
-            // One that fails leaves those before it as they are now.
-            self.config.keyless[at].clone_from(&fresh.keyless[at]);
+            let Err(problem) = port.change(&fresh.keyless[at]) else {
+                continue;
+            };
+            let back = self.take_back_keyless(&before);
+            return Err(undone(problem, back));
         }
+        self.config.keyless.clone_from(&fresh.keyless);
         Ok(true)
+    }
+
+    /// Has all of them be as they were with this configuration, before the last [`Self::reload_keyless`].
+    pub(super) fn take_back_keyless(&mut self, before: &[KeylessPort]) -> Result<(), Problem> {
+        let mut outcome = Ok(());
+        for (port, before) in self.keyless.iter_mut().zip(before) {
+            outcome = outcome.and(port.take_back(before));
+        }
+        self.config.keyless = before.to_vec();
+        outcome
+    }
+}
+
+/// A problem in the middle of a change, and what became of the part before.
+pub(super) fn undone(problem: Problem, back: Result<(), Problem>) -> Problem {
+    let after = match &back {
+        Ok(()) => "everything is as it was before".to_owned(),
+        Err(other) => format!("and what was changed before could not be taken back: {other}"),
+    };
+    Problem {
+        happened: format!("{}; {after}", problem.happened),
+        remedy: match back {
+            Ok(()) => problem.remedy,
+            Err(_) => "restart portcullisd, which applies all of it or does not start".to_owned(),
+        },
+        ..problem
     }
 }

@@ -128,68 +128,88 @@ impl Daemon {
 
     /// As [`Daemon::reload`], when a signal asks for it: written down as every change is.
     pub(super) fn reload_on_signal(&mut self) -> Result<Reloaded, Problem> {
-        let what = What {
-            call: "reload",
-            workstation: None,
-            request: serde_json::Value::Null,
-        };
         let audit = Arc::clone(&self.audit);
-        audit.change(By::signal("SIGHUP"), &what, || self.reload())
+        audit.change(By::signal("SIGHUP"), &What::new("reload"), || self.reload())
     }
 
-    /// Reads the configuration and the Workstation files again and applies what differs. Where the
-    /// configuration differs in what takes a restart nothing at all is applied, and it is an error that
-    /// names it, so that nobody takes it for applied.
+    /// Reads the configuration and the Workstation files again and applies what differs: all of it, or
+    /// nothing, and then the problem says why. Where the configuration differs in what takes a restart,
+    /// that is such a problem.
     pub(super) fn reload(&mut self) -> Result<Reloaded, Problem> {
+        // Whatever can be found wrong by reading is, before anything is changed.
         let fresh = config::Gateway::load(&self.config_path)?;
         let settings = difference::of(&self.config, &fresh);
         difference::check_live(&self.config_path, &settings)?;
+        let read = self.registry.read()?;
+        let (config, registry) = (self.config.clone(), self.registry.before());
         if !settings.is_empty() {
             self.apply(&fresh)?;
         }
-        difference::keep(&self.config, &self.config_path);
-        let changes = self.registry.reload()?;
-        let name = |daemon: &Self, id| daemon.registry.by_slot(id).map(|ws| ws.name.to_string());
+        let changes = self.registry.take_over(read);
         let mut answer = Reloaded {
             settings: settings.iter().map(ToString::to_string).collect(),
             ..Reloaded::default()
         };
-        // What fails for one Workstation keeps nothing from the others, and is told at the end. All
-        // that goes goes first: others may have its addresses and its key id now.
-        let mut outcome = Ok(());
+        let removed = changes.removed.iter().map(|(id, _)| *id);
+        let served = changes.changed.iter().chain(&changes.added).copied();
+        let touched: Vec<_> = removed.chain(served).collect();
+        if let Err(problem) = self.serve_changes(changes, &mut answer) {
+            let workstations = self.serve_as_before(registry, &touched);
+            let back = workstations.and(self.unapply(&config));
+            return Err(keyless::undone(problem, back));
+        }
+        difference::keep(&self.config, &self.config_path);
+        let broken = self.registry.broken().iter();
+        answer.broken = broken.map(|broken| broken.name.clone()).collect();
+        self.events.tell(|| Happening::Reloaded);
+        Ok(answer)
+    }
+
+    /// Serves the Workstations as the registry has them now. It ends with what fails first.
+    fn serve_changes(&mut self, changes: Changes, answer: &mut Reloaded) -> Result<(), Problem> {
+        let name = |daemon: &Self, id| daemon.registry.by_slot(id).map(|ws| ws.name.to_string());
+        // All that goes goes first: others may have its addresses and its key id now.
         for (id, workstation) in changes.removed {
-            let dropped = self.drop_workstation(id);
-            if dropped.is_ok() {
-                self.registry.release(id);
-            }
-            outcome = outcome.and(dropped);
+            self.drop_workstation(id)?;
+            self.registry.release(id);
             answer.removed.push(workstation.name.to_string());
         }
         for id in &changes.changed {
-            outcome = outcome.and(self.drop_workstation(*id));
+            self.drop_workstation(*id)?;
         }
         self.refresh_policies(self.served.keys().copied().collect());
         for id in changes.changed {
-            outcome = outcome.and(self.serve_workstation(id));
+            self.serve_workstation(id)?;
             answer.changed.extend(name(self, id));
         }
         for id in changes.added {
-            outcome = outcome.and(self.serve_workstation(id));
+            self.serve_workstation(id)?;
             answer.added.extend(name(self, id));
         }
         self.refresh_policies(self.served.keys().copied().collect());
         for id in changes.ruled {
             answer.ruled.extend(name(self, id));
         }
-        outcome?;
-        answer.broken = self
-            .registry
-            .broken()
-            .iter()
-            .map(|broken| broken.name.clone())
-            .collect();
-        self.events.tell(|| Happening::Reloaded);
-        Ok(answer)
+        Ok(())
+    }
+
+    /// Serves the Workstations as they were before, of which these may be served otherwise now. One that
+    /// cannot be keeps nothing from the others.
+    fn serve_as_before(
+        &mut self,
+        registry: Before,
+        touched: &[WorkstationId],
+    ) -> Result<(), Problem> {
+        let mut outcome = Ok(());
+        for id in touched {
+            outcome = outcome.and(self.drop_workstation(*id));
+        }
+        self.registry.restore(registry);
+        for id in touched {
+            outcome = outcome.and(self.serve_workstation(*id));
+        }
+        self.refresh_policies(self.served.keys().copied().collect());
+        outcome
     }
 
     /// Applies what [`difference::check_live`] lets pass.
@@ -206,13 +226,23 @@ impl Daemon {
                 "restart portcullisd; sessions come back within a second and the wall stays up meanwhile",
             ));
         }
+        self.apply_rings(fresh);
+        Ok(())
+    }
+
+    /// Takes back what [`Self::apply`] applied.
+    fn unapply(&mut self, before: &config::Gateway) -> Result<(), Problem> {
+        self.apply_rings(before);
+        self.take_back_keyless(&before.keyless)
+    }
+
+    fn apply_rings(&mut self, config: &config::Gateway) {
         for at in 0..self.ports.len() {
-            let wanted = fresh.ports[at].rings.threaded_napi;
+            let wanted = config.ports[at].rings.threaded_napi;
             self.config.ports[at].rings.threaded_napi = wanted;
             let users = self.users(&self.ports[at]).count();
             self.ports[at].set_thread_napi(wanted, users);
         }
-        Ok(())
     }
 }
 

@@ -62,6 +62,15 @@ impl KeylessHelp {
         self.found(&Request::ChangeKeyless { port, read })
     }
 
+    /// Has the last change taken back.
+    ///
+    /// # Errors
+    /// As [`crate::keyless::Port::take_back`].
+    pub fn take_back(&self) -> Result<Found, Problem> {
+        let port = self.port;
+        self.found(&Request::TakeBackKeyless { port })
+    }
+
     fn found(&self, request: &Request) -> Result<Found, Problem> {
         let (answer, counters) = self.helper.ask(request)?;
         let Answer::Keyless(standing) = answer else {

@@ -262,6 +262,11 @@ impl Server {
                 let (port, _) = self.keyless(port)?;
                 standing(port, &mut descriptors)?
             }
+            Request::TakeBackKeyless { port } => {
+                let (port, links) = self.keyless(port)?;
+                port.take_back(links)?;
+                standing(port, &mut descriptors)?
+            }
             Request::Lower => {
                 for plan in &self.scope.ports {
                     raise::lower(&plan.interface, &plan.pin_directory)?;
@@ -430,6 +435,7 @@ mod tests {
             Request::CheckKeyless { port: 0 },
             Request::RaiseKeyless { port: 0 },
             Request::LookKeyless { port: 0 },
+            Request::TakeBackKeyless { port: 0 },
             Request::ChangeKeyless {
                 port: 0,
                 read: [0; 32],

@@ -1,17 +1,19 @@
 //! The command `portcullis watch`.
 
-use super::{Dropped, Line, Watch, Writer, line};
+use super::{Dropped, Line, Watch, Writer, line, packet};
 use crate::api::client::Client;
-use crate::cli::{Context, Outcome};
+use crate::cli::{Context, Outcome, candidates};
 use crate::config::Gateway;
+use crate::ending;
 use crate::problem::{Kind, Problem};
 use crate::{show, systemd};
 use std::fs::OpenOptions;
-use std::io::{self, Write, stdout};
+use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What it is told.
 #[derive(Debug, clap::Args)]
@@ -19,29 +21,33 @@ use std::process::ExitCode;
   portcullis watch                                    everything, until Ctrl-C
   portcullis watch --verdict bad_tag --verdict replay
   portcullis watch --workstation alpha --count 10
+  portcullis watch --verdict policy_denied             what the rules keep from it
   portcullis watch --write drops.pcapng               for tshark -r drops.pcapng, or Wireshark
   portcullis explain drops.pcapng --frame 3           why the third was dropped, step by step
+  portcullis-agent watch                              the same on a Workstation
 
 Shown are drops in XDP, before the kernel: of tunnel ports short, foreign, malformed, misdirected,
 unknown_session, unknown_key, bad_tag, replay, rate_limited, queue_full and no_socket; of pinned ports
-unknown_mac, spoofed_address, neighbour_claim and the like. Drops after decryption (inner_source, policy,
-failed_open, ...) are counted in `portcullis show`, and not shown here: what they carry is private.
+unknown_mac, spoofed_address, neighbour_claim and the like. And what was let in and dropped then:
+open_failed, replayed, expired, inner_malformed, inner_source, inner_destination, policy_denied,
+policy_unclassified, control_refused and host_refused. Of a packet that was decrypted only the headers are
+shown: where it was to go, and nothing that it carries.
 
---write keeps the first 192 bytes of a frame. What a tunnel frame carries is encrypted there, unless its
-protection is authenticate. A frame in clear (foreign, or on a pinned port) may carry what is private:
-treat the file accordingly, or write less with --snaplen 54. On the terminal only headers are shown.
+--write keeps the first 192 bytes of a frame that XDP dropped. What a tunnel frame carries is encrypted
+there, unless its protection is authenticate. A frame in clear (foreign, or on a pinned port) may carry what
+is private: treat the file accordingly, or write less with --snaplen 54. On the terminal only headers are shown.
 
 It costs the wall nothing while nobody watches, and never opens it. Frames that come faster than the rate
 are dropped and counted as ever, and not shown.")]
 pub struct Arguments {
-    /// Only drops that are found to be this Workstation's; a wrong key or session is nobody's.
-    #[arg(long, value_name = "NAME")]
+    /// Only drops that are known to be this Workstation's; a wrong key or session is nobody's.
+    #[arg(long, value_name = "NAME", add = candidates::workstations())]
     workstation: Option<String>,
     /// Only drops on this port.
-    #[arg(long, value_name = "IF")]
+    #[arg(long, value_name = "IF", add = candidates::ports())]
     port: Option<String>,
     /// Only drops with this verdict; may be given again.
-    #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',', add = candidates::verdicts())]
     verdict: Vec<String>,
     /// Write the frames to this pcapng file too, each with its verdict as a comment.
     #[arg(long, value_name = "FILE")]
@@ -57,15 +63,27 @@ pub struct Arguments {
     count: Option<u64>,
 }
 
-/// Watches, until it is told to end.
+/// Watches a Gateway, until it is told to end.
 ///
 /// # Errors
 /// The file cannot be written, or the daemon answers with a problem.
-pub fn run(context: &Context, arguments: Arguments) -> Outcome {
+pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
     let path = &*context.config;
     let config = Gateway::load(path)?;
     let start = systemd::start_gateway(path);
     let client = Client::gateway(&config.runtime_directory, start);
+    run(&client, "portcullis", context.json, arguments)
+}
+
+/// Watches a Workstation's agent.
+///
+/// # Errors
+/// As [`gateway`].
+pub fn agent(context: &Context, client: &Client, arguments: Arguments) -> Outcome {
+    run(client, "portcullis-agent", context.json, arguments)
+}
+
+fn run(client: &Client, program: &'static str, json: bool, arguments: Arguments) -> Outcome {
     let watch = Watch {
         workstation: arguments.workstation,
         port: arguments.port,
@@ -73,9 +91,11 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
         rate: Some(arguments.rate),
         snaplen: arguments.snaplen,
     };
+    let file = Arc::new(Mutex::new(arguments.write.map(File::create).transpose()?));
     let mut view = View {
-        file: arguments.write.map(File::create).transpose()?,
-        json: context.json,
+        file: Arc::clone(&file),
+        program,
+        json,
         colours: show::colours(&stdout()),
         left: arguments.count,
         missed: 0,
@@ -83,6 +103,14 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
     };
     if view.left == Some(0) {
         return Ok(ExitCode::SUCCESS);
+    }
+    ending::when_told(move || {
+        // Not in the middle of a frame; and not held up by who does not read, nor by other threads.
+        let _whole = file.lock();
+        signal_hook::low_level::exit(0);
+    })?;
+    if stderr().is_terminal() {
+        eprintln!("{program}: watching what is dropped; Ctrl-C ends it");
     }
     // A connection lasts a while only; the next goes on where it ended.
     while client.watch(&watch, |line| view.take(line))?.is_continue() {
@@ -109,7 +137,8 @@ impl File {
 }
 
 struct View {
-    file: Option<File>,
+    file: Arc<Mutex<Option<File>>>,
+    program: &'static str,
     json: bool,
     colours: bool,
     left: Option<u64>,
@@ -127,7 +156,7 @@ impl View {
             }
             Line::Dropped(dropped) => dropped,
         };
-        if let Some(file) = &mut self.file {
+        if let Some(file) = &mut *self.file.lock().unwrap_or_else(PoisonError::into_inner) {
             let written = file.writer.put(&dropped);
             let tried = || format!("writing {}", file.path.display());
             written.map_err(|error| Problem::io(tried(), &error))?;
@@ -152,20 +181,28 @@ impl View {
     fn tell(&mut self, missed: u64) {
         if missed > self.missed {
             let more = missed - self.missed;
-            eprintln!("portcullis: {more} samples came faster than they could be shown");
+            let program = self.program;
+            eprintln!("{program}: {more} samples came faster than they could be shown");
         }
         self.missed = missed;
     }
 
     fn text(&self, dropped: &Dropped) -> Result<String, Problem> {
-        let head = hex::decode(&dropped.head).map_err(|error| {
-            Problem::new(
-                Kind::Failed,
-                "reading what the daemon sends",
-                error,
-                "see whether portcullisd is of this program's version",
-            )
-        })?;
+        let bytes = |digits: &str| {
+            hex::decode(digits).map_err(|error| {
+                Problem::new(
+                    Kind::Failed,
+                    "reading what the daemon sends",
+                    error,
+                    "see whether the daemon is of this program's version",
+                )
+            })
+        };
+        let (head, inner) = (bytes(&dropped.head)?, bytes(&dropped.inner)?);
+        let inner = match inner.is_empty() {
+            true => String::new(),
+            false => format!("; in it {}", packet(&inner)),
+        };
         let (seconds, rest) = (dropped.time / 1_000_000_000, dropped.time % 1_000_000_000);
         let day = seconds % 86_400;
         let verdict = match self.colours {
@@ -177,7 +214,7 @@ impl View {
             None => String::new(),
         };
         Ok(format!(
-            "{:02}:{:02}:{:02}.{:06} {} {verdict}{of}: {}\n",
+            "{:02}:{:02}:{:02}.{:06} {} {verdict}{of}: {}{inner}\n",
             day / 3600,
             day / 60 % 60,
             day % 60,

@@ -32,6 +32,14 @@ pub fn line(bytes: &[u8], length: u32) -> String {
     text
 }
 
+/// A packet's addresses, and what its headers say.
+pub fn packet(bytes: &[u8]) -> String {
+    match LaxSlicedPacket::from_ip(bytes) {
+        Ok(packet) => other(&packet, 0),
+        Err(_) => "IP, cut short or malformed".into(),
+    }
+}
+
 fn tunnel(payload: &[u8]) -> String {
     match Header::decode(payload) {
         Ok(header) => format!("Portcullis {}", describe(&header)),
@@ -164,6 +172,7 @@ mod tests {
         fn no_bytes_panic_and_no_payload_is_shown(bytes in prop::collection::vec(any::<u8>(), 0..200), length: u32) {
             let text = line(&bytes, length);
             prop_assert!(text.ends_with("bytes") && text.len() < 300, "{text}");
+            prop_assert!(packet(&bytes).len() < 200);
         }
 
         #[test]
@@ -176,6 +185,32 @@ mod tests {
             let text = line(&frame[..cut.min(frame.len())], 54);
             prop_assert!(!text.contains("secret"));
             prop_assert!(cut < 42 || text.contains("10.0.0.1.5000 > 10.0.0.2.53: UDP"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_packet_is_told_by_as_much_of_it_as_a_worker_shows() {
+        let v4 = || PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let v6 = || PacketBuilder::ipv6([1; 16], [2; 16], 64);
+        let mut udp = Vec::new();
+        v4().udp(5000, 53).write(&mut udp, b"secret").unwrap();
+        let mut tcp = Vec::new();
+        v6().tcp(5000, 22, 1, 2)
+            .syn()
+            .write(&mut tcp, b"secret")
+            .unwrap();
+        let mut echo = Vec::new();
+        v4().icmpv4_echo_request(1, 2)
+            .write(&mut echo, b"secret")
+            .unwrap();
+        for (bytes, says) in [
+            (&udp[..28], "IP 10.0.0.1.5000 > 10.0.0.2.53: UDP"),
+            (&tcp[..60], ".22: TCP [S]"),
+            (&echo[..28], "IP 10.0.0.1 > 10.0.0.2: ICMP type 8 code 0"),
+            (&udp[..20], "IP 10.0.0.1 > 10.0.0.2: protocol 17"),
+        ] {
+            let text = packet(bytes);
+            assert!(text.contains(says), "{text}");
         }
     }
 

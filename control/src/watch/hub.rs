@@ -2,6 +2,7 @@
 
 use super::{Dropped, Line, MOST_RATE, RATE, Watch};
 use crate::problem::{Kind, Problem};
+use dataplane::tap::{Reason, Tap};
 use dataplane::wall::{self, Samples, Wanted};
 use nix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
@@ -46,22 +47,46 @@ impl Port {
 
     /// The verdicts that a filter wants of it, a bit each.
     fn mask(&self, filter: &Filter) -> u64 {
-        if filter
-            .port
-            .as_ref()
-            .is_some_and(|port| *port != self.interface)
-        {
-            return 0;
-        }
         // A pin is no Workstation of the registry's.
-        if filter.workstation.is_some() && self.pins.is_some() {
-            return 0;
+        match filter.workstation.is_some() && self.pins.is_some() {
+            true => 0,
+            false => filter.mask(&self.interface, &self.names()),
         }
-        let wanted =
-            |name: &str| filter.verdicts.is_empty() || filter.verdicts.iter().any(|v| v == name);
-        let bit = |(at, name): (usize, &&str)| if wanted(name) { 1u64 << at } else { 0 };
-        self.names().iter().enumerate().map(bit).sum()
     }
+}
+
+/// What the workers of the tunnel ports drop.
+#[derive(Debug)]
+struct Workers {
+    tap: Arc<Tap>,
+    /// Their ports, by number.
+    ports: Vec<String>,
+    /// Samples that have been missed and told of.
+    missed: u64,
+}
+
+impl Workers {
+    /// The reasons that a filter wants of them, a bit each.
+    fn mask(&self, filter: &Filter) -> u64 {
+        let names = Reason::ALL.map(Reason::name);
+        let masks = self.ports.iter().map(|port| filter.mask(port, &names));
+        masks.fold(0, |a, b| a | b)
+    }
+}
+
+/// A frame that was dropped, by whomever.
+struct Seen<'a> {
+    /// By the clock of whoever saw it, and by how much Unix time is ahead of that.
+    time: (u64, u64),
+    port: &'a str,
+    queue: Option<u32>,
+    verdict: &'static str,
+    of: Option<u32>,
+    /// The name of that.
+    workstation: Option<&'a String>,
+    length: u32,
+    head: &'a [u8],
+    inner: &'a [u8],
 }
 
 /// A checked [`Watch`].
@@ -75,6 +100,17 @@ struct Filter {
 }
 
 impl Filter {
+    /// Which of these verdicts of a port are wanted, a bit each.
+    fn mask(&self, port: &str, names: &[&str]) -> u64 {
+        let bit = |(at, name): (usize, &&str)| u64::from(self.wants(port, name)) << at;
+        names.iter().enumerate().map(bit).sum()
+    }
+
+    fn wants(&self, port: &str, verdict: &str) -> bool {
+        self.port.as_ref().is_none_or(|only| only == port)
+            && (self.verdicts.is_empty() || self.verdicts.iter().any(|one| one == verdict))
+    }
+
     fn of(watch: &Watch, workstation: Option<u32>) -> Result<Self, Problem> {
         let tried = "watching what is dropped";
         let names: Vec<_> = verdict_names().collect();
@@ -86,7 +122,7 @@ impl Filter {
             return Err(Problem::new(
                 Kind::Invalid,
                 tried,
-                format!("there is no verdict {other:?} that XDP drops by"),
+                format!("there is no verdict {other:?} that frames are dropped by"),
                 format!("name some of {}", names.join(", ")),
             ));
         }
@@ -122,6 +158,7 @@ pub(super) fn verdict_names() -> impl Iterator<Item = &'static str> {
     });
     tunnel
         .map(Verdict::name)
+        .chain(Reason::ALL.map(Reason::name))
         .chain(pinned.map(PinnedVerdict::name))
 }
 
@@ -131,7 +168,7 @@ struct Watcher {
     filter: Filter,
     lines: Sender<Line>,
     /// One for each port and verdict: the rings may be read at another watcher's higher rate.
-    buckets: HashMap<(String, u32), Bucket>,
+    buckets: HashMap<(String, &'static str), Bucket>,
     missed: u64,
     reported: Instant,
 }
@@ -146,6 +183,7 @@ struct Known {
 #[derive(Debug, Default)]
 struct State {
     ports: Vec<Known>,
+    workers: Option<Workers>,
     /// Workstations by number.
     names: HashMap<u32, String>,
     watchers: Vec<Watcher>,
@@ -185,6 +223,17 @@ impl Drop for Stream {
 impl Hub {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The workers, and their ports by number.
+    pub fn set_workers(&self, tap: Arc<Tap>, ports: Vec<String>) {
+        let mut state = self.state();
+        state.workers = Some(Workers {
+            missed: tap.missed(),
+            tap,
+            ports,
+        });
+        state.fit();
     }
 
     /// The ports that are up now, in the place of those that were.
@@ -281,32 +330,85 @@ impl Hub {
 }
 
 impl State {
-    /// Has each port sample what its watchers want together.
+    /// Has each port, and the workers, sample what their watchers want together.
     fn fit(&self) {
         for Known { port, .. } in &self.ports {
-            let filters = || self.watchers.iter().map(|watcher| &watcher.filter);
-            let of = || filters().filter(|filter| port.mask(filter) != 0);
-            let only = of().next().and_then(|first| first.workstation);
-            port.samples.want(&Wanted {
-                verdicts: of().map(|filter| port.mask(filter)).fold(0, |a, b| a | b),
-                only: only.filter(|_| of().all(|filter| filter.workstation == only)),
-                rate: of().map(|filter| filter.rate).max().unwrap_or(1),
-            });
+            port.samples.want(&self.wanted(|filter| port.mask(filter)));
+        }
+        if let Some(workers) = &self.workers {
+            workers
+                .tap
+                .want(&self.wanted(|filter| workers.mask(filter)));
         }
     }
 
-    fn round(&mut self, ahead: u64) {
+    fn wanted(&self, mask: impl Fn(&Filter) -> u64) -> Wanted {
+        let filters = || self.watchers.iter().map(|watcher| &watcher.filter);
+        let of = || filters().filter(|filter| mask(filter) != 0);
+        let only = of().next().and_then(|first| first.workstation);
+        Wanted {
+            verdicts: of().map(&mask).fold(0, |a, b| a | b),
+            only: only.filter(|_| of().all(|filter| filter.workstation == only)),
+            rate: of().map(|filter| filter.rate).max().unwrap_or(1),
+        }
+    }
+
+    fn round(&mut self) {
         let mut missed = 0;
+        let ahead = ahead(ClockId::CLOCK_MONOTONIC);
+        let (all, watchers) = (&self.names, &mut self.watchers);
         for Known { port, missed: told } in &mut self.ports {
             let names = port.names();
-            let (all, watchers) = (&self.names, &mut self.watchers);
             port.samples.drain(BATCH, |dropped| {
-                for watcher in watchers.iter_mut() {
-                    watcher.take(port, &names, all, &dropped, ahead);
-                }
+                let verdict = names.get(dropped.verdict as usize % VERDICTS).copied();
+                let Some(verdict) = verdict else {
+                    return;
+                };
+                let workstation = dropped.of.and_then(|of| match &port.pins {
+                    None => all.get(&of),
+                    Some(pins) => pins.get(of as usize),
+                });
+                let pinned = port.pins.is_some();
+                let seen = Seen {
+                    time: (dropped.time, ahead),
+                    port: &port.interface,
+                    queue: Some(dropped.queue),
+                    verdict,
+                    of: dropped.of.filter(|_| !pinned),
+                    workstation,
+                    length: dropped.length,
+                    head: dropped.bytes,
+                    inner: &[],
+                };
+                watchers.iter_mut().for_each(|watcher| watcher.take(&seen));
             });
             let ever = port.samples.missed();
             missed += ever - std::mem::replace(told, ever);
+        }
+        if let Some(workers) = &mut self.workers {
+            let ahead = self::ahead(ClockId::CLOCK_BOOTTIME);
+            for _ in 0..BATCH {
+                let Some(sample) = workers.tap.next() else {
+                    break;
+                };
+                let Some(port) = workers.ports.get(usize::from(sample.port)) else {
+                    continue;
+                };
+                let seen = Seen {
+                    time: (sample.time, ahead),
+                    port,
+                    queue: None,
+                    verdict: sample.reason.name(),
+                    of: Some(sample.of),
+                    workstation: all.get(&sample.of),
+                    length: sample.length,
+                    head: sample.outer(),
+                    inner: sample.inner(),
+                };
+                watchers.iter_mut().for_each(|watcher| watcher.take(&seen));
+            }
+            let ever = workers.tap.missed();
+            missed += ever - std::mem::replace(&mut workers.missed, ever);
         }
         let now = Instant::now();
         self.watchers.retain_mut(|watcher| {
@@ -323,42 +425,30 @@ impl State {
 }
 
 impl Watcher {
-    fn take(
-        &mut self,
-        port: &Port,
-        names: &[&'static str],
-        workstations: &HashMap<u32, String>,
-        dropped: &wall::Dropped<'_>,
-        ahead: u64,
-    ) {
-        let Some(name) = names.get(dropped.verdict as usize % VERDICTS) else {
-            return;
-        };
-        if port.mask(&self.filter) >> dropped.verdict & 1 == 0 {
+    fn take(&mut self, seen: &Seen<'_>) {
+        let filter = &self.filter;
+        if !filter.wants(seen.port, seen.verdict)
+            || filter.workstation.is_some() && filter.workstation != seen.of
+        {
             return;
         }
-        if self.filter.workstation.is_some() && self.filter.workstation != dropped.of {
-            return;
-        }
-        let rate = u64::from(self.filter.rate);
-        let key = (port.interface.clone(), dropped.verdict);
+        let rate = u64::from(filter.rate);
+        let key = (seen.port.to_owned(), seen.verdict);
         let bucket = self.buckets.entry(key).or_default();
-        if !bucket.take(dropped.time, (SECOND / rate, wall::burst(rate))) {
+        let (time, ahead) = seen.time;
+        if !bucket.take(time, (SECOND / rate, wall::burst(rate))) {
             return;
         }
-        let of = dropped.of.and_then(|of| match &port.pins {
-            None => workstations.get(&of).cloned(),
-            Some(pins) => pins.get(of as usize).cloned(),
-        });
-        let bytes = &dropped.bytes[..dropped.bytes.len().min(self.filter.snaplen)];
+        let head = &seen.head[..seen.head.len().min(filter.snaplen)];
         let line = Line::Dropped(Dropped {
-            time: dropped.time.wrapping_add(ahead),
-            port: port.interface.clone(),
-            queue: dropped.queue,
-            verdict: (*name).to_owned(),
-            workstation: of,
-            length: dropped.length,
-            head: hex::encode(bytes),
+            time: time.wrapping_add(ahead),
+            port: seen.port.to_owned(),
+            queue: seen.queue,
+            verdict: seen.verdict.to_owned(),
+            workstation: seen.workstation.cloned(),
+            length: seen.length,
+            head: hex::encode(head),
+            inner: hex::encode(seen.inner),
         });
         if self.lines.try_send(line).is_err() {
             self.missed += 1;
@@ -375,17 +465,17 @@ fn read(hub: &Weak<Hub>) {
             state.running = false;
             return;
         }
-        state.round(ahead());
+        state.round();
         drop(state);
         drop(hub);
         std::thread::sleep(ROUND);
     }
 }
 
-/// By how much Unix time is ahead of CLOCK_MONOTONIC.
-fn ahead() -> u64 {
+/// By how much Unix time is ahead of a clock.
+fn ahead(clock: ClockId) -> u64 {
     let now = |clock| clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
-    let ahead = now(ClockId::CLOCK_REALTIME).saturating_sub(now(ClockId::CLOCK_MONOTONIC));
+    let ahead = now(ClockId::CLOCK_REALTIME).saturating_sub(now(clock));
     ahead.as_nanos() as u64
 }
 

@@ -48,7 +48,12 @@ impl<W: Write> Writer<W> {
             Some(name) => format!(", of {name}"),
             None => String::new(),
         };
-        let comment = format!("dropped by Portcullis: {}{of}", dropped.verdict);
+        let inner = hex::decode(&dropped.inner).map_err(io::Error::other)?;
+        let inner = match inner.is_empty() {
+            true => String::new(),
+            false => format!("; in it {}", super::packet(&inner)),
+        };
+        let comment = format!("dropped by Portcullis: {}{of}{inner}", dropped.verdict);
         let block = EnhancedPacketBlock {
             interface_id: u32::try_from(interface_id).map_err(io::Error::other)?,
             timestamp: Duration::from_nanos(dropped.time),
@@ -94,10 +99,11 @@ mod tests {
         let dropped = |port: &str, head: &str| Dropped {
             time: 1_700_000_000_123_456_789,
             port: port.into(),
-            queue: 0,
+            queue: Some(0),
             verdict: "bad_tag".into(),
             workstation: Some("alpha".into()),
             length: 1500,
+            inner: String::new(),
             head: head.into(),
         };
         for (port, head) in [("eth1", "0102030405"), ("eth2", "06"), ("eth1", "")] {

@@ -874,3 +874,71 @@ fn an_agent_tells_its_status_and_goes_down_when_asked() {
     let text = failure(&rig.agent(&["show"]));
     assert!(text.contains("asking: going down"), "{text}");
 }
+
+#[test]
+fn changes_without_a_daemon_are_in_the_audit_log_as_those_with_one_and_refused_ones_too() {
+    let rig = Rig::new();
+    rig.init();
+    let add = |name| rig.portcullis(&["workstation", "add", name, "--allow", "icmp"]);
+    assert!(add("alpha").status.success());
+    let again = ["workstation", "add", "alpha", "--output", "again"];
+    failure(&rig.portcullis(&again));
+    for arguments in [
+        &["workstation", "allow", "alpha", "+tcp/9050"][..],
+        &["workstation", "set", "alpha", "--padding", "full"],
+        &["workstation", "disable", "alpha"],
+        &["workstation", "enable", "alpha"],
+        &["workstation", "rotate", "alpha", "--output", "new"],
+        &["workstation", "rotate", "alpha", "--cancel"],
+        &["key", "rotate"],
+        &["key", "retire", "--force"],
+        &["workstation", "remove", "alpha"],
+    ] {
+        let output = rig.portcullis(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+    }
+    // Who only looks leaves nothing.
+    assert!(rig.portcullis(&["workstation", "list"]).status.success());
+    let log = rig.path("state/audit.log");
+    assert_eq!(mode(&log), 0o600);
+    let text = fs::read_to_string(log).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<_> = lines
+        .chunks(2)
+        .map(|change| {
+            let [first, second] = change else {
+                panic!("{change:?}");
+            };
+            assert_eq!(first["id"], second["id"]);
+            assert_eq!(first["outcome"], "begun");
+            assert_eq!(first["uid"], nix::unistd::getuid().as_raw());
+            let client = first["client"].as_str().unwrap();
+            assert!(client.starts_with("portcullis/") && client.contains("without the daemon"));
+            let call = first["call"].as_str().unwrap().to_owned();
+            (call, second["outcome"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [
+        ("add", "done"),
+        ("add", "refused"),
+        ("allow", "done"),
+        ("set", "done"),
+        ("disable", "done"),
+        ("enable", "done"),
+        ("rotate", "done"),
+        ("cancel_rotation", "done"),
+        ("rotate_key", "done"),
+        ("retire_key", "done"),
+        ("remove", "done"),
+    ];
+    let expected: Vec<_> = expected
+        .map(|(call, outcome)| (call.to_owned(), outcome.to_owned()))
+        .into();
+    assert_eq!(told, expected);
+    assert_eq!(lines[0]["request"]["name"], "alpha");
+    assert_eq!(lines[4]["workstation"], "alpha");
+    assert!(!text.contains("BEGIN") && !text.contains("psk"), "{text}");
+}

@@ -7,6 +7,7 @@ use crate::policy::{Place, Verdict};
 use crate::prefetch::prefetch;
 use crate::schedule::{self, QUANTUM};
 use crate::session::OpenError;
+use crate::tap::{Dropped, Reason};
 use wire::kind;
 
 /// How many frames ahead of the one whose header is read the CPU is asked for.
@@ -239,7 +240,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             while let Some((number, packet)) = packets.next_if(|(_, packet)| packet.at < end) {
                 match refused >> number & 1 {
                     0 => (written, bytes) = (written + 1, bytes + packet.len as u64),
-                    _ => not += 1,
+                    _ => {
+                        not += 1;
+                        self.tell_refused(&batch[packet.at], packet.len, now);
+                    }
                 }
             }
             self.finish_run(run, [written, bytes, not]);
@@ -272,6 +276,16 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         let session = self.sessions.get(index);
         let Some(session) = session.filter(|session| !session.past_use(now)) else {
+            for waiting in &*run {
+                tell(
+                    &mut self.faucet,
+                    now,
+                    Reason::Expired,
+                    waiting,
+                    &port.io,
+                    None,
+                );
+            }
             return peer.counters.expired.add(run.len() as u64);
         };
         let mut verified = 0u64;
@@ -281,7 +295,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             let frame = frame.ok_or(OpenError::Malformed);
             match frame.and_then(|frame| session.verify(counter, frame)) {
                 Ok(()) => verified |= 1 << at,
-                Err(error) => count_failure(peer, error),
+                Err(error) => {
+                    let reason = count_failure(peer, error);
+                    tell(&mut self.faucet, now, reason, waiting, &port.io, None);
+                }
             }
         }
         let (mut opened, mut messages, mut relays) = (0, 0u64, 0u64);
@@ -290,7 +307,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             if !session.commit(waiting.counter, waiting.frame_len()) {
-                count_failure(peer, OpenError::Replay);
+                let reason = count_failure(peer, OpenError::Replay);
+                tell(&mut self.faucet, now, reason, waiting, &port.io, None);
                 continue;
             }
             opened += 1;
@@ -299,22 +317,28 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Ok(Inner::Packet(packet)) => {
                     let way = match self.role {
                         Role::Gateway => permit(&self.routes, peer, &packet, payload),
-                        Role::Workstation => Some(Way::Host),
+                        Role::Workstation => Ok(Way::Host),
                     };
                     match way {
-                        Some(Way::Host) => {
+                        Ok(Way::Host) => {
                             packets[*count] = Opened {
                                 at: first + at,
                                 len: packet.len,
                             };
                             *count += 1;
                         }
-                        Some(Way::Peer) => relays |= 1 << at,
-                        None => {}
+                        Ok(Way::Peer) => relays |= 1 << at,
+                        Err(reason) => {
+                            let packet = payload.get(..packet.len);
+                            tell(&mut self.faucet, now, reason, waiting, &port.io, packet);
+                        }
                     }
                 }
                 Ok(Inner::Control(_)) => messages |= 1 << at,
-                Err(inner::Malformed) => peer.counters.inner_malformed.add(1),
+                Err(inner::Malformed) => {
+                    let reason = count_failure(peer, OpenError::Malformed);
+                    tell(&mut self.faucet, now, reason, waiting, &port.io, None);
+                }
             }
         }
         peer.counters.opened.add(opened);
@@ -361,6 +385,16 @@ impl<P: Port, H: Host> Worker<P, H> {
             .super_packets_written
             .add(report.super_packets as u64);
         report.refused
+    }
+
+    /// Tells of a packet that the host interface did not take.
+    #[cold]
+    fn tell_refused(&mut self, waiting: &Waiting<Held<P::Frame>>, len: usize, now: u64) {
+        if let Some(port) = self.ports.get(waiting.port) {
+            let packet = payload(waiting, &port.io).get(..len);
+            let reason = Reason::HostRefused;
+            tell(&mut self.faucet, now, reason, waiting, &port.io, packet);
+        }
     }
 
     /// Counts a run of frames of one session, of which `written` packets with so many `bytes` went to
@@ -418,7 +452,11 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         match control_message(self.role, payload(waiting, &port.io), peer, now) {
             Handling::Ignore => {}
-            Handling::Refuse => peer.counters.control_refused.add(1),
+            Handling::Refuse => {
+                peer.counters.control_refused.add(1);
+                let reason = Reason::ControlRefused;
+                tell(&mut self.faucet, now, reason, waiting, &port.io, None);
+            }
             Handling::Answer(pong) => self.send_control(index, &pong, now),
             Handling::Report(message) => {
                 let event = Event::Inner {
@@ -439,16 +477,39 @@ fn payload<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -
     data.get(..usize::from(waiting.length)).unwrap_or_default()
 }
 
+/// Tells whoever watches of a frame that is dropped; and of its packet, where that was opened.
+#[inline]
+fn tell<F>(
+    faucet: &mut Faucet,
+    now: u64,
+    reason: Reason,
+    waiting: &Waiting<Held<F>>,
+    io: &impl Port<Frame = F>,
+    packet: Option<&[u8]>,
+) {
+    if faucet.is_open() {
+        let frame = waiting.frame.data(io).get(..ETH_LEN + waiting.frame_len());
+        let dropped = Dropped {
+            port: waiting.port,
+            of: waiting.workstation,
+            frame: frame.unwrap_or_default(),
+            packet,
+        };
+        faucet.tell(now, reason, &dropped);
+    }
+}
+
 /// Counts a frame that was not opened.
 #[cold]
-fn count_failure(peer: &Peer, error: OpenError) {
-    let counter = match error {
-        OpenError::Malformed => &peer.counters.inner_malformed,
-        OpenError::Replay => &peer.counters.replayed,
-        OpenError::Forged => &peer.counters.open_failed,
-        OpenError::Expired => &peer.counters.expired,
+fn count_failure(peer: &Peer, error: OpenError) -> Reason {
+    let (counter, reason) = match error {
+        OpenError::Malformed => (&peer.counters.inner_malformed, Reason::InnerMalformed),
+        OpenError::Replay => (&peer.counters.replayed, Reason::Replayed),
+        OpenError::Forged => (&peer.counters.open_failed, Reason::OpenFailed),
+        OpenError::Expired => (&peer.counters.expired, Reason::Expired),
     };
     counter.add(1);
+    reason
 }
 
 /// What is no Data of a session of this port: control gets handshakes, another worker what is its
@@ -476,28 +537,32 @@ fn unsorted<P: Port>(
 /// At the Gateway the source must be the Workstation's own, and its policy must let the packet
 /// through to where it goes. A refusal is counted.
 #[inline]
-fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet, bytes: &[u8]) -> Option<Way> {
+fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet, bytes: &[u8]) -> Result<Way, Reason> {
     let place = match peer.placed {
         Some((version, pair, place)) if version == routes.version() && pair == packet.pair => place,
         _ => {
             if routes.owner(packet.pair.source()) != Some(peer.id) {
                 peer.counters.inner_source.add(1);
-                return None;
+                return Err(Reason::InnerSource);
             }
             let place = routes.place(packet.pair.destination());
             peer.placed = Some((routes.version(), packet.pair, place));
             place
         }
     };
-    let counter = match peer.policy.judge(place, bytes.get(..packet.len)?) {
-        Verdict::Pass if matches!(place, Place::Workstation(_)) => return Some(Way::Peer),
-        Verdict::Pass => return Some(Way::Host),
-        Verdict::Unreachable => &peer.counters.inner_destination,
-        Verdict::Denied => &peer.counters.policy_denied,
-        Verdict::Unclassified => &peer.counters.policy_unclassified,
+    let bytes = bytes.get(..packet.len).ok_or(Reason::InnerMalformed)?;
+    let (counter, reason) = match peer.policy.judge(place, bytes) {
+        Verdict::Pass if matches!(place, Place::Workstation(_)) => return Ok(Way::Peer),
+        Verdict::Pass => return Ok(Way::Host),
+        Verdict::Unreachable => (&peer.counters.inner_destination, Reason::InnerDestination),
+        Verdict::Denied => (&peer.counters.policy_denied, Reason::PolicyDenied),
+        Verdict::Unclassified => (
+            &peer.counters.policy_unclassified,
+            Reason::PolicyUnclassified,
+        ),
     };
     counter.add(1);
-    None
+    Err(reason)
 }
 
 /// What to do with a control message.

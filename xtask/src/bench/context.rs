@@ -1,11 +1,13 @@
 //! What every suite is given: the options, the progress shown, and where its figures go.
 
-use anyhow::Result;
+use std::time::SystemTime;
 
-use super::figure::{Figure, Provenance};
-use super::machine;
+use anyhow::Result;
+use portcullis_benches::figure::{Figure, Provenance};
+use portcullis_benches::machine;
+use portcullis_benches::progress::{Progress, Task};
+
 use super::options::Options;
-use super::progress::{Progress, Task};
 
 /// A run of the instrument.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ impl Bench {
         let provenance = Provenance {
             command: options.command(),
             machine: machine::describe(),
-            date: machine::now(),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         Self {
             options,

@@ -9,13 +9,10 @@ mod admission;
 mod aead;
 mod context;
 mod e2e;
-mod figure;
 mod flood;
-mod machine;
 mod options;
 mod peers;
 mod pipeline;
-mod progress;
 mod release;
 mod report;
 mod restart;
@@ -30,9 +27,9 @@ use crate::report::Table;
 use crate::rig::{self, Serial, check, require_root, sweep};
 
 pub use context::Bench;
-pub use figure::{Figure, Provenance, median, percentile};
 pub use options::Options;
-pub use progress::{Progress, Task};
+pub use portcullis_benches::figure::{self, Figure, Provenance, median, percentile};
+pub use portcullis_benches::progress::{Progress, Task};
 pub use search::{Found, Plan, Search, Trial, search};
 pub use traffic::{
     Latency, UDP_PAYLOADS, UdpPlan, UdpRates, cpu_seconds, gigabytes, latency, latency_under,

@@ -4,21 +4,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use dataplane::engine::Engine;
-use portcullis_benches::pipeline::{Pipeline, Traffic, Way, aead_alone, imix};
+use portcullis_benches::pipeline::{Traffic, Way, imix};
 use portcullis_benches::scaling;
+use portcullis_benches::worker::{self, Case};
 
 use super::{Bench, median};
-
-/// One kind of traffic and the name it has in the metrics.
-struct Case {
-    name: String,
-    traffic: Traffic,
-    way: Way,
-    /// Nanoseconds a frame, through the worker and of the AEAD alone.
-    whole: Vec<f64>,
-    alone: Vec<f64>,
-}
 
 /// Sizes, IMIX, TCP that becomes super-packets, and small frames of many sessions; each both ways.
 fn cases() -> Vec<Case> {
@@ -41,33 +31,15 @@ fn cases() -> Vec<Case> {
         kinds.push((format!("64.sessions{sessions}"), many(64)));
     }
     let each = |(name, traffic): (String, Traffic)| {
-        [Way::Open, Way::Seal].map(|way| Case {
-            name: format!("pipeline.{}.{name}", direction(way)),
-            traffic: traffic.clone(),
-            way,
-            whole: Vec::new(),
-            alone: Vec::new(),
-        })
+        [Way::Open, Way::Seal].map(|way| Case::new(&name, traffic.clone(), way))
     };
     let mut cases: Vec<Case> = kinds.into_iter().flat_map(each).collect();
-    cases.push(Case {
-        name: "pipeline.open.1400.tcp".into(),
-        traffic: Traffic {
-            tcp: true,
-            ..one(1400)
-        },
-        way: Way::Open,
-        whole: Vec::new(),
-        alone: Vec::new(),
-    });
+    let stream = Traffic {
+        tcp: true,
+        ..one(1400)
+    };
+    cases.push(Case::new("1400.tcp", stream, Way::Open));
     cases
-}
-
-fn direction(way: Way) -> &'static str {
-    match way {
-        Way::Open => "open",
-        Way::Seal => "seal",
-    }
 }
 
 /// Measures it.
@@ -79,29 +51,11 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.runs(2, 3);
     let time = Duration::from_millis(if bench.quick() { 200 } else { 1500 });
     let task = bench.task("worker", u64::from(rounds) * cases.len() as u64);
-    for _ in 0..rounds {
-        for case in &mut cases {
-            task.doing(&case.name);
-            let mut pipeline = Pipeline::new(case.way, case.traffic.clone(), Engine::Auto);
-            case.whole.extend(pipeline.run(time).nanoseconds);
-            let alone = aead_alone(case.way, &case.traffic, Engine::Auto, time / 4);
-            case.alone.extend(alone.nanoseconds);
-            task.step();
-        }
-    }
+    let method = worker::measure(&mut cases, rounds, time, &task);
     drop(task);
-    let method = format!(
-        "worker loop between rings in memory, one core, engine {}, {rounds} turns of {time:?}; bound: the AEAD alone",
-        Engine::Auto.resolve().name()
-    );
     for case in cases {
-        let bound = median(&case.alone);
-        let sizes = &case.traffic.sizes;
-        let bits = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64 * 8.0;
-        for (unit, metric, per) in [("Mpps", "mpps", 1e3), ("Gbit/s", "gbps", bits)] {
-            let rates: Vec<f64> = case.whole.iter().map(|ns| per / ns).collect();
-            let name = format!("{}.{metric}", case.name);
-            bench.measured(name, unit, &rates, Some(per / bound), &method)?;
+        for figure in case.rates(&method)? {
+            bench.record(figure);
         }
     }
     scale(bench, time)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Task;
 use super::figure::percentile;
-use super::progress::Task;
 use super::search::{Plan, Trial, search};
 use crate::rig::{Namespace, UdpPath, iperf3_one_way, pause, round_trips};
 

@@ -44,7 +44,7 @@ pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};
 pub use privileges::{ACCOUNT, HELPER, ThreadStatus, descriptors, helper_of, threads};
 pub use probe::{Echo, Probe, ProbeReport};
-pub use process::Process;
+pub use process::{Process, is_writing};
 pub use rtt::{RoundTrips, round_trips};
 pub use terminal::Terminal;
 pub use topology::{

@@ -132,6 +132,12 @@ impl Process {
     }
 }
 
+/// Whether a process waits for somebody to take what it writes.
+pub fn is_writing(pid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.starts_with(&format!("{} ", libc::SYS_write))
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();

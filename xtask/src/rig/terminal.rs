@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use nix::unistd::tcgetpgrp;
+use nix::unistd::{Pid, tcgetpgrp};
 
 use super::guard::wait_for;
 
@@ -25,6 +26,8 @@ pub struct Terminal {
     /// The program's side, to see what state it is left in.
     side: OwnedFd,
     drawn: Arc<Mutex<vt100::Parser>>,
+    /// Nobody reads what is drawn.
+    unread: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -56,12 +59,17 @@ impl Terminal {
         let drawn = Arc::new(Mutex::new(parser));
         let mut output = File::from(pair.master.try_clone().context("reading the terminal")?);
         let into = Arc::clone(&drawn);
+        let unread = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&unread);
         let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // The end is an error here: nobody has the other side any more.
             while let Ok(count @ 1..) = output.read(&mut bytes) {
                 if let Ok(mut drawn) = into.lock() {
                     drawn.process(&bytes[..count]);
+                }
+                while waits.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(3));
                 }
             }
         });
@@ -70,6 +78,7 @@ impl Terminal {
             keys: File::from(pair.master),
             side: pair.slave,
             drawn,
+            unread,
             reader: Some(reader),
         })
     }
@@ -80,6 +89,35 @@ impl Terminal {
     /// When the terminal is gone.
     pub fn press(&mut self, keys: &str) -> Result<()> {
         self.keys.write_all(keys.as_bytes()).context("typing")
+    }
+
+    /// Reads what is drawn no more, or again.
+    pub fn leave_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// Gives it another size, of which its program is told.
+    ///
+    /// # Errors
+    /// When `stty` cannot.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let mut stty = Command::new("stty");
+        stty.args(["columns", &columns.to_string(), "rows", &rows.to_string()]);
+        let side = self.side.try_clone().context("its side")?;
+        let status = stty.stdin(side).status().context("running stty")?;
+        ensure!(status.success(), "stty: {status}");
+        Ok(())
+    }
+
+    /// The process that has the terminal.
+    ///
+    /// # Errors
+    /// When nobody has.
+    pub fn program(&self) -> Result<u32> {
+        let group = tcgetpgrp(&self.keys).context("finding out who has the terminal")?;
+        // 0 is nobody here, and everybody of our own to kill(2).
+        ensure!(group.as_raw() > 1, "nobody has the terminal any more");
+        Ok(group.as_raw() as u32)
     }
 
     /// The screen as text.
@@ -125,10 +163,7 @@ impl Terminal {
     /// # Errors
     /// When nobody has.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let group = tcgetpgrp(&self.keys).context("finding out who has the terminal")?;
-        // 0 is nobody here, and everybody of our own to kill(2).
-        ensure!(group.as_raw() > 1, "nobody has the terminal any more");
-        killpg(group, signal).context("sending a signal")
+        killpg(Pid::from_raw(self.program()? as i32), signal).context("sending a signal")
     }
 
     /// Waits for the program's end.
@@ -137,13 +172,13 @@ impl Terminal {
     /// When it does not end.
     pub fn ended(&mut self) -> Result<ExitStatus> {
         wait_for("the program to end", Duration::from_secs(20), || {
-            self.child.try_wait().ok().flatten()
+            self.ended_already()
         })
     }
 
-    /// Whether the program has ended.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_some())
+    /// How the program has ended, if it has.
+    pub fn ended_already(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     fn look<T>(&self, at: impl FnOnce(&vt100::Screen) -> T) -> T {

@@ -222,6 +222,12 @@ impl Gateway {
         command
     }
 
+    /// Has the daemon, from its next start on, fail to serve this Workstation. A release build does not
+    /// listen to it.
+    pub fn fail_to_serve(&mut self, workstation: &str) {
+        self.set_environment("PORTCULLIS_FAILS_TO_SERVE", workstation);
+    }
+
     /// Sets a variable of the daemon's environment, from its next start on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

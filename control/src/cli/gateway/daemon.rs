@@ -5,6 +5,7 @@ use crate::api::{
     self, AddWorkstation, Added, Allow, Allowed, Done, KeyRetired, KeyRotated, RetireKey,
     RotateWorkstation, Rotated, SetWorkstation, Switched, WorkstationStatus,
 };
+use crate::audit::{Audit, By, What};
 use crate::config::{GATEWAY_PATH, Gateway};
 use crate::problem::{Kind, Problem};
 use crate::registry::Registry;
@@ -54,8 +55,24 @@ impl Daemon {
         }
     }
 
+    /// A change: the daemon makes it; or, when it is not running, it is made to the registry, and written
+    /// down as the daemon would.
+    fn change<T>(
+        &self,
+        what: What,
+        answer: Result<T, Problem>,
+        offline: impl FnOnce(Registry) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        self.or_registry(answer, |registry| {
+            let by = By::this_program(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+            let audit = Audit::new(&self.config.state_directory);
+            audit.change(by, &what, || offline(registry))
+        })
+    }
+
     pub(super) fn add(&self, request: &AddWorkstation) -> Result<Added, Problem> {
-        self.or_registry(self.client.add(request), |mut registry| {
+        let what = What::new("add").of(&request.name).asked(request);
+        self.change(what, self.client.add(request), |mut registry| {
             let key = registry.keyring()?.public();
             let added = api::add_workstation(&mut registry, &self.config, key, request.clone())?;
             Ok(added.1)
@@ -63,14 +80,16 @@ impl Daemon {
     }
 
     pub(super) fn remove(&self, name: &str) -> Result<api::Removed, Problem> {
-        self.or_registry(self.client.remove(name), |mut registry| {
+        let what = What::new("remove").of(name);
+        self.change(what, self.client.remove(name), |mut registry| {
             registry.remove(name)?;
             Ok(api::Removed { name: name.into() })
         })
     }
 
     pub(super) fn allow(&self, name: &str, request: &Allow) -> Result<Allowed, Problem> {
-        self.or_registry(self.client.allow(name, request), |mut registry| {
+        let what = What::new("allow").of(name).asked(request);
+        self.change(what, self.client.allow(name, request), |mut registry| {
             api::allow_workstation(&mut registry, name, request)
         })
     }
@@ -105,7 +124,8 @@ impl Daemon {
         name: &str,
         request: &SetWorkstation,
     ) -> Result<SetWorkstation, Problem> {
-        self.or_registry(self.client.set(name, request), |mut registry| {
+        let what = What::new("set").of(name).asked(request);
+        self.change(what, self.client.set(name, request), |mut registry| {
             let (slot, _) = api::set_workstation(&mut registry, name, request)?;
             Ok(registry
                 .by_slot(slot)
@@ -115,7 +135,9 @@ impl Daemon {
     }
 
     pub(super) fn switch(&self, name: &str, enabled: bool) -> Result<Switched, Problem> {
-        self.or_registry(self.client.switch(name, enabled), |mut registry| {
+        let call = if enabled { "enable" } else { "disable" };
+        let what = What::new(call).of(name);
+        self.change(what, self.client.switch(name, enabled), |mut registry| {
             registry.change(name, |one| one.enabled = enabled)?;
             let name = name.to_owned();
             Ok(Switched { name, enabled })
@@ -127,7 +149,8 @@ impl Daemon {
         name: &str,
         request: &RotateWorkstation,
     ) -> Result<Rotated, Problem> {
-        self.or_registry(self.client.rotate(name, request), |mut registry| {
+        let what = What::new("rotate").of(name).asked(request);
+        self.change(what, self.client.rotate(name, request), |mut registry| {
             let keyring = registry.keyring()?;
             let request = request.clone();
             api::rotate_workstation(&mut registry, &self.config, &keyring, name, request)
@@ -136,20 +159,23 @@ impl Daemon {
     }
 
     pub(super) fn cancel_rotation(&self, name: &str) -> Result<Done, Problem> {
-        self.or_registry(self.client.cancel_rotation(name), |mut registry| {
+        let what = What::new("cancel_rotation").of(name);
+        self.change(what, self.client.cancel_rotation(name), |mut registry| {
             registry.cancel_rotation(name).map(|_| Done {})
         })
     }
 
     pub(super) fn rotate_key(&self) -> Result<KeyRotated, Problem> {
-        self.or_registry(self.client.rotate_key(), |mut registry| {
+        let what = What::new("rotate_key");
+        self.change(what, self.client.rotate_key(), |mut registry| {
             let keyring = registry.rotate_key()?;
             Ok(api::key_rotated(&registry, &keyring))
         })
     }
 
     pub(super) fn retire_key(&self, request: RetireKey) -> Result<KeyRetired, Problem> {
-        self.or_registry(self.client.retire_key(request), |mut registry| {
+        let what = What::new("retire_key").asked(&request);
+        self.change(what, self.client.retire_key(request), |mut registry| {
             let (_, locked_out) = registry.retire_key(request.force)?;
             Ok(KeyRetired { locked_out })
         })

@@ -3,6 +3,7 @@
 
 use super::{Context, Daemon, Outcome};
 use crate::api::{Status, WorkstationStatus};
+use crate::cli::candidates;
 use crate::problem::{Kind, Problem};
 use crate::program;
 use crate::show::{self, dump, health};
@@ -30,6 +31,7 @@ enum What {
   portcullis show workstation alpha")]
     Workstation {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
     },
     /// Show one port: how it is attached, who is in session there, and every counter.
@@ -37,7 +39,7 @@ enum What {
   portcullis show port eth1")]
     Port {
         /// The interface.
-        #[arg(value_name = "IF")]
+        #[arg(value_name = "IF", add = candidates::ports())]
         interface: String,
     },
 }
@@ -75,7 +77,7 @@ Examples:
   portcullis status > /dev/null || echo 'look at the Gateway'")]
 pub struct Look {
     /// A Workstation that must be in session; may be given again.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::workstations())]
     require: Vec<String>,
 }
 

@@ -4,6 +4,7 @@ use super::enrolment::Way;
 use super::{Context, Daemon, Outcome, enrolment, look};
 use crate::api::{self, AddWorkstation, Allow, RotateWorkstation, SetWorkstation};
 use crate::choices::{self, CipherChoice};
+use crate::cli::candidates;
 use crate::rules::{Change, Rule};
 use crate::{keygen, show};
 use clap::Subcommand;
@@ -37,7 +38,7 @@ Then on the Workstation:
         #[arg(long, value_name = "IP")]
         address: Vec<IpAddr>,
         /// Serve it on this port only.
-        #[arg(long, value_name = "IF")]
+        #[arg(long, value_name = "IF", add = candidates::ports())]
         port: Option<String>,
         /// encrypt (the default), or authenticate for a virtual LAN nobody else can listen to.
         #[arg(long)]
@@ -68,6 +69,7 @@ Then on the Workstation:
   portcullis workstation show alpha")]
     Show {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
     },
     /// Change what a Workstation may reach, at once and without ending its session.
@@ -84,6 +86,7 @@ Then on the Workstation:
   portcullis workstation allow alpha +tcp/22@beta             let alpha log in on beta")]
     Allow {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
         /// +RULE to add a rule, -RULE to take it away.
         #[arg(value_name = "+RULE|-RULE", allow_hyphen_values = true)]
@@ -94,6 +97,7 @@ Then on the Workstation:
   portcullis workstation remove alpha")]
     Remove {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
     },
     /// Change what a Workstation's sessions are protected with; the one it has ends, and it begins another within seconds.
@@ -102,6 +106,7 @@ Then on the Workstation:
   portcullis workstation set alpha --cipher aes-256-gcm-siv --protection encrypt")]
     Set {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
         /// encrypt, or authenticate for a virtual LAN nobody else can listen to.
         #[arg(long)]
@@ -118,6 +123,7 @@ Then on the Workstation:
   portcullis workstation disable alpha")]
     Disable {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
     },
     /// Turn a Workstation on again.
@@ -125,6 +131,7 @@ Then on the Workstation:
   portcullis workstation enable alpha")]
     Enable {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
     },
     /// Give a Workstation new keys by a new enrolment file.
@@ -140,6 +147,7 @@ Then on the Workstation:
 and restart the agent there.")]
     Rotate {
         /// Its name.
+        #[arg(add = candidates::workstations())]
         name: String,
         /// A new public key it has made itself; else one that did so before keeps its key pair.
         #[arg(long, value_name = "FILE")]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::Bench;
-use super::progress::Task;
+use super::Task;
 use super::traffic::{
     Latency, UDP_PAYLOADS, UdpPlan, UdpRates, gigabytes, latency, latency_under, load_seconds, tcp,
     udp_rates,

@@ -11,8 +11,15 @@ pub struct Progress {
     terminal: bool,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Progress {
-    pub(super) fn new() -> Self {
+    /// As standard error can show it.
+    pub fn new() -> Self {
         Self {
             terminal: stderr().is_terminal(),
         }

@@ -7,8 +7,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// The program type, and the place it is attached to.
 const TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
-/// In the driver.
-const NATIVE: u32 = 4;
 /// Commands of bpf(2).
 const PROG_LOAD: i64 = 5;
 const LINK_CREATE: i64 = 28;
@@ -28,14 +26,14 @@ pub(super) fn load() -> io::Result<OwnedFd> {
     bpf(PROG_LOAD, &attributes)
 }
 
-/// Attaches it in native mode by a link; dropped, it is off again.
+/// Attaches it by a link; dropped, it is off again.
 ///
 /// # Errors
 /// What the kernel answered.
 pub(super) fn attach(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
     let mut attributes = [0; 16];
     attributes[0] = halves(program.as_raw_fd() as u32, ifindex);
-    attributes[1] = halves(ATTACH_XDP, NATIVE);
+    attributes[1] = halves(ATTACH_XDP, 0);
     bpf(LINK_CREATE, &attributes)
 }
 

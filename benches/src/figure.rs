@@ -79,7 +79,7 @@ impl Figure {
     }
 
     /// The same, with where it was measured.
-    pub(super) fn at(mut self, place: &Provenance) -> Self {
+    pub fn at(mut self, place: &Provenance) -> Self {
         self.config = [self.method(), &place.command, &place.machine, &place.date].join(BETWEEN);
         self
     }
@@ -117,11 +117,24 @@ pub fn percentile(samples: &[f64], percent: f64) -> f64 {
     sorted.get(at.wrapping_sub(1)).copied().unwrap_or(0.0)
 }
 
+/// A number with its thousands apart.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// A value with about four digits that count.
 pub fn readable(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
-        size if size >= 100_000.0 => crate::report::count(value.abs().round() as u64),
+        size if size >= 100_000.0 => count(value.abs().round() as u64),
         size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),
         size if size >= 0.1 => format!("{value:.2}"),

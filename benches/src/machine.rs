@@ -1,7 +1,6 @@
 //! The machine, for whoever compares figures.
 
 use std::fs;
-use std::time::SystemTime;
 
 /// CPUs and kernel.
 pub fn describe() -> String {
@@ -19,9 +18,4 @@ pub fn describe() -> String {
         model.map_or("unknown CPU", |(_, name)| name),
         read("/proc/sys/kernel/osrelease").trim()
     )
-}
-
-/// Date and time, UTC.
-pub fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
