@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use portcullis_xtask::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks};
+use portcullis_xtask::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks, vm};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -47,6 +47,12 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Make what is given to users: Debian packages, static programs, bill of materials, sums
     Dist(dist::Options),
+    /// Try the programs on real NIC drivers and other kernels, in emulated machines (root): a quarter of an
+    /// hour for all of them
+    VmTest(vm::Options),
+    /// What runs in such a machine
+    #[command(hide = true)]
+    VmGuest(vm::GuestOptions),
     /// Build the XDP program and print where it is
     BuildEbpf,
     /// Formatting, lints, documentation, dependencies and the inventory of unsafe, each warning an error
@@ -91,6 +97,11 @@ fn run(task: Task) -> Result<()> {
             None => tasks::test(&arguments),
             Some(sanitizer) => tasks::test_sanitized(&sanitizer, &arguments),
         },
+        Task::VmTest(options) => {
+            rig::arm()?;
+            vm::run(&options)
+        }
+        Task::VmGuest(options) => vm::guest(&options),
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),
         Task::Unsafe => inventory::write(&tasks::root()?),
