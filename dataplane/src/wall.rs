@@ -17,6 +17,7 @@ mod keyless;
 mod netlink;
 mod steering;
 mod tables;
+mod verify;
 mod watch;
 
 use std::error::Error;
@@ -40,6 +41,7 @@ pub use keyless::{
 };
 pub use steering::Steering;
 pub use tables::{Moment, PortTables};
+pub use verify::{Refused, Verified, verify};
 pub use watch::{Dropped, Samples, Wanted, burst};
 
 /// The object that the build script made of `ebpf/`.

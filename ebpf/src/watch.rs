@@ -87,13 +87,21 @@ fn sample(context: *mut xdp_md, watch: *mut Watch, verdict: u32, of: u32) {
     let copied = unsafe {
         (*sample).time = now;
         (*sample).length = length;
-        (*sample).captured = captured;
         (*sample).verdict = verdict;
         (*sample).of = of;
         (*sample).queue = queue;
         (*sample).reserved = 0;
         let bytes = (&raw mut (*sample).bytes).cast::<c_void>();
-        captured != 0 && bpf_xdp_load_bytes(context, 0, bytes, captured) == 0
+        // Linux 6.1 takes no length that may be 0, and must be shown so of the very register that it is given.
+        // Read back from memory, one less is nothing the compiler knows already, and so checks here.
+        (*sample).captured = captured.wrapping_sub(1);
+        let last = addr_of!((*sample).captured).read_volatile();
+        if last < SNAPLEN as u32 {
+            (*sample).captured = last + 1;
+            bpf_xdp_load_bytes(context, 0, bytes, last + 1) == 0
+        } else {
+            false
+        }
     };
     match copied {
         true => entry.submit(NO_WAKEUP),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks};
+use crate::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks, vm};
 
 /// What a developer of Portcullis runs
 #[derive(Parser)]
@@ -78,6 +78,15 @@ enum Task {
   cargo xtask dist
   cargo xtask dist --twice     and whether a second build gives the same bytes")]
     Dist(dist::Options),
+    /// Try the programs on real NIC drivers and other kernels, in emulated machines (root): a quarter of an
+    /// hour for all of them
+    #[command(after_help = "Examples:
+  cargo xtask vm-test
+  cargo xtask vm-test --driver virtio --kernel newest")]
+    VmTest(vm::Options),
+    /// What runs in such a machine
+    #[command(hide = true)]
+    VmGuest(vm::GuestOptions),
     /// Build the XDP program and print where it is
     #[command(after_help = "Example:
   cargo xtask build-ebpf")]
@@ -142,6 +151,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             None => tasks::test(&arguments),
             Some(sanitizer) => tasks::test_sanitized(&sanitizer, &arguments),
         },
+        Task::VmTest(options) => {
+            rig::arm()?;
+            vm::run(&options)
+        }
+        Task::VmGuest(options) => vm::guest(&options),
         Task::BuildEbpf => tasks::build_ebpf(),
         Task::Lint => tasks::lint(),
         Task::Unsafe => inventory::write(&tasks::root()?),

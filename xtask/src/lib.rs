@@ -16,3 +16,4 @@ pub mod report;
 pub mod rig;
 pub mod tasks;
 pub mod tools;
+pub mod vm;

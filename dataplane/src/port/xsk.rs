@@ -12,11 +12,12 @@
 //! row, and is sent as such (kernel 6.6 and later). Its token's bytes are one slice all the same:
 //! such a frame is copied once, others never are.
 //!
-//! Open the port while the link is down, then bring the link up: some drivers take their receive
-//! buffers from the fill ring when the ring is bound or the link comes up, and `xsk-rs` binds before
-//! it hands out the fill ring, so it is filled right after the bind, not before.
+//! The link must be up (a bind is refused with ENETDOWN otherwise), and the fill ring is full before the
+//! bind: see `fill`.
 
 mod bind;
+mod descriptor;
+mod fill;
 mod queue;
 
 use std::ops::Range;
@@ -74,7 +75,8 @@ pub struct XskConfig {
     /// Entries of the receive, send and completion rings: a power of two. The fill ring has twice as
     /// many, and the UMEM three times as many frames.
     pub ring_size: u32,
-    /// Bytes of a UMEM frame, 2048 or 4096; `None` for what the MTU needs.
+    /// Bytes of a UMEM frame, 2048 or 4096; `None` for what the MTU needs. In zero-copy it may be more, so that
+    /// no NIC cuts a frame in two.
     pub frame_size: Option<u32>,
     /// How frames are moved.
     pub mode: Mode,
@@ -146,6 +148,18 @@ pub enum OpenError {
         /// What cannot do it.
         lacking: String,
         /// The largest MTU that needs no pieces.
+        largest: u32,
+    },
+    /// Zero-copy is asked for, and the frames of the MTU do not fit a NIC's receive buffer.
+    #[error(
+        "the MTU of {interface} is {mtu}, and some NICs cut frames of more than {largest} in zero-copy; set it lower (ip link set dev {interface} mtu {largest}), or let frames be copied"
+    )]
+    Cut {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The largest that is received whole.
         largest: u32,
     },
     /// The frame size asked for does not hold a frame of the interface's MTU, or is none.

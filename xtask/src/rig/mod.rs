@@ -38,7 +38,7 @@ pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, s
 pub use http::{Download, HttpServer, body_sha256, download};
 #[cfg(target_arch = "x86_64")]
 pub use inject::Captive;
-pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth};
+pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth, veth_queues};
 pub use memory::{Mapping, mappings, places};
 pub use namespace::Namespace;
 pub use packet::{PacketKind, PacketSocket};

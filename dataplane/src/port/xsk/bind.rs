@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::ffi::{CString, c_void};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -18,8 +18,11 @@ use xsk_rs::config::{
 use xsk_rs::{FrameDesc, Socket, Umem};
 
 use super::super::linear::Linears;
+use super::super::pool::Pool;
+use super::descriptor;
 use super::ethtool;
-use super::queue::{LARGEST, Parts, Queue};
+use super::fill::FillRing;
+use super::queue::{LARGEST, Parts, Queue, fill_up};
 use super::{BusyPoll, Mode, OpenError, XskConfig};
 
 /// Bytes at the start of every frame that belong to the XDP program (XDP_PACKET_HEADROOM).
@@ -27,10 +30,15 @@ pub(super) const HEADROOM: u32 = 256;
 /// An Ethernet header with two VLAN tags.
 const LINK_HEADER: u32 = 22;
 const FRAME_SIZES: [u32; 2] = [2048, 4096];
+/// Some NICs (igb, igc, older ixgbe) are told the size of a receive buffer in units of this, rounded down,
+/// and cut what does not fit in two, which zero-copy then takes for two frames.
+const BUFFER_UNIT: u32 = 1024;
 /// The largest MTU of a port, which is what switches and drivers call jumbo.
 const LARGEST_MTU: u32 = 9000;
 /// The largest whose frames fit a chunk.
 const LARGEST_IN_ONE: u32 = FRAME_SIZES[1] - HEADROOM - LINK_HEADER;
+/// The largest whose frames no NIC cuts in zero-copy.
+const LARGEST_UNCUT: u32 = (FRAME_SIZES[1] - HEADROOM) / BUFFER_UNIT * BUFFER_UNIT - LINK_HEADER;
 const HUGE_PAGE: usize = 2 << 20;
 const XDP_OPTIONS: libc::c_int = 8;
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
@@ -54,6 +62,25 @@ impl Sizes {
             _ => LARGEST,
         };
         room.min(self.mtu as usize + ETH_LEN)
+    }
+
+    /// The same with chunks whose frames no NIC cuts in zero-copy; `None` where there are none.
+    pub(super) fn uncut(&self) -> Option<Self> {
+        let frame = self.mtu + LINK_HEADER;
+        let fits = |size: &u32| (size - HEADROOM) / BUFFER_UNIT * BUFFER_UNIT >= frame;
+        match self.pieces {
+            1 => {
+                let mut sizes = FRAME_SIZES
+                    .into_iter()
+                    .filter(|size| *size >= self.frame_size);
+                sizes.find(fits).map(|frame_size| Self {
+                    frame_size,
+                    ..*self
+                })
+            }
+            // In pieces, where they are cut is the same to all.
+            _ => Some(*self),
+        }
     }
 }
 
@@ -137,14 +164,26 @@ pub(super) fn open(
         remedy: remedy(&source),
         source,
     };
-    let mut mode = match config.mode {
-        Mode::Auto | Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
-        Mode::Copy => BindFlags::XDP_COPY,
+    let uncut = sizes.uncut();
+    let mut mode = match (config.mode, &uncut) {
+        (Mode::Auto | Mode::ZeroCopy, Some(_)) => BindFlags::XDP_ZEROCOPY,
+        (Mode::ZeroCopy, None) => {
+            return Err(OpenError::Cut {
+                interface: config.interface.clone(),
+                mtu: sizes.mtu,
+                largest: LARGEST_UNCUT,
+            });
+        }
+        (Mode::Auto, None) | (Mode::Copy, _) => BindFlags::XDP_COPY,
     };
     let deadline = Instant::now() + config.patience;
     let mut pause = Duration::from_millis(2);
     let parts = loop {
         // Each attempt has a UMEM of its own: one that a bind failed on cannot be relied on again.
+        let sizes = match &uncut {
+            Some(uncut) if mode.contains(BindFlags::XDP_ZEROCOPY) => uncut,
+            _ => sizes,
+        };
         let error = match attempt(config, interface, number, sizes, mode) {
             Ok(parts) => break parts,
             Err((call, error)) => (call, error),
@@ -153,6 +192,12 @@ pub(super) fn open(
             Some(libc::EINVAL | libc::EOPNOTSUPP)
                 if config.mode == Mode::Auto && mode.contains(BindFlags::XDP_ZEROCOPY) =>
             {
+                tracing::debug!(
+                    interface = config.interface,
+                    queue = number,
+                    error = %error.1,
+                    "the driver has no zero-copy here: frames are copied"
+                );
                 mode = BindFlags::XDP_COPY;
             }
             // A socket that was closed leaves its queue some 20 ms later.
@@ -272,10 +317,17 @@ fn attempt(
         .comp_queue_size(ring(config.ring_size)?)
         .build()
         .map_err(|e| ("frame size", io::Error::other(e)))?;
-    let (umem, frames, huge_pages) = umem(config, umem_config)?;
+    let ((umem, frames, huge_pages), socket) = descriptor::made_by(|| umem(config, umem_config))?;
     // A buffer for every chunk: see `linear`.
     let buffers = if sizes.pieces > 1 { frames.len() } else { 0 };
     let linears = Linears::new(buffers).map_err(|e| ("madvise MADV_DONTDUMP", e))?;
+    // Full before the bind: see `fill`.
+    let fill = FillRing::map(socket.as_fd(), 2 * config.ring_size);
+    let mut fill = fill.map_err(|e| ("mmap of the fill ring", e))?;
+    drop(socket);
+    let blank = frames.as_slice().into();
+    let mut pool = Pool::new(frames, 2 * config.ring_size as usize);
+    fill_up(&mut fill, &mut pool);
     let mut flags = mode | BindFlags::XDP_USE_NEED_WAKEUP;
     flags.set(BindFlags::XDP_USE_SG, sizes.pieces > 1);
     let socket_config = SocketConfig::builder()
@@ -289,7 +341,7 @@ fn attempt(
     // SAFETY: the contract is about a UMEM shared between sockets of one queue; this one is not.
     let rings = unsafe { Socket::new(socket_config, &umem, &Interface::new(name), number) };
     let (tx, rx, pair) = rings.map_err(|error| ("socket and bind (AF_XDP)", cause(&error)))?;
-    let (fill, completion) = pair.ok_or_else(|| {
+    let (libxdp_fill, completion) = pair.ok_or_else(|| {
         let error = io::Error::other("libxdp returned no fill and completion ring");
         ("socket (AF_XDP)", error)
     })?;
@@ -297,12 +349,14 @@ fn attempt(
         number,
         interface: Arc::clone(interface),
         umem,
-        frames,
+        blank,
+        pool,
+        fill,
         linears,
         frame_size: sizes.frame_size,
         ring_size: config.ring_size,
         huge_pages,
-        rings: (tx, rx, fill, completion),
+        rings: (tx, rx, libxdp_fill, completion),
     })
 }
 
@@ -465,6 +519,23 @@ mod tests {
             assert_eq!(sizes, expected);
             assert_eq!(sizes.capacity(), mtu as usize + ETH_LEN);
         }
+    }
+
+    #[test]
+    fn no_frame_of_a_zero_copy_chunk_is_larger_than_a_buffer_in_units_of_1024() {
+        for mtu in [68, 1002, 1003, 1500, 1770, 1771, LARGEST_UNCUT] {
+            let sizes = choose("x", mtu, None).unwrap().uncut().unwrap();
+            let buffer = (sizes.frame_size - HEADROOM) / 1024 * 1024;
+            assert!(mtu + LINK_HEADER <= buffer, "{sizes:?}");
+        }
+        assert_eq!(
+            choose("x", 1002, None).unwrap().uncut().unwrap().frame_size,
+            2048
+        );
+        assert_eq!(choose("x", LARGEST_UNCUT + 1, None).unwrap().uncut(), None);
+        assert_eq!(choose("x", LARGEST_IN_ONE, None).unwrap().uncut(), None);
+        let several = choose("x", 9000, None).unwrap();
+        assert_eq!(several.uncut(), Some(several));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 use super::super::linear::{self, Linear, Linears};
 use super::super::pool::Pool;
 use super::bind::HEADROOM;
+use super::fill::FillRing;
 use super::{FrameCensus, PortError};
 
 /// Descriptors moved off a ring at a time.
@@ -44,6 +45,8 @@ impl Held {
 }
 
 pub(super) struct Queue {
+    // Unmapped before the socket is closed.
+    fill: FillRing,
     pub(super) number: u32,
     pub(super) zero_copy: bool,
     pub(super) huge_pages: bool,
@@ -54,7 +57,8 @@ pub(super) struct Queue {
     umem: Umem,
     tx: TxQueue,
     rx: RxQueue,
-    fill: FillQueue,
+    /// libxdp's view of the fill ring, which keeps its mapping; never written to.
+    _fill: FillQueue,
     completion: CompQueue,
     pool: Pool<FrameDesc>,
     linears: Linears<FrameDesc>,
@@ -76,7 +80,12 @@ pub(super) struct Parts {
     pub(super) number: u32,
     pub(super) interface: Arc<str>,
     pub(super) umem: Umem,
-    pub(super) frames: Vec<FrameDesc>,
+    /// Each frame's descriptor as it was made.
+    pub(super) blank: Box<[FrameDesc]>,
+    /// Where each is.
+    pub(super) pool: Pool<FrameDesc>,
+    /// Full.
+    pub(super) fill: FillRing,
     pub(super) linears: Linears<FrameDesc>,
     pub(super) frame_size: u32,
     pub(super) ring_size: u32,
@@ -85,10 +94,11 @@ pub(super) struct Parts {
 }
 
 impl Queue {
-    /// The queue, its fill ring full.
+    /// The queue of a socket that is bound.
     pub(super) fn new(parts: Parts) -> Self {
         let (tx, rx, fill, completion) = parts.rings;
-        let mut queue = Self {
+        Self {
+            fill: parts.fill,
             number: parts.number,
             zero_copy: false,
             huge_pages: parts.huge_pages,
@@ -98,10 +108,10 @@ impl Queue {
             umem: parts.umem,
             tx,
             rx,
-            fill,
+            _fill: fill,
             completion,
-            blank: parts.frames.as_slice().into(),
-            pool: Pool::new(parts.frames, 2 * parts.ring_size as usize),
+            blank: parts.blank,
+            pool: parts.pool,
             linears: parts.linears,
             chunk: (parts.frame_size - HEADROOM) as usize,
             pending: Vec::with_capacity(parts.ring_size as usize),
@@ -109,9 +119,7 @@ impl Queue {
             frame_shift: parts.frame_size.trailing_zeros(),
             ring_size: parts.ring_size,
             starved: false,
-        };
-        queue.produce_fill();
-        queue
+        }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -293,17 +301,7 @@ impl Queue {
     /// Moves the stash to the fill ring, as far as it has room. How many frames went.
     #[inline]
     fn produce_fill(&mut self) -> usize {
-        let stash = self.pool.stash();
-        if stash.is_empty() {
-            return 0;
-        }
-        let count = stash
-            .len()
-            .min(self.fill.nb_free(stash.len() as u32) as usize);
-        // SAFETY: frames in the stash are this UMEM's and nobody's else; on success they leave it.
-        let produced = unsafe { self.fill.produce(&stash[stash.len() - count..]) };
-        drop(self.pool.filled(produced));
-        produced
+        fill_up(&mut self.fill, &mut self.pool)
     }
 
     /// See [`super::Port::flush`].
@@ -454,6 +452,20 @@ impl Queue {
             Linears::<FrameDesc>::set_len(linear, len);
         }
     }
+}
+
+/// Moves the stash to the fill ring, as far as that has room. How many frames went.
+#[inline]
+pub(super) fn fill_up(fill: &mut FillRing, pool: &mut Pool<FrameDesc>) -> usize {
+    let stash = pool.stash();
+    if stash.is_empty() {
+        return 0;
+    }
+    let count = stash.len().min(fill.nb_free(stash.len() as u32) as usize);
+    // SAFETY: frames in the stash are of the socket's memory and nobody's else; on success they leave it.
+    let produced = unsafe { fill.produce(&stash[stash.len() - count..]) };
+    drop(pool.filled(produced));
+    produced
 }
 
 /// Bytes of the largest frame that a port receives and sends in pieces.
