@@ -12,11 +12,12 @@ use std::process::ExitCode;
 /// What they are told.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It reads, and changes nothing; it works while the daemon runs and while it does not. Run it as root: the
-kernel does not tell others what stands on an interface. Each command it names is for you to weigh.
+    after_help = "It reads, and changes nothing; it works while the daemon runs and while it does not. \
+Run it as root: the kernel does not tell others what stands on an interface. Each command it names is \
+for you to weigh.
 
-Exit codes: 0 all is well, or there is only something to think over; 1 something must be mended; 2 wrong
-usage.
+Exit codes: 0 all is well, or there is only something to think over; 1 something must be mended; \
+2 wrong usage.
 
 Examples:
   portcullis doctor
