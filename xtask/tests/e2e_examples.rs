@@ -49,10 +49,8 @@ fn examples(command: &clap::Command, page: &str, all: &mut Vec<(String, String)>
     let own = of_page(&help);
     assert!(!own.is_empty(), "{page} --help has no example");
     all.extend(own.into_iter().map(|one| (page.to_owned(), one.to_owned())));
-    for subcommand in command
-        .get_subcommands()
-        .filter(|one| one.get_name() != "help")
-    {
+    let shown = |one: &&clap::Command| !one.is_hide_set() && one.get_name() != "help";
+    for subcommand in command.get_subcommands().filter(shown) {
         examples(
             subcommand,
             &format!("{page} {}", subcommand.get_name()),
@@ -401,8 +399,8 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
 
 /// Tasks that take minutes, build everything or change the tree: continuous integration and developers run
 /// them, so of their examples it is tried only that they are understood.
-const LONG: [&str; 9] = [
-    "attack", "bench", "ci", "demo", "dist", "fuzz", "lint", "test", "unsafe",
+const LONG: [&str; 10] = [
+    "attack", "bench", "ci", "demo", "dist", "fuzz", "lint", "test", "unsafe", "vm-test",
 ];
 
 #[test]
