@@ -233,7 +233,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
                 "# admission = \"tunnel\"  # tunnel | pinned | open: see below\n\
                  # xdp = \"auto\"          # auto | native | generic\n\
                  # ring_size = 2048      # a power of two from 64 to 32768\n\
-                 # zero_copy = \"auto\"    # auto | on | off\n\
+                 # zero_copy = \"auto\"    # auto | on | off; auto copies on virtio_net, whose zero-copy may send nothing\n\
                  # ethertype = 0x88B5\n\
                  # queues = \"all\"        # how many of its receive queues are used, from the first\n\
                  # huge_pages = false    # frames in 2 MiB pages (vm.nr_hugepages)\n\

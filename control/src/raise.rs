@@ -24,6 +24,9 @@ pub const AT_START: Duration = Duration::from_secs(2);
 /// How long a running one waits, which has other ports to serve and will try again.
 pub const AGAIN: Duration = Duration::from_millis(100);
 
+/// The driver whose zero-copy is only taken when it is asked for.
+pub const BAD_ZERO_COPY: &str = "virtio_net";
+
 /// What is to become a port.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -268,11 +271,19 @@ impl Plan {
         })
     }
 
+    /// Whether the driver's zero-copy is one that may send nothing at all, as virtio_net's does from some boots on
+    /// (Linux 7.3; docs/hardware.md). `zero_copy = "on"` takes it all the same.
+    fn has_bad_zero_copy(&self) -> bool {
+        let survey = ethtool::survey(&self.interface);
+        survey.is_ok_and(|survey| survey.driver.as_deref() == Some(BAD_ZERO_COPY))
+    }
+
     fn open(&self, queues: Range<u32>, patience: Duration) -> Result<XskPort, Problem> {
         XskPort::open(&XskConfig {
             ring_size: self.rings.size,
             patience,
             mode: match self.rings.zero_copy {
+                ZeroCopy::Auto if self.has_bad_zero_copy() => Mode::Copy,
                 ZeroCopy::Auto => Mode::Auto,
                 ZeroCopy::On => Mode::ZeroCopy,
                 ZeroCopy::Off => Mode::Copy,

@@ -4,6 +4,7 @@ use super::facts::{Facts, Port};
 use super::{Finding, PortSetup, Setup};
 use crate::api::PortState;
 use crate::choices::Admission;
+use crate::raise::BAD_ZERO_COPY;
 
 const IPC_LOCK: u64 = 1 << 14;
 /// With a filter of system calls, in /proc/PID/status.
@@ -133,12 +134,16 @@ pub(super) fn check_port(
         return findings;
     }
     match (status.zero_copy, found.features) {
-        (Some(false), Some(features)) if features.zero_copy() => findings.push(Finding::warn(
-            name,
-            "copy mode",
-            "frames are copied, though the driver could share them",
-            format!("see why: journalctl -u {} | grep {name}", setup.daemon),
-        )),
+        (Some(false), Some(features))
+            if features.zero_copy() && found.survey.driver.as_deref() != Some(BAD_ZERO_COPY) =>
+        {
+            findings.push(Finding::warn(
+                name,
+                "copy mode",
+                "frames are copied, though the driver could share them",
+                format!("see why: journalctl -u {} | grep {name}", setup.daemon),
+            ))
+        }
         (Some(zero_copy), _) => findings.push(Finding::ok(
             name,
             "copy mode",

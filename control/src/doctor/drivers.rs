@@ -3,6 +3,7 @@
 use super::facts::{Facts, Port};
 use super::{Finding, PortSetup, Setup};
 use crate::choices::{Admission, Xdp, ZeroCopy};
+use crate::raise::BAD_ZERO_COPY;
 
 /// What a driver of current kernels does.
 struct Expected {
@@ -23,7 +24,12 @@ const fn expect(name: &'static str, native: bool, zero_copy: bool, note: &'stati
 }
 
 const DRIVERS: [Expected; 14] = [
-    expect("igb", true, true, "zero-copy from Linux 6.14 on"),
+    expect(
+        "igb",
+        true,
+        true,
+        "zero-copy from Linux 6.14 on; no native XDP above MTU 1500 or so",
+    ),
     expect("igc", true, true, ""),
     expect(
         "ixgbe",
@@ -50,9 +56,16 @@ const DRIVERS: [Expected; 14] = [
         "virtio_net",
         true,
         false,
-        "the host must give it twice as many queues as CPUs, and no guest offloads",
+        "its zero-copy may send nothing and is used only where it is asked for; take the wall down before \
+         the device is taken away, or the kernel waits for it for ever",
     ),
-    expect("vmxnet3", true, false, "native from Linux 6.6 on"),
+    expect(
+        "vmxnet3",
+        true,
+        false,
+        "native from Linux 6.6 on, and lost when the link is set down and up: nothing gets in then until \
+         the wall is taken down and raised again",
+    ),
     expect(
         "e1000e",
         false,
@@ -122,6 +135,22 @@ pub(super) fn check(
 
 fn zero_copy(wanted: &PortSetup, found: &Port, expected: Option<&Expected>) -> Finding {
     let name = &wanted.interface;
+    if found.survey.driver.as_deref() == Some(BAD_ZERO_COPY) {
+        return match wanted.rings.zero_copy {
+            ZeroCopy::On => Finding::warn(
+                name,
+                "zero-copy",
+                "the configuration asks for it, and this driver's may send nothing: it reads a header from \
+                 memory that is not its own",
+                "set zero_copy = \"auto\" for this port, unless the tunnel is seen to work after each boot",
+            ),
+            _ => Finding::ok(
+                name,
+                "zero-copy",
+                "is not used, as this driver's may send nothing: each frame is copied once",
+            ),
+        };
+    }
     let able = match (found.features, expected) {
         (Some(features), _) => Some(features.zero_copy()),
         (None, expected) => expected.map(|expected| expected.zero_copy),

@@ -577,6 +577,16 @@ fn what_a_driver_cannot_do_is_found() {
         "copy mode",
         "journalctl",
     );
+    // One whose zero-copy may send nothing, whatever it says itself.
+    at_port(
+        |s, p, _| {
+            p.survey.driver = Some("virtio_net".into());
+            s.rings.zero_copy = ZeroCopy::On;
+        },
+        Warn,
+        "zero-copy",
+        "zero_copy = \"auto\"",
+    );
     // An older kernel does not tell: then the table of drivers does.
     at_port(
         |_, p, _| {

@@ -21,7 +21,7 @@ pub use frame::{
 };
 pub use keys::KEYS;
 pub use rogue::{Rogue, Sealer};
-pub use run::{Options, list, run, table};
+pub use run::{Options, every, list, run, table};
 pub use scenarios::{SCENARIOS, Scenario};
 pub use sender::{Bounds, flood};
 pub use suite::{Happened, Outcome, Suite};

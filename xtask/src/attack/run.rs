@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Bounds, CABLE, CATALOGUE, KEYS, Outcome, SCENARIOS, Suite};
 use crate::report::{Table, count};
-use crate::rig::{HttpServer, Programs, Serial, check, demo, require_root, sweep};
+use crate::rig::{Demo, HttpServer, Programs, Serial, check, demo, require_root, sweep};
 
 const HTTP: u16 = 8080;
 
@@ -128,27 +128,38 @@ pub fn table(outcomes: &[Outcome]) -> String {
 }
 
 fn all(options: &Options, programs: &Programs, outcomes: &mut Vec<Outcome>) -> Result<()> {
+    let mut rig = demo(programs)?;
+    let wanted = |name: &str| options.wants(name);
+    every(&mut rig, options.seconds, wanted, outcomes)
+}
+
+/// Runs the attacks for whose names `wanted` is true in a demo's layout in which nothing runs yet, each stream
+/// for so many seconds. What ended is in `outcomes`, also after an error.
+///
+/// # Errors
+/// Something cannot be set up.
+pub fn every(
+    rig: &mut Demo,
+    seconds: f64,
+    wanted: impl Fn(&str) -> bool,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<()> {
     let streams: Vec<_> = [CATALOGUE, CABLE, KEYS]
         .into_iter()
         .flatten()
-        .filter(|a| options.wants(a.name))
+        .filter(|a| wanted(a.name))
         .collect();
-    let scenarios: Vec<_> = SCENARIOS.iter().filter(|s| options.wants(s.name)).collect();
+    let scenarios: Vec<_> = SCENARIOS.iter().filter(|s| wanted(s.name)).collect();
     let total = streams.len() + scenarios.len();
-    ensure!(
-        total > 0,
-        "no attack's name contains \"{}\"",
-        options.only.as_deref().unwrap_or_default()
-    );
+    ensure!(total > 0, "no attack has such a name: --list has all");
     progress(0, total, "starting Gateway and Workstations");
-    let mut rig = demo(programs)?;
     rig.lan.hub(true)?;
-    let heard = Suite::eavesdrop(&rig)?;
+    let heard = Suite::eavesdrop(rig)?;
     rig.start()?;
     let _http = HttpServer::start(rig.gateway.namespace(), HTTP)?;
-    let mut suite = Suite::new(&mut rig, &heard, HTTP)?;
+    let mut suite = Suite::new(rig, &heard, HTTP)?;
     suite.steal_keys()?;
-    let bounds = Bounds::full_speed(Duration::from_secs_f64(options.seconds));
+    let bounds = Bounds::full_speed(Duration::from_secs_f64(seconds));
     for attack in streams {
         check()?;
         progress(outcomes.len(), total, attack.name);

@@ -150,6 +150,20 @@ impl Bridge {
         Ok(())
     }
 
+    /// Makes an interface that is in the switch's namespace already a port of it, up.
+    ///
+    /// # Errors
+    /// What `ip` or `ethtool` answered.
+    pub fn take(&mut self, port: &str) -> Result<()> {
+        self.namespace
+            .ip(&format!("link set dev {port} master br0"))?;
+        // Promiscuous: a NIC of hardware drops what is for others.
+        self.namespace
+            .ip(&format!("link set dev {port} promisc on up"))?;
+        self.ports.push(port.to_owned());
+        Ok(())
+    }
+
     /// As a hub (`true`) every frame goes to every port; as a switch it learns.
     ///
     /// # Errors

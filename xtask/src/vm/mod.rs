@@ -44,18 +44,18 @@ pub struct Options {
     /// Only these kernels
     #[arg(long, value_enum, value_name = "RELEASE")]
     pub kernel: Vec<Release>,
-    /// Only these scenarios
+    /// Only these scenarios; `attacks` and `wireguard` are run only so
     #[arg(long, value_name = "NAME", value_parser = known)]
     pub scenario: Vec<String>,
-    /// Copy mode, where the driver has zero-copy too
-    #[arg(long)]
-    pub copy: bool,
+    /// The programs' `zero_copy`: auto, on or off
+    #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = ["auto", "on", "off"])]
+    pub zero_copy: String,
     /// How long each machine may take
     #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     pub timeout: u64,
     /// What continuous integration runs: igb and virtio on the newest kernel, and on every kernel whether
     /// it takes all eBPF programs
-    #[arg(long, conflicts_with_all = ["driver", "kernel", "scenario", "copy"])]
+    #[arg(long, conflicts_with_all = ["driver", "kernel", "scenario", "zero_copy"])]
     pub ci: bool,
     /// Write how each scenario ended to this file
     #[arg(long, value_name = "FILE")]
@@ -76,7 +76,7 @@ struct Trial {
     driver: Driver,
     release: Release,
     scenarios: Vec<String>,
-    copy: bool,
+    zero_copy: String,
 }
 
 /// How it went.
@@ -84,7 +84,7 @@ struct Trial {
 struct Tried {
     driver: &'static str,
     kernel: String,
-    copy: bool,
+    zero_copy: String,
     scenarios: Vec<Scenario>,
     /// What ended it before its time.
     broken: Option<String>,
@@ -158,19 +158,19 @@ fn cache() -> Result<PathBuf> {
 
 /// The machines that these words ask for.
 fn trials(options: &Options) -> Vec<Trial> {
-    let trial = |driver, release, scenarios: &[String]| Trial {
+    let trial = |driver, release, scenarios: &[String], zero_copy: &str| Trial {
         driver,
         release,
         scenarios: scenarios.to_vec(),
-        copy: options.copy,
+        zero_copy: zero_copy.to_owned(),
     };
     if options.ci {
         let load = ["load".to_owned()];
         return vec![
-            trial(Driver::Virtio, Release::Newest, &[]),
-            trial(Driver::Igb, Release::Newest, &[]),
-            trial(Driver::Veth, Release::V6_12, &load),
-            trial(Driver::Veth, Release::V6_1, &load),
+            trial(Driver::Virtio, Release::Newest, &[], "on"),
+            trial(Driver::Igb, Release::Newest, &[], "auto"),
+            trial(Driver::Veth, Release::V6_12, &load, "auto"),
+            trial(Driver::Veth, Release::V6_1, &load, "auto"),
         ];
     }
     let drivers = if options.driver.is_empty() {
@@ -186,7 +186,7 @@ fn trials(options: &Options) -> Vec<Trial> {
     let each = releases
         .iter()
         .flat_map(|release| drivers.iter().map(move |driver| (*driver, *release)));
-    each.map(|(driver, release)| trial(driver, release, &options.scenario))
+    each.map(|(driver, release)| trial(driver, release, &options.scenario, &options.zero_copy))
         .collect()
 }
 
@@ -207,7 +207,7 @@ fn attempt(
             .iter()
             .map(|name| format!("--scenario={name}")),
     );
-    words.extend(trial.copy.then(|| "--copy".to_owned()));
+    words.push(format!("--zero-copy={}", trial.zero_copy));
     let name = format!("console-{}-{}", trial.driver.name(), kernel.version);
     let console = cache()?.join(name);
     let guest = Guest {
@@ -236,7 +236,7 @@ fn attempt(
     Ok(Tried {
         driver: trial.driver.name(),
         kernel: kernel.version.clone(),
-        copy: trial.copy,
+        zero_copy: trial.zero_copy.clone(),
         broken: ended.err().map(|error| format!("{error:#}")),
         scenarios,
     })
@@ -293,7 +293,11 @@ fn table(all: &[Tried]) -> String {
         format!(
             "{} {release}{}",
             tried.driver,
-            if tried.copy { " copy" } else { "" }
+            match tried.zero_copy.as_str() {
+                "on" => " zc",
+                "off" => " copy",
+                _ => "",
+            }
         )
     }));
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();

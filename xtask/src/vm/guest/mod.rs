@@ -1,11 +1,13 @@
 //! What runs in the guest: `xtask vm-guest`, first as process 1, which makes the machine ready, then as
 //! the child of it that runs the scenarios.
 
+mod attacks;
 mod init;
 mod load;
 mod nic;
 mod scenarios;
 mod site;
+mod wireguard;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -18,7 +20,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::machine::{Driver, tail};
 use super::report::{Ended, Scenario, Told};
-pub use scenarios::SCENARIOS;
+pub use scenarios::{ON_REQUEST, SCENARIOS};
 
 /// What `xtask vm-guest` takes, of the kernel's command line.
 #[derive(Debug, Clone, Args)]
@@ -29,9 +31,9 @@ pub struct Options {
     /// Only these scenarios
     #[arg(long, value_name = "NAME")]
     pub scenario: Vec<String>,
-    /// Force copy mode
-    #[arg(long)]
-    pub copy: bool,
+    /// The configuration's `zero_copy`
+    #[arg(long, default_value = "auto")]
+    pub zero_copy: String,
 }
 
 /// Process 1, or its child.
@@ -80,7 +82,9 @@ fn all(options: &Options) -> Result<()> {
     let mut site = site::Site::new(options)?;
     let mut failed = false;
     for (name, scenario) in SCENARIOS {
-        if !options.scenario.is_empty() && !options.scenario.iter().any(|wanted| wanted == name) {
+        let wanted = options.scenario.iter().any(|wanted| wanted == name);
+        let usual = options.scenario.is_empty() && !ON_REQUEST.contains(name);
+        if !wanted && !usual {
             continue;
         }
         host.tell(&Told::Began {

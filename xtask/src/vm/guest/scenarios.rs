@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::load;
 use super::nic::End;
 use super::site::{CABLE, HTTP, PORT, RECOVERY, Rig, Site};
+use super::{attacks, wireguard};
 use crate::report::bits;
 use crate::rig::{
     Echo, GATEWAY_V4, GATEWAY_V6, HttpServer, Probe, body_sha256, download, iperf3_one_way, ping,
@@ -43,7 +44,12 @@ pub const SCENARIOS: &[(&str, Run)] = &[
     ("unbound", unbound),
     ("pulled", pulled),
     ("jumbo", jumbo),
+    ("attacks", attacks::attacks),
+    ("wireguard", wireguard::compare),
 ];
+
+/// Those that are run only when they are asked for.
+pub const ON_REQUEST: [&str; 2] = ["attacks", "wireguard"];
 
 const ECHO: u16 = 7;
 const BOTH: [End; 2] = [End::Gateway, End::Workstation];
@@ -57,19 +63,23 @@ fn skipped(text: impl Into<String>) -> Result<Outcome> {
 }
 
 /// How the port of this driver is to come up on this kernel: XDP, and whether frames are shared.
-fn expected(driver: Driver, kernel: (u32, u32)) -> (&'static str, bool) {
+fn expected(driver: Driver, kernel: (u32, u32), asked: &str) -> (&'static str, bool) {
     let native = match driver {
         Driver::Igb | Driver::Virtio | Driver::Veth => true,
         Driver::Vmxnet3 => kernel >= (6, 6),
         Driver::E1000e => false,
     };
-    // igb has it from 6.14 on, virtio-net for receiving and sending from 6.13.
-    let zero_copy = matches!(driver, Driver::Igb | Driver::Virtio) && kernel >= (6, 14);
+    let zero_copy = match driver {
+        Driver::Igb => kernel >= (6, 14) && asked != "off",
+        // Only when it is asked for: see `raise` in `control`.
+        Driver::Virtio => asked == "on",
+        _ => false,
+    };
     (if native { "native" } else { "generic" }, zero_copy)
 }
 
 fn session(site: &mut Site) -> Result<Outcome> {
-    let (driver, copy) = (site.driver, site.copies());
+    let (driver, asked) = (site.driver, site.zero_copy().to_owned());
     let rig = site.rig()?;
     let ends = [
         ("Gateway", rig.port()?),
@@ -78,7 +88,7 @@ fn session(site: &mut Site) -> Result<Outcome> {
             rig.single.workstation.status()?["port"].clone(),
         ),
     ];
-    let (xdp, zero_copy) = expected(driver, Site::kernel()?);
+    let (xdp, zero_copy) = expected(driver, Site::kernel()?, &asked);
     let mut seen = Vec::new();
     for (name, port) in &ends {
         let rings = if port["zero_copy"] == true {
@@ -96,7 +106,7 @@ fn session(site: &mut Site) -> Result<Outcome> {
             port["xdp"]
         );
         ensure!(
-            port["zero_copy"] == (zero_copy && !copy),
+            port["zero_copy"] == zero_copy,
             "the {name}'s rings are {rings}: {port}"
         );
     }
@@ -416,12 +426,13 @@ fn jumbo(site: &mut Site) -> Result<Outcome> {
     if let Some(error) = refused {
         return skipped(format!("the driver has no such MTU: {error:#}"));
     }
-    if Site::kernel()? < (6, 6) {
+    let shared = site.zero_copy() == "on";
+    if Site::kernel()? < (6, 6) || shared {
         let refused = site.begin(9000, "").err().map(|error| format!("{error:#}"));
         site.raze();
         let refused = refused.context("a port of MTU 9000 came up")?;
         ensure!(
-            refused.contains("from Linux 6.6 on"),
+            refused.contains("set the MTU lower"),
             "refused otherwise: {refused}"
         );
         return passed("refused, with the MTU that works");

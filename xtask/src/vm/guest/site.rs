@@ -31,7 +31,7 @@ const LOAD: u64 = 400_000;
 pub struct Site {
     /// Whose hardware.
     pub driver: Driver,
-    copy: bool,
+    zero_copy: String,
     programs: Programs,
     rig: Option<Rig>,
 }
@@ -51,7 +51,7 @@ impl Site {
     pub fn new(options: &Options) -> Result<Self> {
         Ok(Self {
             driver: options.driver,
-            copy: options.copy,
+            zero_copy: options.zero_copy.clone(),
             programs: Programs::find()?,
             rig: None,
         })
@@ -70,9 +70,19 @@ impl Site {
         }
     }
 
-    /// Whether copy mode is forced.
-    pub fn copies(&self) -> bool {
-        self.copy
+    /// The configuration's `zero_copy`.
+    pub fn zero_copy(&self) -> &str {
+        &self.zero_copy
+    }
+
+    /// Another `zero_copy` from the next beginning on.
+    pub fn set_zero_copy(&mut self, wanted: &str) {
+        self.zero_copy = wanted.to_owned();
+    }
+
+    /// The programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// Two hosts on the cable, its ends down, called [`PORT`] and [`CABLE`].
@@ -118,10 +128,7 @@ impl Site {
             gateway: Gateway::new(&self.programs, gateway, &[PORT])?,
             workstation: Workstation::new(&self.programs, workstation, CABLE)?,
         };
-        let copied = match self.copy {
-            true => "zero_copy = \"off\"\n",
-            false => "",
-        };
+        let copied = format!("zero_copy = \"{}\"\n", self.zero_copy);
         let text = single.gateway.configuration(&[PORT]);
         single.gateway.configure(&format!("{more}{text}{copied}"))?;
         let text = single.workstation.configuration();
