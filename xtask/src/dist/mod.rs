@@ -38,7 +38,7 @@ pub struct Options {
     /// Where to put it; what is there under the same names is replaced
     #[arg(long, value_name = "DIR", default_value = "target/dist/out")]
     pub output: PathBuf,
-    /// Build all of it a second time, from a copy of the tree elsewhere, and compare every byte
+    /// Build all of it a second time, from another copy of the tree, and compare every byte
     #[arg(long)]
     pub twice: bool,
     /// Then install, set up, upgrade and remove the packages on machines with systemd (root)
@@ -57,20 +57,26 @@ pub fn run(options: &Options) -> Result<()> {
     let root = root()?;
     let output = root.join(&options.output);
     let work = root.join("target/dist");
-    // From a copy: what is edited meanwhile is not in it, and nothing is left in the tree.
-    let build = |name: &str, output: &Path| {
-        let place = work.join(name);
-        copy_tree(&root, &place.join("tree"))?;
-        make(&place.join("tree"), &place, output)
+    let places: &[&str] = match (options.no_build, options.twice) {
+        (true, _) => &[],
+        (false, false) => &["one"],
+        (false, true) => &["one", "another"],
     };
-    if !options.no_build {
-        build("one", &output)?;
+    // From copies, all made at once: what is edited meanwhile is in none, and nothing is left in the tree.
+    for name in places {
+        copy_tree(&root, &work.join(name).join("tree"))?;
     }
-    if options.twice {
-        let again = work.join("another");
-        build("another", &again.join("out"))?;
-        compare(&output, &again.join("out"))?;
-        println!("two builds, from two places: every byte is the same");
+    for (number, name) in places.iter().enumerate() {
+        let place = work.join(name);
+        let into = match number {
+            0 => output.clone(),
+            _ => place.join("out"),
+        };
+        make(&place.join("tree"), &place, &into)?;
+        if number > 0 {
+            compare(&output, &into)?;
+            println!("two builds, of two copies: every byte is the same");
+        }
     }
     if options.prove {
         println!("the packages, on machines with systemd:");
