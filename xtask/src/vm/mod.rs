@@ -2,7 +2,7 @@
 //!
 //! QEMU and the kernels are Debian's packages, fetched by an apt of our own ([`debian`]) and unpacked into
 //! the cache. A guest's file system ([`image`]) holds our programs and what they are tested with; its
-//! first program is this one ([`guest`]), which puts the two NICs of the machine into namespaces, runs the
+//! first program is this one ([`mod@guest`]), which puts the two NICs of the machine into namespaces, runs the
 //! scenarios there and tells of each ([`report`]) over a serial line.
 
 mod debian;
