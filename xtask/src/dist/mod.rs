@@ -386,28 +386,66 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a directory, without what was built in it.
+/// Makes a directory the copy of another, without what was built in it. A file that is the same is left as
+/// it is, and one that is not is as new as the copy, so that cargo builds again what changed, all of it.
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        fs::remove_dir_all(to).with_context(|| format!("removing {}", to.display()))?;
-    }
     fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == "target" || name == ".git" {
-            continue;
-        }
-        let (source, copied) = (entry.path(), to.join(&name));
-        if entry.file_type()?.is_dir() {
+    let wanted: Vec<String> = names(from)?
+        .into_iter()
+        .filter(|name| name != "target" && name != ".git")
+        .collect();
+    for name in names(to)?.iter().filter(|name| !wanted.contains(name)) {
+        let gone = to.join(name);
+        let removed = match gone.is_dir() {
+            true => fs::remove_dir_all(&gone),
+            false => fs::remove_file(&gone),
+        };
+        removed.with_context(|| format!("removing {}", gone.display()))?;
+    }
+    for name in wanted {
+        let (source, copied) = (from.join(&name), to.join(&name));
+        if source.is_dir() {
             copy_tree(&source, &copied)?;
-        } else {
+        } else if fs::read(&source).ok() != fs::read(&copied).ok() {
             copy(&source, &copied)?;
-            // What did not change is not built again.
-            let changed = entry.metadata()?.modified()?;
-            let file = fs::File::options().write(true).open(&copied)?;
-            file.set_modified(changed)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_what_there_is_and_only_what_changed_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let write = |name: &str, text: &str| {
+            let path = from.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        for name in ["same", "changed", "gone", "in/gone", "target/built"] {
+            write(name, "1");
+        }
+        copy_tree(&from, &to).unwrap();
+        assert!(!to.join("target").exists());
+        for name in ["same", "changed"] {
+            let file = fs::File::options().write(true).open(to.join(name));
+            file.unwrap().set_modified(old).unwrap();
+        }
+        write("changed", "2");
+        let changed = fs::File::options().write(true).open(from.join("changed"));
+        changed.unwrap().set_modified(old).unwrap();
+        fs::remove_file(from.join("gone")).unwrap();
+        fs::remove_dir_all(from.join("in")).unwrap();
+        copy_tree(&from, &to).unwrap();
+        let time = |name: &str| fs::metadata(to.join(name)).unwrap().modified().unwrap();
+        assert_eq!(time("same"), old);
+        assert_ne!(time("changed"), old);
+        assert_eq!(fs::read_to_string(to.join("changed")).unwrap(), "2");
+        assert!(!to.join("gone").exists() && !to.join("in").exists());
+    }
 }
