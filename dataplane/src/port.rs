@@ -1,8 +1,9 @@
 //! A port: a receive ring, a send ring and the memory their frames live in.
 //!
 //! The worker sees only this trait. [`xsk`] is the real one (an AF_XDP socket per receive queue),
+//! [`socket`] an ordinary UDP socket, for a Workstation that may open no other, and
 //! [`memory`] a set of rings in memory with the same rules, for tests and benchmarks without root.
-//! What both do alike is in [`ring`] (bounded rings with wrapping cursors) and `pool` (where every
+//! What they do alike is in [`ring`] (bounded rings with wrapping cursors) and `pool` (where every
 //! frame is, and which ring it goes to next). `linear` makes one piece of frames that do not fit one
 //! chunk of the memory.
 //!
@@ -10,6 +11,7 @@
 //! goes out, [`Port::release`] the rest, then one [`Port::flush`].
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -19,9 +21,11 @@ pub mod memory;
 pub mod ntuple;
 mod pool;
 pub mod ring;
+pub mod socket;
 pub mod xsk;
 
-/// Why a port could not do its work. Only [`PortError::Gone`] asks for a new port.
+/// Why a port could not do its work. [`PortError::Gone`] and
+/// [`PortError::Moved`] ask for a new port.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The link is administratively down (ENETDOWN). Frames stay where they are and move again once
@@ -49,6 +53,18 @@ pub enum PortError {
         queue: u32,
         /// The call that was answered so.
         call: &'static str,
+    },
+    /// The socket's own address is none of this machine's any more: it is on another network now.
+    #[error(
+        "{call} on {interface}: its own address {address} is gone from this machine; open the port again, by another address"
+    )]
+    Moved {
+        /// The interface, or where the socket goes.
+        interface: Arc<str>,
+        /// The call that was answered so.
+        call: &'static str,
+        /// The address.
+        address: IpAddr,
     },
     /// Anything else the kernel answered.
     #[error("{call} on {interface} queue {queue}: {source}")]
@@ -90,7 +106,7 @@ impl PortError {
 
     /// Whether the port is of no more use and has to be opened again.
     pub fn needs_reopening(&self) -> bool {
-        matches!(self, Self::Gone { .. })
+        matches!(self, Self::Gone { .. } | Self::Moved { .. })
     }
 }
 
@@ -99,6 +115,7 @@ impl From<PortError> for io::Error {
         let kind = match &error {
             PortError::Down { .. } => io::ErrorKind::NetworkDown,
             PortError::Gone { .. } => io::ErrorKind::NotFound,
+            PortError::Moved { .. } => io::ErrorKind::AddrNotAvailable,
             PortError::Kernel { source, .. } => source.kind(),
         };
         io::Error::new(kind, error)
@@ -181,7 +198,7 @@ pub trait Port {
     /// call again at once. Frames sent stay on the ring.
     fn flush(&mut self) -> Result<usize, PortError>;
 
-    /// The frame's bytes, from the Ethernet header on.
+    /// The frame's bytes, from the Ethernet header on; on a [`socket`] from the Portcullis header on.
     fn data<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
 
     /// The frame's bytes, writable.

@@ -174,7 +174,7 @@ impl<T> Linears<T> {
 }
 
 /// A core dump must not carry the traffic of every Workstation.
-fn keep_out_of_core_dumps(bytes: &mut [u8]) -> io::Result<()> {
+pub(super) fn keep_out_of_core_dumps(bytes: &mut [u8]) -> io::Result<()> {
     const PAGE: usize = 4096;
     // Whole pages only: what is left at either end is in pages that others use too.
     let before = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
