@@ -11,7 +11,6 @@
 //! goes out, [`Port::release`] the rest, then one [`Port::flush`].
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -24,8 +23,7 @@ pub mod ring;
 pub mod socket;
 pub mod xsk;
 
-/// Why a port could not do its work. [`PortError::Gone`] and
-/// [`PortError::Moved`] ask for a new port.
+/// Why a port could not do its work. Only [`PortError::Gone`] asks for a new port.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The link is administratively down (ENETDOWN). Frames stay where they are and move again once
@@ -53,18 +51,6 @@ pub enum PortError {
         queue: u32,
         /// The call that was answered so.
         call: &'static str,
-    },
-    /// The socket's own address is none of this machine's any more: it is on another network now.
-    #[error(
-        "{call} on {interface}: its own address {address} is gone from this machine; open the port again, by another address"
-    )]
-    Moved {
-        /// The interface, or where the socket goes.
-        interface: Arc<str>,
-        /// The call that was answered so.
-        call: &'static str,
-        /// The address.
-        address: IpAddr,
     },
     /// Anything else the kernel answered.
     #[error("{call} on {interface} queue {queue}: {source}")]
@@ -106,7 +92,7 @@ impl PortError {
 
     /// Whether the port is of no more use and has to be opened again.
     pub fn needs_reopening(&self) -> bool {
-        matches!(self, Self::Gone { .. } | Self::Moved { .. })
+        matches!(self, Self::Gone { .. })
     }
 }
 
@@ -115,7 +101,6 @@ impl From<PortError> for io::Error {
         let kind = match &error {
             PortError::Down { .. } => io::ErrorKind::NetworkDown,
             PortError::Gone { .. } => io::ErrorKind::NotFound,
-            PortError::Moved { .. } => io::ErrorKind::AddrNotAvailable,
             PortError::Kernel { source, .. } => source.kind(),
         };
         io::Error::new(kind, error)

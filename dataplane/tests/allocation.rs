@@ -1,12 +1,18 @@
-//! Nothing is allocated for a packet, neither outward nor inward.
+//! Nothing is allocated for a packet, neither outward nor inward, nor for a frame of a socket.
 
+use nix::sys::socket::SetSockOpt;
+use nix::sys::socket::sockopt::RcvBuf;
 use portcullis_dataplane::host::Host;
 use portcullis_dataplane::host::coalesce::Coalescer;
 use portcullis_dataplane::host::memory::MemoryHost;
 use portcullis_dataplane::host::segment::Segmenter;
 use portcullis_dataplane::host::vnet::{self, VnetHeader};
+use portcullis_dataplane::port::Port;
+use portcullis_dataplane::port::socket::{SocketConfig, SocketMemory, SocketPort};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -75,4 +81,44 @@ fn a_batch_allocates_nothing_once_warm() {
             assert_eq!(ALLOCATIONS.get(), before);
         }
     }
+}
+
+#[test]
+fn frames_of_a_socket_allocate_nothing() {
+    let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let memory = SocketMemory::default();
+    let config = SocketConfig::new(far.local_addr().unwrap());
+    let mut near = SocketPort::open(&config, &memory).unwrap();
+    far.connect(near.local()).unwrap();
+    RcvBuf.set(&far, &config.receive_buffer).unwrap();
+    let mut far = SocketPort::from_socket(far.into(), &memory).unwrap();
+    let mut frames = Vec::with_capacity(256);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let before = ALLOCATIONS.get();
+    for round in 0..20 {
+        // Trains, lone frames and, now and then, a full batch.
+        for number in 0..200 {
+            let mut frame = near.reserve().unwrap();
+            let len = if round % 2 == 0 { 1400 } else { 100 + number };
+            near.set_len(&mut frame, len);
+            near.send(frame).unwrap();
+        }
+        near.flush().unwrap();
+        let mut count = 0;
+        while count < 200 {
+            assert!(Instant::now() < deadline, "{count} frames came");
+            count += far.receive(&mut frames, 256);
+            for frame in frames.drain(..) {
+                far.send(frame).unwrap();
+            }
+        }
+        far.flush().unwrap();
+        let mut count = 0;
+        while count < 200 {
+            assert!(Instant::now() < deadline, "{count} frames came back");
+            count += near.receive(&mut frames, 256);
+            frames.drain(..).for_each(|frame| near.release(frame));
+        }
+    }
+    assert_eq!(ALLOCATIONS.get(), before);
 }

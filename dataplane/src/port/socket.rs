@@ -10,6 +10,9 @@
 //! find out whether the other end is there, and how large a packet may be. So packets are sent with
 //! DF set and without regard to the kernel's path MTU. See `outbox`.
 //!
+//! A link that is down or gone is an error of [`Port::flush`], as with any port; a network that cannot be
+//! reached is not, but costs the frames.
+//!
 //! No call waits, and nothing is allocated for a frame.
 
 mod message;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use self::message::MOST_RECEIVED;
-use self::outbox::{Outbox, Stop};
+use self::outbox::Outbox;
 use self::store::{Place, Store};
 use super::pool::Pool;
 use super::{Port, PortError, RingStatistics};
@@ -158,7 +161,9 @@ impl SocketPort {
         Ok(port)
     }
 
-    /// Its own address, as the kernel chose it when the socket was connected.
+    /// Its own address, as the kernel chose it when the socket was connected. It stays so: on a machine
+    /// that has it no more IPv4 is refused and IPv6 sent in vain, neither of which can be told from
+    /// other trouble, so whoever owns the port should watch for that and open another one.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
@@ -192,22 +197,6 @@ impl SocketPort {
     #[inline]
     fn own(&self, frame: &SocketFrame) {
         assert_eq!(frame.owner, self.id, "the frame belongs to another port");
-    }
-
-    fn error(&self, stop: Stop) -> PortError {
-        let (interface, call) = (Arc::clone(&self.name), "sendmmsg");
-        match stop {
-            Stop::Down => PortError::Down {
-                interface,
-                queue: 0,
-                call,
-            },
-            Stop::Moved => PortError::Moved {
-                interface,
-                call,
-                address: self.local.ip(),
-            },
-        }
     }
 
     #[inline]
@@ -346,7 +335,7 @@ impl Port for SocketPort {
             self.pool.completed(place.slot());
         }
         self.refill();
-        outcome.map_err(|stop| self.error(stop))
+        outcome.map_err(|errno| PortError::of(&self.name, 0, "sendmmsg", errno))
     }
 
     #[inline]

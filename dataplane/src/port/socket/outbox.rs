@@ -17,8 +17,9 @@ use super::store::Place;
 
 /// Frames of one message at most (UDP_MAX_SEGMENTS of the kernels that have fewest).
 const MOST_SEGMENTS: usize = 64;
-/// Bytes of one message at most: what IPv4 leaves of 64 KiB.
-const MOST_BYTES: usize = 65_507;
+/// Bytes of one message at most. IPv4 would leave 65507; but where a message and all its headers are more than
+/// a device takes (gso_max_size, mostly 65536), the kernel cuts it, which costs more than its last frame is worth.
+const MOST_BYTES: usize = 65_400;
 /// Messages given to the kernel at a time.
 pub(super) const MOST_MESSAGES: usize = 16;
 /// Frames given to the kernel at a time.
@@ -32,15 +33,6 @@ pub(super) struct Message {
     pub(super) segment: u16,
 }
 
-/// What to do about a socket that sends no more for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// The link is down, or not there.
-    Down,
-    /// Its own address is not this machine's any more.
-    Moved,
-}
-
 /// What an answer means for the message it was given to.
 enum Sense {
     /// There is no room just now.
@@ -49,7 +41,8 @@ enum Sense {
     Again,
     /// So many frames will not be sent.
     Drop(usize),
-    Stop(Stop),
+    /// Nothing is sent for now: the link is down or gone.
+    Stop,
 }
 
 /// Frames on their way.
@@ -99,11 +92,11 @@ impl Outbox {
 
     /// Sends what waits with `send`, which is given frames and the messages to make of them, and answers how many
     /// messages went or the errno of the first. The answer is the frames that are done with, sent or not, and how
-    /// many wait for there to be room.
+    /// many wait for there to be room, or the errno of a link that is down.
     pub(super) fn flush(
         &mut self,
         mut send: impl FnMut(&[Place], &[Message]) -> Result<usize, i32>,
-    ) -> (Drain<'_, Place>, Result<usize, Stop>) {
+    ) -> (Drain<'_, Place>, Result<usize, i32>) {
         let mut at = 0;
         let stopped = loop {
             let waiting = &self.pending[at..];
@@ -125,13 +118,13 @@ impl Outbox {
                         at += count;
                         (self.refused, self.on_trial) = (false, false);
                     }
-                    Sense::Stop(stop) => break Some(stop),
+                    Sense::Stop => break Some(errno),
                 },
             }
         };
         let outcome = match stopped {
             None => Ok(self.pending.len() - at),
-            Some(stop) => Err(stop),
+            Some(errno) => Err(errno),
         };
         (self.pending.drain(..at), outcome)
     }
@@ -175,7 +168,7 @@ impl Outbox {
     fn sense(&mut self, errno: i32, message: Message, at: usize) -> Sense {
         match errno {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR => return Sense::Busy,
-            libc::ENETDOWN | libc::ENODEV | libc::ENXIO => return Sense::Stop(Stop::Down),
+            libc::ENETDOWN | libc::ENODEV | libc::ENXIO => return Sense::Stop,
             // The device cannot do it, or not with this route. Older kernels say the same of frames that are
             // too large, so a single one is tried.
             libc::EIO | libc::EINVAL if message.segment > 0 => {
@@ -188,10 +181,6 @@ impl Outbox {
             return Sense::Again;
         }
         match errno {
-            libc::EINVAL | libc::EADDRNOTAVAIL => {
-                self.refused = false;
-                Sense::Stop(Stop::Moved)
-            }
             libc::EMSGSIZE => {
                 // The others of this length are no smaller; a shorter one at the end may be small enough.
                 let waiting = &self.pending[at..];
