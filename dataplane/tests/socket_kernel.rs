@@ -2,12 +2,16 @@
 
 mod netns;
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use netns::{Netns, in_namespace, run};
-use nix::sys::socket::GetSockOpt;
 use nix::sys::socket::sockopt::Mark;
+use nix::sys::socket::{
+    AddressFamily, GetSockOpt, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto,
+    socket,
+};
 use portcullis_dataplane::port::socket::{SocketConfig, SocketMemory, SocketPort, socket_for};
 use portcullis_dataplane::port::{Port, PortError};
 
@@ -89,6 +93,66 @@ fn what_is_larger_than_the_mtu_is_dropped_and_never_fragmented() {
             assert_eq!(port.statistics().tx_invalid, 2);
             assert!(port.sends_trains(), "trains are not at fault");
         }
+    });
+}
+
+/// An ICMP message about a packet of `port`, as anyone can make it who guesses the ports.
+fn forged(port: &SocketPort, kind: u8, code: u8, mtu: u16) -> Vec<u8> {
+    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (port.local(), port.remote()) else {
+        panic!("an IPv4 port");
+    };
+    let mut icmp = vec![kind, code, 0, 0, 0, 0];
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend([0x45, 0, 5, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    icmp.extend(local.ip().octets());
+    icmp.extend(remote.ip().octets());
+    icmp.extend(local.port().to_be_bytes());
+    icmp.extend(remote.port().to_be_bytes());
+    icmp.extend([5, 0xc8, 0, 0]);
+    let sum: u32 = icmp
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    icmp
+}
+
+#[test]
+fn forged_icmp_loses_no_frame_whatever_it_claims() {
+    in_namespace(|| {
+        let (listener, config) = listener("127.0.0.1:0");
+        let mut port = open(&config);
+        let icmp = SockProtocol::Icmp;
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), icmp)
+            .expect("a raw socket: these tests need root");
+        let here = SockaddrIn::new(127, 0, 0, 1, 0);
+        // Network, host, protocol and port unreachable; too large for 68; forbidden; a wrong header.
+        for (kind, code) in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 13), (12, 0)] {
+            let told = port.counts().refusals;
+            let message = forged(&port, kind, code, 68);
+            for number in 0..5 {
+                sendto(raw.as_raw_fd(), &message, &here, MsgFlags::empty()).unwrap();
+                for _ in 0..3 {
+                    send(&mut port, number, 1400);
+                }
+                assert_eq!(port.flush().unwrap(), 0);
+                for _ in 0..3 {
+                    assert_eq!(arrives(&listener), (number, 1400), "ICMP {kind} {code}");
+                }
+            }
+            // What is hard is told to a connected socket; whether at once is the kernel's affair.
+            let hard = [(3, 2), (3, 3), (3, 4), (3, 13)].contains(&(kind, code));
+            let deadline = Instant::now() + PATIENCE;
+            while hard && port.counts().refusals == told {
+                assert!(Instant::now() < deadline, "ICMP {kind} {code} was not told");
+                sendto(raw.as_raw_fd(), &message, &here, MsgFlags::empty()).unwrap();
+                assert_eq!(port.receive(&mut Vec::new(), 64), 0);
+            }
+        }
+        let counts = port.counts();
+        assert_eq!((counts.refused, counts.too_large), (0, 0), "{counts:?}");
+        assert!(port.sends_trains());
     });
 }
 
