@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use netns::{Netns, in_namespace, run};
-use nix::sys::socket::sockopt::Mark;
+use nix::sys::socket::sockopt::{Mark, RcvBuf};
 use nix::sys::socket::{
-    AddressFamily, GetSockOpt, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto,
-    socket,
+    AddressFamily, GetSockOpt, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrIn,
+    sendto, socket,
 };
 use portcullis_dataplane::port::socket::{SocketConfig, SocketMemory, SocketPort, socket_for};
 use portcullis_dataplane::port::{Port, PortError};
@@ -24,6 +24,8 @@ fn open(config: &SocketConfig) -> SocketPort {
 /// A listener, and the configuration of a port to it.
 fn listener(address: &str) -> (UdpSocket, SocketConfig) {
     let socket = UdpSocket::bind(address).expect("a socket");
+    // However late it is read.
+    RcvBuf.set(&socket, &(4 << 20)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let config = SocketConfig::new(socket.local_addr().unwrap());
     (socket, config)
@@ -83,14 +85,16 @@ fn what_is_larger_than_the_mtu_is_dropped_and_never_fragmented() {
         for (any, largest) in [("127.0.0.1:0", 1472), ("[::1]:0", 1452)] {
             let (socket, config) = listener(any);
             let mut port = open(&config);
-            for len in [largest, largest + 1, largest + 1, 100, largest] {
+            // Alone and in trains, which end where a frame is longer than the one before.
+            let lengths = [0, 9, 0, 1, 1].map(|more| largest + more);
+            for len in lengths.into_iter().chain([100, largest]) {
                 send(&mut port, len as u8, len);
             }
             assert_eq!(port.flush().unwrap(), 0);
-            let arrived: Vec<usize> = (0..3).map(|_| arrives(&socket).1).collect();
-            assert_eq!(arrived, [largest, 100, largest]);
-            assert_eq!(port.counts().too_large, 2);
-            assert_eq!(port.statistics().tx_invalid, 2);
+            let arrived: Vec<usize> = (0..4).map(|_| arrives(&socket).1).collect();
+            assert_eq!(arrived, [largest, largest, 100, largest]);
+            assert_eq!(port.counts().too_large, 3);
+            assert_eq!(port.statistics().tx_invalid, 3);
             assert!(port.sends_trains(), "trains are not at fault");
         }
     });
@@ -165,9 +169,11 @@ fn two() -> (Netns, Netns) {
         far.path()
     ));
     run("ip addr add 10.0.0.1/24 dev near0");
+    run("ip addr add fd00::1/64 dev near0 nodad");
     run("ip link set near0 up");
     far.within(|| {
         run("ip addr add 10.0.0.2/24 dev far0");
+        run("ip addr add fd00::2/64 dev far0 nodad");
         run("ip link set far0 up");
     });
     (near, far)
@@ -177,18 +183,23 @@ fn two() -> (Netns, Netns) {
 fn the_kernels_path_mtu_is_not_believed() {
     in_namespace(|| {
         let (_near, far) = two();
-        let (socket, config) = far.within(|| listener("10.0.0.2:0"));
-        // As if ICMP had said so.
-        run("ip route add 10.0.0.2/32 dev near0 mtu 600");
-        let mut port = open(&config);
-        for _ in 0..3 {
-            send(&mut port, 1, 1400);
+        for (any, route) in [
+            ("10.0.0.2:0", "10.0.0.2/32"),
+            ("[fd00::2]:0", "fd00::2/128"),
+        ] {
+            let (socket, config) = far.within(|| listener(any));
+            // As if ICMP had said so.
+            run(&format!("ip route add {route} dev near0 mtu 1280"));
+            let mut port = open(&config);
+            for len in [1400, 1400, 1401] {
+                send(&mut port, 1, len);
+            }
+            assert_eq!(port.flush().unwrap(), 0);
+            for len in [1400, 1400, 1401] {
+                assert_eq!(arrives(&socket), (1, len));
+            }
+            assert_eq!(port.counts().too_large, 0);
         }
-        assert_eq!(port.flush().unwrap(), 0);
-        for _ in 0..3 {
-            assert_eq!(arrives(&socket), (1, 1400));
-        }
-        assert_eq!(port.counts().too_large, 0);
     });
 }
 

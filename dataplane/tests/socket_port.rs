@@ -1,8 +1,9 @@
 //! The socket port over the loopback interface: no frame is lost, doubled or changed. Needs no root.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,6 +104,7 @@ fn receive_all(port: &mut SocketPort, count: usize) -> Vec<Vec<u8>> {
 fn all_home(port: &SocketPort, memory: &SocketMemory) {
     let census = port.statistics().frames;
     let half = memory.frames as usize / 2;
+    assert_eq!(port.counts().buffers_used, 0);
     assert_eq!(
         (census.receiving + census.stash, census.free),
         (half, half),
@@ -455,6 +457,29 @@ fn a_refusal_by_icmp_is_counted_and_does_not_end_the_port() {
 }
 
 #[test]
+fn a_refusal_hides_no_frame_that_came_before_it() {
+    let (socket, address) = plain(V4);
+    let mut port = SocketPort::open(&SocketConfig::new(address), &SMALL).unwrap();
+    socket.connect(port.local()).unwrap();
+    socket.send(&content(1, 100)).unwrap();
+    drop(socket);
+    send(&mut port, &content(2, 100));
+    assert_eq!(port.flush().unwrap(), 0);
+    let refused = |port: &SocketPort| {
+        let mut fds = [PollFd::new(port.poll_fd().unwrap(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::from(200u16)).unwrap() > 0
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !refused(&port) {
+        assert!(Instant::now() < deadline, "no ICMP came");
+    }
+    let mut frames = Vec::new();
+    assert_eq!(port.receive(&mut frames, 64), 1);
+    assert_eq!(port.counts().refusals, 1);
+    assert_eq!(port.data(&frames[0]), content(1, 100));
+}
+
+#[test]
 fn where_the_kernel_refuses_trains_frames_go_one_by_one() {
     let (mut near, mut far) = pair(V4);
     NoChecksum.set(&near.poll_fd().unwrap(), &1).unwrap();
@@ -572,8 +597,12 @@ fn addresses_and_sizes_that_do_not_go_together_are_refused_in_words() {
     let (unconnected, _) = plain(V4);
     let adopted = SocketPort::from_socket(unconnected.into(), &SMALL);
     assert!(matches!(adopted, Err(SocketError::NotConnected { .. })));
-    let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let listener = TcpListener::bind(V4).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let adopted = SocketPort::from_socket(stream.into(), &SMALL);
+    assert!(matches!(adopted, Err(SocketError::NotConnected { .. })));
+    let (datagrams, _other) = UnixDatagram::pair().unwrap();
+    let adopted = SocketPort::from_socket(datagrams.into(), &SMALL);
     assert!(matches!(adopted, Err(SocketError::NotConnected { .. })));
 }
 

@@ -72,6 +72,8 @@ pub struct SocketCounts {
     pub trains_received: u64,
     /// Messages of several frames that were sent.
     pub trains_sent: u64,
+    /// Buffers in use just now: received trains of which frames are held, sent or still to be taken.
+    pub buffers_used: usize,
 }
 
 /// A token for one frame of a [`SocketPort`].
@@ -191,6 +193,7 @@ impl SocketPort {
             refused: self.outbox.dropped,
             trains_received: self.trains_received,
             trains_sent: self.outbox.trains_sent,
+            buffers_used: self.store.used(),
         }
     }
 

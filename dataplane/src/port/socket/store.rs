@@ -281,10 +281,9 @@ impl Store {
         }
     }
 
-    /// Buffers that nobody uses.
-    #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
-        self.free
+    /// Buffers that somebody uses.
+    pub(super) fn used(&self) -> usize {
+        self.users.len() - self.free
     }
 }
 
