@@ -5,15 +5,15 @@
 //! the tunnel's interface being there:
 //!
 //! ```text
-//!   routing    rule   from all iif lo ipproto udp sport 68 dport 67   -> main      (the DHCP client)
-//!              rule   not from all fwmark MARK                        -> TABLE
+//!   routing    rule   not from all fwmark MARK -> TABLE
 //!              TABLE  each of `routes` over the interface; behind it the same and the default, unreachable
 //!   nf_tables  postrouting, last of all: what leaves by any interface but lo and the tunnel's is dropped,
-//!                           unless it bears the mark or the uplink cannot do without it
+//!                           unless it bears the mark and an address of that interface, or the uplink
+//!                           cannot do without it
 //!              input:       what comes in by another is dropped, unless it is for a socket with the mark
 //!                           or the uplink cannot do without it
 //!              prerouting:  answers to a socket with the mark get the mark, for reverse path filters;
-//!                           others' packets from or to the tunnel's addresses are dropped
+//!                           what comes from outside with a source of this host's is dropped
 //! ```
 //!
 //! Routing decides where packets go, answers programs at once ("no route to host") and survives whoever
@@ -24,9 +24,11 @@
 //! table is owned by the process that holds the [`Links`] and persists after it: no one else can change
 //! or flush it while that process lives.
 //!
-//! What the uplink needs and may have: DHCP from the client's port to the server's, DHCPv6 to its group,
-//! neighbour discovery, router solicitations, and MLD reports, without which a switch that snoops does not
-//! let neighbour solicitations through. ARP is not IP. Not IGMP: nothing that is let out needs a group.
+//! What the uplink needs and may have: DHCP to the broadcast address and DHCPv6 to its group, neighbour
+//! discovery, router solicitations, and MLD reports, without which a switch that snoops does not let
+//! neighbour solicitations through. ARP is not IP. Not DHCP to a server's address, which could be anyone's:
+//! a client that gets no answer there asks all, before its lease is over. Not IGMP: nothing that is let out
+//! needs a group.
 //!
 //! Connections from outside end in the input chain, so there is nothing to answer. Forwarded packets (of
 //! containers and virtual machines) may go into the tunnel and nowhere else.
@@ -81,9 +83,7 @@ struct Surroundings {
     tunnel: Option<u32>,
     /// Whether it has IPv6.
     has_ipv6: bool,
-    /// Its addresses.
-    addresses: Vec<IpNet>,
-    /// The directly connected prefixes that are open, with their interfaces.
+    /// The directly connected prefixes that are open, each with its interface and our address there.
     lan: Vec<(u32, IpNet)>,
     /// The settings that are off without a kill switch.
     off_before: Vec<&'static str>,
@@ -172,31 +172,21 @@ impl Links {
             switch.lan && link.up && !link.loopback && link.name != switch.interface
         });
         for link in others {
-            let prefixes = link.addresses.iter().map(IpNet::trunc);
-            lan.extend(
-                prefixes
-                    .filter(|prefix| is_open_lan(prefix, &switch.routes))
-                    .map(|prefix| (link.index, prefix)),
-            );
+            let open = |address: &&IpNet| is_open_lan(&address.trunc(), &switch.routes);
+            let addresses = link.addresses.iter().filter(open);
+            lan.extend(addresses.map(|address| (link.index, *address)));
         }
         lan.sort();
-        lan.dedup();
+        lan.dedup_by_key(|(index, address)| (*index, address.trunc()));
         let mut off_before = self.settings_off_before()?;
         off_before.extend(settings_off());
         off_before.sort_unstable();
         off_before.dedup();
         // With IPv6 switched off there is nothing under that path, or 1.
         let no_ipv6 = interface_setting(&switch.interface, "ipv6/conf", "disable_ipv6")?;
-        let mut addresses = tunnel
-            .map(|link| link.addresses.clone())
-            .unwrap_or_default();
-        // Every interface has the link-local prefix.
-        addresses.retain(|address| !is_link_local(address));
-        addresses.sort();
         Ok(Surroundings {
             tunnel: tunnel.filter(|link| link.up).map(|link| link.index),
             has_ipv6: no_ipv6.as_deref() == Some("0"),
-            addresses,
             lan,
             off_before,
         })
@@ -209,10 +199,6 @@ fn settings_off() -> Vec<&'static str> {
         value.ok().flatten().as_deref() == Some("0")
     };
     SETTINGS.into_iter().filter(is_off).collect()
-}
-
-fn is_link_local(prefix: &IpNet) -> bool {
-    matches!(prefix, IpNet::V6(prefix) if prefix.addr().is_unicast_link_local())
 }
 
 /// Whether a directly connected prefix may be open: a private one of more than one host, which no route

@@ -244,7 +244,7 @@ fn refused_by_netfilter(what: &'static str) -> impl FnOnce(io::Error) -> LinkErr
     move |source| {
         let why = match source.raw_os_error() {
             Some(libc::EPROTONOSUPPORT | libc::ENOENT | libc::EOPNOTSUPP) => {
-                "; does the kernel have nf_tables, for the family inet and with socket expressions (CONFIG_NF_TABLES_INET, CONFIG_NFT_SOCKET)?"
+                "; does the kernel have nf_tables, for the family inet and with socket and fib expressions (CONFIG_NF_TABLES_INET, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET)?"
             }
             Some(libc::EPERM) => {
                 "; CAP_NET_ADMIN is needed, and no other process that owns the table"

@@ -7,14 +7,12 @@ use super::super::rules::{FAMILIES, TABLE_LOCAL, priority};
 use super::super::{LinkError, Links, refused};
 use super::{KillSwitch, SETTINGS, Surroundings};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{
-    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
-};
-use rtnetlink::packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +20,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The routing table of the kill switch ("pc" in ASCII).
 pub const KILL_SWITCH_TABLE: u32 = 0x7063;
 
-const TABLE_MAIN: u32 = 254;
 /// Where the rule stands unless somebody's stands before it.
 const PRIORITY: u32 = 5;
 /// Metrics: what is open goes before what is closed.
@@ -36,8 +33,6 @@ const NOTES: u32 = (1 << SETTINGS.len()) - 1;
 enum Role {
     /// Ours, by which everything but the mark goes into our table.
     Detour,
-    /// Ours, which lets the DHCP client reach its server.
-    Dhcp,
     /// It leads into our table, but not as it should.
     Stale,
     /// It may lead a packet without the mark elsewhere.
@@ -53,13 +48,15 @@ struct Route {
     /// Over this interface, or unreachable.
     over: Option<u32>,
     metric: u32,
+    /// The source of those who choose none.
+    source: Option<IpAddr>,
 }
 
 impl Links {
     pub(super) fn rules_stand(&self, switch: &KillSwitch) -> Result<bool, LinkError> {
         for family in FAMILIES {
             if let Some(rules) = self.policy_rules(family, switch.mark)?
-                && !stand(&rules, family)
+                && !stand(&rules)
             {
                 return Ok(false);
             }
@@ -73,7 +70,7 @@ impl Links {
             let Some(rules) = self.policy_rules(family, switch.mark)? else {
                 continue;
             };
-            if stand(&rules, family) {
+            if stand(&rules) {
                 continue;
             }
             changed = true;
@@ -85,23 +82,16 @@ impl Links {
                 refused(what())(io::Error::other(why))
             })?;
             let at = before.min(PRIORITY);
-            // Never without: the new ones first.
-            let mut wanted = vec![detour(family, switch.mark, at)];
-            if family == AddressFamily::Inet {
-                wanted.insert(0, dhcp(at.saturating_sub(1)));
-            }
-            for rule in &wanted {
-                let add = RouteNetlinkMessage::NewRule(rule.clone());
-                match self.netlink.change(add, NLM_F_CREATE | NLM_F_EXCL) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    other => other.map_err(refused(what()))?,
-                }
+            // Never without: the new one first.
+            let add = RouteNetlinkMessage::NewRule(detour(family, switch.mark, at));
+            match self.netlink.change(add, NLM_F_CREATE | NLM_F_EXCL) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(refused(what()))?,
             }
             for (role, rule) in &rules {
-                let here = wanted.iter().any(|new| priority(new) == priority(rule));
                 match role {
-                    Role::Detour | Role::Dhcp if here => {}
-                    Role::Detour | Role::Dhcp | Role::Stale => self.remove_policy_rule(rule)?,
+                    Role::Detour if priority(rule) == at => {}
+                    Role::Detour | Role::Stale => self.remove_policy_rule(rule)?,
                     Role::Leads | Role::Harmless => {}
                 }
             }
@@ -114,7 +104,7 @@ impl Links {
             // Of whatever mark.
             let rules = self.policy_rules(family, 0)?.unwrap_or_default();
             for (role, rule) in &rules {
-                if matches!(role, Role::Detour | Role::Dhcp | Role::Stale) {
+                if matches!(role, Role::Detour | Role::Stale) {
                     self.remove_policy_rule(rule)?;
                 }
             }
@@ -288,6 +278,7 @@ impl Links {
             prefix,
             over: None,
             metric: CLOSED,
+            source: None,
         });
         let over = around.tunnel.into_iter().flat_map(|index| {
             let routes = routes.clone().filter(|prefix| match prefix {
@@ -298,13 +289,16 @@ impl Links {
                 prefix,
                 over: Some(index),
                 metric: OPEN,
+                source: None,
             })
         });
         // Two interfaces may have the same prefix (fe80::/64), but not by the same metric.
-        let lan = around.lan.iter().map(|(index, prefix)| Route {
-            prefix: *prefix,
+        let lan = around.lan.iter().map(|(index, address)| Route {
+            prefix: address.trunc(),
             over: Some(*index),
             metric: OPEN.saturating_add(*index),
+            // IPv6 chooses by itself.
+            source: Some(address.addr()).filter(IpAddr::is_ipv4),
         });
         let mut wanted: BTreeSet<_> = closed.chain(over).chain(lan).collect();
         let bits = SETTINGS
@@ -315,6 +309,7 @@ impl Links {
             prefix: defaults[0],
             over: None,
             metric: CLOSED,
+            source: None,
         };
         wanted.remove(&note);
         wanted.insert(Route {
@@ -328,15 +323,12 @@ impl Links {
     }
 }
 
-/// Whether ours stand before all that lead elsewhere, and nothing else of ours is left.
-fn stand(rules: &[(Role, RuleMessage)], family: AddressFamily) -> bool {
+/// Whether ours stands before all that lead elsewhere, and nothing else of ours is left.
+fn stand(rules: &[(Role, RuleMessage)]) -> bool {
     let place = |wanted: Role| rules.iter().position(|(role, _)| *role == wanted);
-    let Some(detour) = place(Role::Detour) else {
-        return false;
-    };
-    let dhcp = family == AddressFamily::Inet6 || place(Role::Dhcp).is_some_and(|at| at < detour);
-    let first = place(Role::Leads).is_none_or(|at| detour < at);
-    dhcp && first && place(Role::Stale).is_none()
+    place(Role::Stale).is_none()
+        && place(Role::Detour)
+            .is_some_and(|detour| place(Role::Leads).is_none_or(|leads| detour < leads))
 }
 
 fn role(rule: &RuleMessage, mark: u32) -> Role {
@@ -352,29 +344,25 @@ fn role(rule: &RuleMessage, mark: u32) -> Role {
     }
     let inverted = rule.header.flags.contains(RuleFlags::Invert);
     let for_the_mark = has_mark == Some(mark) && mask == Some(u32::MAX);
-    let to_table = rule.header.action == RuleAction::ToTable;
-    // In the kernel's own words, which have more attributes, at their defaults.
-    let is = |ours: &RuleMessage| {
-        let has = |attribute: &RuleAttribute| rule.attributes.contains(attribute);
-        let selects = |attribute: &&RuleAttribute| match attribute {
+    // At whatever priority; and the kernel says more than it was told, of what is at its default.
+    let counts = |attribute: &&RuleAttribute| {
+        !matches!(
+            attribute,
             RuleAttribute::Priority(_)
-            | RuleAttribute::SuppressPrefixLen(u32::MAX)
-            | RuleAttribute::SuppressIfGroup(u32::MAX) => false,
-            RuleAttribute::Other(other) => !is_full_port_mask(other),
-            _ => true,
-        };
-        let ours_select = || ours.attributes.iter().filter(selects);
-        let (rule_flags, ours_flags) = (rule.header.flags, ours.header.flags);
-        to_table
-            && rule_flags.contains(RuleFlags::Invert) == ours_flags.contains(RuleFlags::Invert)
-            && (rule.header.dst_len, rule.header.src_len, rule.header.tos) == (0, 0, 0)
-            && ours_select().all(has)
-            && rule.attributes.iter().filter(selects).count() == ours_select().count()
+                | RuleAttribute::SuppressPrefixLen(u32::MAX)
+                | RuleAttribute::SuppressIfGroup(u32::MAX)
+        )
     };
-    let family = rule.header.family;
+    let ours = detour(rule.header.family, mark, 0);
+    let is_ours = || {
+        let of_rule = || rule.attributes.iter().filter(counts);
+        let mut of_ours = ours.attributes.iter().filter(counts);
+        of_rule().count() == of_ours.clone().count()
+            && of_ours.all(|attribute| of_rule().any(|has| has == attribute))
+    };
+    let selects_all = (rule.header.dst_len, rule.header.src_len, rule.header.tos) == (0, 0, 0);
     match rule.header.action {
-        _ if is(&detour(family, mark, 0)) => Role::Detour,
-        _ if family == AddressFamily::Inet && is(&dhcp(0)) => Role::Dhcp,
+        RuleAction::ToTable if inverted && selects_all && is_ours() => Role::Detour,
         RuleAction::ToTable if table == KILL_SWITCH_TABLE => Role::Stale,
         RuleAction::ToTable if table == TABLE_LOCAL => Role::Harmless,
         RuleAction::ToTable | RuleAction::Goto if inverted || !for_the_mark => Role::Leads,
@@ -382,53 +370,19 @@ fn role(rule: &RuleMessage, mark: u32) -> Role {
     }
 }
 
-/// Of all bits of a port, as Linux 6.14 and later say of every range of one.
-fn is_full_port_mask(attribute: &DefaultNla) -> bool {
-    const FRA_SPORT_MASK: u16 = 28;
-    const FRA_DPORT_MASK: u16 = 29;
-    let mut value = [0; 2];
-    matches!(attribute.kind(), FRA_SPORT_MASK | FRA_DPORT_MASK)
-        && attribute.value_len() == value.len()
-        && {
-            attribute.emit_value(&mut value);
-            value == [0xff; 2]
-        }
-}
-
-fn rule(family: AddressFamily, priority: u32, table: u32) -> RuleMessage {
+fn detour(family: AddressFamily, mark: u32, priority: u32) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = family;
     rule.header.action = RuleAction::ToTable;
-    rule.header.table = u8::try_from(table).unwrap_or_default();
+    rule.header.flags = RuleFlags::Invert;
     rule.attributes = vec![
         RuleAttribute::Priority(priority),
-        RuleAttribute::Table(table),
+        RuleAttribute::Table(KILL_SWITCH_TABLE),
         // Network managers remove rules that they do not know; the kernel's own they leave.
         RuleAttribute::Protocol(RouteProtocol::Kernel),
+        RuleAttribute::FwMark(mark),
+        RuleAttribute::FwMask(u32::MAX),
     ];
-    rule
-}
-
-fn detour(family: AddressFamily, mark: u32, priority: u32) -> RuleMessage {
-    let mut rule = rule(family, priority, KILL_SWITCH_TABLE);
-    rule.header.flags |= RuleFlags::Invert;
-    rule.attributes.push(RuleAttribute::FwMark(mark));
-    rule.attributes.push(RuleAttribute::FwMask(u32::MAX));
-    rule
-}
-
-fn dhcp(priority: u32) -> RuleMessage {
-    let port = |port| RulePortRange {
-        start: port,
-        end: port,
-    };
-    let mut rule = rule(AddressFamily::Inet, priority, TABLE_MAIN);
-    rule.attributes.extend([
-        RuleAttribute::Iifname("lo".to_owned()),
-        RuleAttribute::IpProtocol(IpProtocol::Udp),
-        RuleAttribute::SourcePortRange(port(68)),
-        RuleAttribute::DestinationPortRange(port(67)),
-    ]);
     rule
 }
 
@@ -464,6 +418,10 @@ fn message(route: &Route) -> RouteMessage {
         }
         message.attributes.push(RouteAttribute::Oif(index));
     }
+    if let Some(IpAddr::V4(source)) = route.source {
+        let source = RouteAddress::Inet(source);
+        message.attributes.push(RouteAttribute::PrefSource(source));
+    }
     message
 }
 
@@ -473,11 +431,13 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let (mut address, mut over, mut metric) = (unspecified, None, 0);
+    let (mut address, mut over, mut metric, mut source) = (unspecified, None, 0, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(v4)) => address = IpAddr::V4(*v4),
             RouteAttribute::Destination(RouteAddress::Inet6(v6)) => address = IpAddr::V6(*v6),
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
+            RouteAttribute::PrefSource(_) => return None,
             RouteAttribute::Oif(index) => over = Some(*index),
             RouteAttribute::Priority(has) => metric = *has,
             RouteAttribute::Gateway(_)
@@ -499,5 +459,6 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         prefix,
         over,
         metric,
+        source,
     })
 }

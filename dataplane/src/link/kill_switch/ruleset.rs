@@ -64,7 +64,7 @@ pub(super) fn chains(switch: &KillSwitch, around: &Surroundings) -> Vec<Chain> {
         accepts,
         rules,
     };
-    let (first, last) = (prerouting(switch, around), postrouting(switch, around));
+    let (first, last) = (prerouting(switch), postrouting(switch, around));
     vec![
         chain("prerouting", InetHookNumber::PreRouting, FIRST, true, first),
         chain(
@@ -84,21 +84,14 @@ pub(super) fn chains(switch: &KillSwitch, around: &Surroundings) -> Vec<Chain> {
     ]
 }
 
-fn prerouting(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
-    let mut rules = vec![
+fn prerouting(switch: &KillSwitch) -> Vec<Rule> {
+    vec![
         rule([is_index(MetaKey::Iif, LOOPBACK), accept()]),
         rule([is_name(MetaKey::Iifname, &switch.interface), accept()]),
-    ];
-    for address in &around.addresses {
-        let host = IpNet::from(address.addr());
-        rules.push(rule([within(End::Source, &host), drop()]));
-        rules.push(rule([within(End::Destination, &host), drop()]));
-    }
-    rules.push(rule([
-        has_marked_socket(switch.mark),
-        set_mark(switch.mark),
-    ]));
-    rules
+        // Of IPv6 the kernel would forward it into the tunnel.
+        rule([is_local(FIB_SOURCE), drop()]),
+        rule([has_marked_socket(switch.mark), set_mark(switch.mark)]),
+    ]
 }
 
 fn input(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
@@ -118,9 +111,13 @@ fn input(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
         rules.push(rule([is_icmpv6(255, kind), accept()]));
     }
     rules.push(rule([is_icmpv6(1, icmpv6::MLD_QUERY), accept()]));
-    for (index, prefix) in &around.lan {
-        let from = within(End::Source, prefix);
-        rules.push(rule([is_index(MetaKey::Iif, *index), from, accept()]));
+    for (index, address) in &around.lan {
+        rules.push(rule([
+            is_index(MetaKey::Iif, *index),
+            within(End::Source, &address.trunc()),
+            is_local(FIB_DESTINATION | FIB_IN),
+            accept(),
+        ]));
     }
     rules
 }
@@ -128,31 +125,24 @@ fn input(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
 fn postrouting(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
     // Not forwarded. What the kernel itself says in ICMPv6 it gives its interface from the start.
     let is_own = || is_index(MetaKey::Iif, 0);
+    // Not by the tunnel's address, whatever chose that as a source.
+    let has_own_source = || is_local(FIB_SOURCE | FIB_OUT);
+    let has_mark = is_meta(MetaKey::Mark, &switch.mark.to_ne_bytes());
+    // Not to a server's address, which could be anyone's: without an answer a client says it to all.
+    let broadcast = IpNet::from(IpAddr::from([255; 4]));
+    let servers = IpNet::from(IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]));
+    let (to_all, to_servers) = (
+        within(End::Destination, &broadcast),
+        within(End::Destination, &servers),
+    );
+    let (dhcp, dhcpv6) = (is_udp(NFPROTO_IPV4, 68, 67), is_udp(NFPROTO_IPV6, 546, 547));
     let mut rules = vec![
         rule([is_index(MetaKey::Oif, LOOPBACK), accept()]),
         rule([is_name(MetaKey::Oifname, &switch.interface), accept()]),
+        rule([is_own(), has_mark, has_own_source(), accept()]),
+        rule([is_own(), to_all, dhcp, accept()]),
+        rule([is_own(), to_servers, dhcpv6, accept()]),
     ];
-    // Whatever chose it as a source.
-    for address in &around.addresses {
-        let host = IpNet::from(address.addr());
-        rules.push(rule([within(End::Source, &host), drop()]));
-    }
-    let dhcpv6_servers = IpNet::from(IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]));
-    let to_servers = within(End::Destination, &dhcpv6_servers);
-    rules.extend([
-        rule([
-            is_own(),
-            is_meta(MetaKey::Mark, &switch.mark.to_ne_bytes()),
-            accept(),
-        ]),
-        rule([is_own(), is_udp(NFPROTO_IPV4, 68, 67), accept()]),
-        rule([
-            is_own(),
-            to_servers,
-            is_udp(NFPROTO_IPV6, 546, 547),
-            accept(),
-        ]),
-    ]);
     for kind in [
         icmpv6::ROUTER_SOLICITATION,
         icmpv6::NEIGHBOUR_SOLICITATION,
@@ -170,12 +160,12 @@ fn postrouting(switch: &KillSwitch, around: &Surroundings) -> Vec<Rule> {
         let tunnelled = switch.routes.iter().filter(|route| route.prefix_len() > 0);
         rules.extend(tunnelled.map(|route| rule([within(End::Destination, route), drop()])));
     }
-    for (index, prefix) in &around.lan {
-        let to = within(End::Destination, prefix);
+    for (index, address) in &around.lan {
         rules.push(rule([
             is_own(),
             is_index(MetaKey::Oif, *index),
-            to,
+            within(End::Destination, &address.trunc()),
+            has_own_source(),
             accept(),
         ]));
     }
@@ -288,20 +278,46 @@ fn is_icmpv6(hop_limit: u8, kind: u8) -> Vec<Expressions> {
     .concat()
 }
 
+/// An expression that the messages' library has no name for.
+fn other(name: &str, attributes: &[(u16, u32)]) -> Expressions {
+    let number = |(kind, value): &(u16, u32)| DefaultNla::new(*kind, value.to_be_bytes().to_vec());
+    Expressions::Other {
+        expression_type: name.to_owned(),
+        attributes: attributes.iter().map(number).collect(),
+    }
+}
+
 /// A packet for a socket of this host that bears the mark.
 fn has_marked_socket(mark: u32) -> Vec<Expressions> {
     const NFTA_SOCKET_KEY: u16 = 1;
     const NFTA_SOCKET_DREG: u16 = 2;
     const NFT_SOCKET_MARK: u32 = 1;
-    let number = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
-    let load = Expressions::Other {
-        expression_type: "socket".to_owned(),
-        attributes: vec![
-            number(NFTA_SOCKET_KEY, NFT_SOCKET_MARK),
-            number(NFTA_SOCKET_DREG, u32::from(Register::Reg1)),
-        ],
-    };
-    vec![load, equal(&mark.to_ne_bytes())]
+    let attributes = [
+        (NFTA_SOCKET_KEY, NFT_SOCKET_MARK),
+        (NFTA_SOCKET_DREG, u32::from(Register::Reg1)),
+    ];
+    vec![other("socket", &attributes), equal(&mark.to_ne_bytes())]
+}
+
+/// Which of a packet's addresses, and of which interface it has to be.
+const FIB_SOURCE: u32 = 1;
+const FIB_DESTINATION: u32 = 1 << 1;
+const FIB_IN: u32 = 1 << 3;
+const FIB_OUT: u32 = 1 << 4;
+
+/// Of a packet whose address is this host's, or an interface's.
+fn is_local(which: u32) -> Vec<Expressions> {
+    const NFTA_FIB_DREG: u16 = 1;
+    const NFTA_FIB_RESULT: u16 = 2;
+    const NFTA_FIB_FLAGS: u16 = 3;
+    const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+    let attributes = [
+        (NFTA_FIB_DREG, u32::from(Register::Reg1)),
+        (NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE),
+        (NFTA_FIB_FLAGS, which),
+    ];
+    let local = u32::from(libc::RTN_LOCAL);
+    vec![other("fib", &attributes), equal(&local.to_ne_bytes())]
 }
 
 fn set_mark(mark: u32) -> Vec<Expressions> {
