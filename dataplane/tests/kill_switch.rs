@@ -32,6 +32,7 @@ fn switch() -> KillSwitch {
     KillSwitch {
         interface: "tun0".to_owned(),
         routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+        addresses: vec![[10, 152, 152, 11].into()],
         mark: MARK,
         lan: false,
     }
@@ -52,7 +53,7 @@ fn end(links: Links) {
 fn listing() -> String {
     output(
         "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
-         cat /proc/sys/net/ipv4/conf/all/src_valid_mark /proc/sys/net/ipv4/conf/all/arp_ignore",
+         cat /proc/sys/net/ipv4/conf/all/src_valid_mark",
     )
 }
 
@@ -138,7 +139,6 @@ fn whatever_is_changed_about_it_is_seen_and_put_back() {
             "ip route replace default dev up0 metric 1 table 28771",
             "ip route add default via 192.0.2.1 table 28771",
             "echo 0 > /proc/sys/net/ipv4/conf/all/src_valid_mark",
-            "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore",
         ];
         for hole in holes {
             sh(hole);
@@ -168,6 +168,8 @@ fn what_is_done_to_its_nftables_table_while_no_process_lives_is_undone_by_the_ne
             format!("flush chain {table} input; nft delete chain {table} input"),
             format!("add chain {table} more '{{ type filter hook output priority 0; }}'"),
             format!("delete table {table}"),
+            "delete table arp portcullis-kill-switch".to_owned(),
+            "flush table arp portcullis-kill-switch".to_owned(),
             format!("delete table {table}; nft add table {table}"),
             "flush ruleset".to_owned(),
         ];
@@ -231,6 +233,26 @@ fn its_rules_stand_before_all_that_lead_elsewhere_and_behind_that_of_its_own_mar
         }
         links.lower_kill_switch().unwrap();
         assert!(!listing().contains("28771"));
+    });
+}
+
+/// Both want to be before all that lead elsewhere, and neither leads there for the other.
+#[test]
+fn it_stands_beside_the_rule_that_keeps_the_tunnels_packets_on_this_host() {
+    in_namespace(|| {
+        quiet();
+        lay();
+        let links = Links::open().unwrap();
+        for _ in 0..2 {
+            links.keep_in("tun0").unwrap();
+            links.raise_kill_switch(&switch()).unwrap();
+            links.keep_in("tun0").unwrap();
+            assert!(!links.raise_kill_switch(&switch()).unwrap());
+            assert!(!links.keep_in("tun0").unwrap());
+            assert!(links.is_kept_in("tun0").unwrap());
+            assert!(links.kill_switch_stands(&switch()).unwrap());
+            links.lower_kill_switch().unwrap();
+        }
     });
 }
 
@@ -412,7 +434,7 @@ fn nobody_else_can_change_its_nftables_table_while_its_process_lives() {
 
         end(links);
         let orphaned = as_raised.replace(&owner(&as_raised), "");
-        let orphaned = orphaned.replacen("flags owner", "flags ", 1);
+        let orphaned = orphaned.replace("flags owner", "flags ");
         assert_eq!(listing(), orphaned, "its owner has ended");
         assert!(second.kill_switch_stands(&switch()).unwrap());
         assert!(raise(&second, &switch()), "it is the next one's");

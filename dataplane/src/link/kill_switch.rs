@@ -12,8 +12,11 @@
 //!                           cannot do without it
 //!              input:       what comes in by another is dropped, unless it is for a socket with the mark
 //!                           or the uplink cannot do without it
-//!              prerouting:  answers to a socket with the mark get the mark, for reverse path filters;
-//!                           what comes from outside with a source of this host's is dropped
+//!              prerouting:  answers to a socket with the mark, and neighbours, get the mark: else reverse
+//!              (and ARP)    path filters would look for the way back in the tunnel. What comes from
+//!                           outside with a source of this host's is dropped
+//!              ARP output:  nothing that names the tunnel's addresses. The kernel would answer for them on
+//!                           any interface, and ask by them on one that has no address yet
 //! ```
 //!
 //! Routing decides where packets go, answers programs at once ("no route to host") and survives whoever
@@ -57,6 +60,9 @@ pub use policy::KILL_SWITCH_TABLE;
 pub struct KillSwitch {
     /// The tunnel's interface. It need not exist.
     pub interface: String,
+    /// The tunnel's own addresses, which nobody on another interface is to learn by ARP; those that the
+    /// interface has are added.
+    pub addresses: Vec<Ipv4Addr>,
     /// What is routed into the tunnel, beside which everything else is unreachable. Prefixes of the
     /// tunnel's other side belong here too where `lan` is on: no LAN can claim them then.
     pub routes: Vec<IpNet>,
@@ -69,9 +75,7 @@ pub struct KillSwitch {
 
 /// Settings for all interfaces that stand at another value than zero while a kill switch does, in the
 /// order of their names.
-const SETTINGS: [&str; 2] = [
-    // No answer to a neighbour on the uplink who asks for the tunnel's addresses.
-    "arp_ignore",
+const SETTINGS: [&str; 1] = [
     // Reverse path filters look the source of the tunnel's answers up with the tunnel's mark.
     "src_valid_mark",
 ];
@@ -83,6 +87,8 @@ struct Surroundings {
     tunnel: Option<u32>,
     /// Whether it has IPv6.
     has_ipv6: bool,
+    /// Its IPv4 addresses, and those that it is to have.
+    addresses: Vec<Ipv4Addr>,
     /// The directly connected prefixes that are open, each with its interface and our address there.
     lan: Vec<(u32, IpNet)>,
     /// The settings that are off without a kill switch.
@@ -184,7 +190,16 @@ impl Links {
         off_before.dedup();
         // With IPv6 switched off there is nothing under that path, or 1.
         let no_ipv6 = interface_setting(&switch.interface, "ipv6/conf", "disable_ipv6")?;
+        let mut addresses = switch.addresses.clone();
+        let own = tunnel.iter().flat_map(|link| &link.addresses);
+        addresses.extend(own.filter_map(|address| match address {
+            IpNet::V4(address) => Some(address.addr()),
+            IpNet::V6(_) => None,
+        }));
+        addresses.sort_unstable();
+        addresses.dedup();
         Ok(Surroundings {
+            addresses,
             tunnel: tunnel.filter(|link| link.up).map(|link| link.index),
             has_ipv6: no_ipv6.as_deref() == Some("0"),
             lan,

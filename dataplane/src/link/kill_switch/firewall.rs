@@ -1,4 +1,4 @@
-//! The kill switch's second line in the kernel: its table of nf_tables, over nfnetlink. It is replaced
+//! The kill switch's second line in the kernel: its tables of nf_tables, over nfnetlink. Each is replaced
 //! as a whole, between two packets.
 //!
 //! No program is run for it: what may run one has more of a system at its feet than netlink. The messages
@@ -21,7 +21,9 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use std::io;
 
-/// The table's name, in the family `inet`.
+/// The families that there is a table for.
+const FAMILIES: [NetfilterProtoFamily; 2] = [NetfilterProtoFamily::Inet, NetfilterProtoFamily::ARP];
+/// The name of both tables.
 const TABLE: &str = "portcullis-kill-switch";
 /// What all chains are.
 const FILTER: &str = "filter";
@@ -63,109 +65,107 @@ impl Links {
         switch: &KillSwitch,
         around: &Surroundings,
     ) -> Result<bool, LinkError> {
-        let table = self.firewall_table()?;
-        let active =
-            table.is_some_and(|table| table.is_active() && table.noted() == around.off_before);
-        Ok(active && self.chains()? == chains(switch, around))
+        for family in FAMILIES {
+            let table = self.firewall_table(family)?;
+            if !self.is_as_it_must(family, table.as_ref(), switch, around)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Puts the table up if it is not as it must be, or not ours.
+    fn is_as_it_must(
+        &self,
+        family: NetfilterProtoFamily,
+        table: Option<&Table>,
+        switch: &KillSwitch,
+        around: &Surroundings,
+    ) -> Result<bool, LinkError> {
+        let active =
+            table.is_some_and(|table| table.is_active() && table.noted() == around.off_before);
+        Ok(active && self.chains(family)? == chains(family, switch, around))
+    }
+
+    /// Puts up the tables that are not as they must be, or not ours.
     pub(super) fn raise_firewall(
         &self,
         switch: &KillSwitch,
         around: &Surroundings,
     ) -> Result<bool, LinkError> {
-        let table = self.firewall_table()?;
-        // Of another's, which is about to end, a later look makes it ours.
-        if table.as_ref().is_some_and(|table| !table.is_orphan())
-            && self.firewall_stands(switch, around)?
-        {
-            return Ok(false);
-        }
         let off = around
             .off_before
             .iter()
             .map(|setting| format!("{setting}=0"));
         let comment = format!("kill switch; before: {}", off.collect::<Vec<_>>().join(" "));
-        let wanted = chains(switch, around);
-        let owned = TableFlags::Owner | TableFlags::Persisent;
-        match self.replace_firewall(table.is_some(), owned, &comment, &wanted) {
-            // Before Linux 6.9.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
-                self.replace_firewall(table.is_some(), TableFlags::empty(), &comment, &wanted)
+        let mut changed = false;
+        for family in FAMILIES {
+            let table = self.firewall_table(family)?;
+            // Of another's, which is about to end, a later look makes it ours.
+            if table.as_ref().is_some_and(|table| !table.is_orphan())
+                && self.is_as_it_must(family, table.as_ref(), switch, around)?
+            {
+                continue;
             }
-            other => other,
+            let wanted = chains(family, switch, around);
+            let replace = |flags| {
+                let messages = replacement(table.is_some(), flags, &comment, &wanted);
+                self.netfilter()
+                    .map_err(io::Error::other)?
+                    .batch(batch(family, messages))
+            };
+            match replace(TableFlags::Owner | TableFlags::Persisent) {
+                // Before Linux 6.9.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
+                {
+                    replace(TableFlags::empty())
+                }
+                other => other,
+            }
+            .map_err(refused_by_netfilter(
+                "putting up the kill switch's nf_tables table",
+            ))?;
+            changed = true;
         }
-        .map_err(refused_by_netfilter(
-            "putting up the kill switch's nf_tables table",
-        ))?;
-        Ok(true)
+        Ok(changed)
     }
 
-    /// That nobody else owns the table.
+    /// That nobody else owns a table.
     pub(super) fn claim_firewall(&self) -> Result<(), LinkError> {
-        let Some(table) = self.firewall_table()? else {
-            return Ok(());
-        };
         let me = self.netfilter_port()?;
-        if table.owner.is_some_and(|owner| owner != me) {
-            let why = "another process owns its nf_tables table; end that first";
-            return Err(refused("taking the kill switch away")(io::Error::other(
-                why,
-            )));
+        for family in FAMILIES {
+            let owner = self.firewall_table(family)?.and_then(|table| table.owner);
+            if owner.is_some_and(|owner| owner != me) {
+                let why = "another process owns its nf_tables table; end that first";
+                let what = refused("taking the kill switch away");
+                return Err(what(io::Error::other(why)));
+            }
         }
         Ok(())
     }
 
-    /// The settings that were off before the kill switch stood, by the table's comment.
+    /// The settings that were off before the kill switch stood, by the tables' comments.
     pub(super) fn noted_in_firewall(&self) -> Result<Vec<&'static str>, LinkError> {
-        let table = self.firewall_table()?;
-        Ok(table.map(|table| table.noted()).unwrap_or_default())
+        let mut noted = Vec::new();
+        for family in FAMILIES {
+            let table = self.firewall_table(family)?;
+            noted.extend(table.iter().flat_map(Table::noted));
+        }
+        Ok(noted)
     }
 
     pub(super) fn lower_firewall(&self) -> Result<(), LinkError> {
-        if self.firewall_table()?.is_none() {
-            return Ok(());
-        }
-        let netfilter = self.netfilter()?;
-        let messages = vec![(NfTablesMessage::DeleteTable(named(Vec::new())), 0)];
-        let what = refused_by_netfilter("removing the kill switch's nf_tables table");
-        netfilter.batch(batch(messages)).map_err(what)
-    }
-
-    fn replace_firewall(
-        &self,
-        is_present: bool,
-        flags: TableFlags,
-        comment: &str,
-        wanted: &[Chain],
-    ) -> io::Result<()> {
-        let mut messages = Vec::new();
-        if is_present {
-            messages.push((NfTablesMessage::DeleteTable(named(Vec::new())), 0));
-        }
-        let mut comment = comment.as_bytes().to_vec();
-        comment.push(0);
-        let length = u8::try_from(comment.len()).map_err(io::Error::other)?;
-        let user_data = [vec![COMMENT, length], comment].concat();
-        let table = named(vec![
-            TableAttribute::Flags(flags),
-            TableAttribute::UserData(user_data),
-        ]);
-        messages.push((NfTablesMessage::NewTable(table), NLM_F_CREATE));
-        for chain in wanted {
-            messages.push((
-                NfTablesMessage::NewChain(chain_message(chain)),
-                NLM_F_CREATE,
-            ));
-            for rule in &chain.rules {
-                let rule = NfTablesMessage::NewRule(rule_message(&chain.name, rule));
-                messages.push((rule, NLM_F_CREATE | NLM_F_APPEND));
+        for family in FAMILIES {
+            if self.firewall_table(family)?.is_none() {
+                continue;
             }
+            let messages = vec![(NfTablesMessage::DeleteTable(named(Vec::new())), 0)];
+            let what = refused_by_netfilter("removing the kill switch's nf_tables table");
+            self.netfilter()?
+                .batch(batch(family, messages))
+                .map_err(what)?;
         }
-        self.netfilter()
-            .map_err(io::Error::other)?
-            .batch(batch(messages))
+        Ok(())
     }
 
     fn netfilter(&self) -> Result<&Netlink<NetfilterMessage>, LinkError> {
@@ -182,9 +182,9 @@ impl Links {
         port.map_err(refused("asking a netfilter socket for its port"))
     }
 
-    fn firewall_table(&self) -> Result<Option<Table>, LinkError> {
+    fn firewall_table(&self, family: NetfilterProtoFamily) -> Result<Option<Table>, LinkError> {
         let query = NfTablesMessage::GetTable(named(Vec::new()));
-        let answer = match self.netfilter()?.get(message(query)) {
+        let answer = match self.netfilter()?.get(message(family, query)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(refused_by_netfilter("looking for the kill switch's table"))?,
         };
@@ -207,13 +207,13 @@ impl Links {
         Ok(Some(table))
     }
 
-    /// The chains of the table with their rules, as far as they can be told from the wanted ones.
-    fn chains(&self) -> Result<Vec<Chain>, LinkError> {
+    /// The chains of a table with their rules, as far as they can be told from the wanted ones.
+    fn chains(&self, family: NetfilterProtoFamily) -> Result<Vec<Chain>, LinkError> {
         let netfilter = self.netfilter()?;
         let what = || refused_by_netfilter("listing the kill switch's table");
         let query = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
         let mut chains = Vec::new();
-        for answer in netfilter.dump(message(query)).map_err(what())? {
+        for answer in netfilter.dump(message(family, query)).map_err(what())? {
             if let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = answer.inner
                 && chain
                     .attributes
@@ -225,7 +225,7 @@ impl Links {
         let query = NfTablesMessage::GetRule(RuleMessage {
             attributes: vec![RuleAttribute::Table(TABLE.to_owned())],
         });
-        for answer in netfilter.dump(message(query)).map_err(what())? {
+        for answer in netfilter.dump(message(family, query)).map_err(what())? {
             let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = answer.inner
             else {
                 continue;
@@ -244,7 +244,7 @@ fn refused_by_netfilter(what: &'static str) -> impl FnOnce(io::Error) -> LinkErr
     move |source| {
         let why = match source.raw_os_error() {
             Some(libc::EPROTONOSUPPORT | libc::ENOENT | libc::EOPNOTSUPP) => {
-                "; does the kernel have nf_tables, for the family inet and with socket and fib expressions (CONFIG_NF_TABLES_INET, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET)?"
+                "; does the kernel have nf_tables, for the families inet and arp and with socket and fib expressions (CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_ARP, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET)?"
             }
             Some(libc::EPERM) => {
                 "; CAP_NET_ADMIN is needed, and no other process that owns the table"
@@ -256,7 +256,10 @@ fn refused_by_netfilter(what: &'static str) -> impl FnOnce(io::Error) -> LinkErr
 }
 
 /// As one transaction, of which each part is acknowledged.
-fn batch(messages: Vec<(NfTablesMessage, u16)>) -> Vec<(NetfilterMessage, u16)> {
+fn batch(
+    family: NetfilterProtoFamily,
+    messages: Vec<(NfTablesMessage, u16)>,
+) -> Vec<(NetfilterMessage, u16)> {
     let bound = |control| {
         let subsystem = libc::NFNL_SUBSYS_NFTABLES as u16;
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem);
@@ -264,18 +267,46 @@ fn batch(messages: Vec<(NfTablesMessage, u16)>) -> Vec<(NetfilterMessage, u16)> 
     };
     let inner = messages
         .into_iter()
-        .map(|(inner, flags)| (message(inner), flags | NLM_F_ACK));
+        .map(|(inner, flags)| (message(family, inner), flags | NLM_F_ACK));
     std::iter::once(bound(ControlMessage::BatchBegin))
         .chain(inner)
         .chain([bound(ControlMessage::BatchEnd)])
         .collect()
 }
 
-fn message(inner: NfTablesMessage) -> NetfilterMessage {
-    NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0),
-        inner,
-    )
+fn message(family: NetfilterProtoFamily, inner: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
+}
+
+/// What makes a table one with these chains.
+fn replacement(
+    is_present: bool,
+    flags: TableFlags,
+    comment: &str,
+    wanted: &[Chain],
+) -> Vec<(NfTablesMessage, u16)> {
+    let mut messages = Vec::new();
+    if is_present {
+        messages.push((NfTablesMessage::DeleteTable(named(Vec::new())), 0));
+    }
+    let mut comment = comment.as_bytes().to_vec();
+    comment.truncate(usize::from(u8::MAX) - 1);
+    comment.push(0);
+    let user_data = [vec![COMMENT, comment.len() as u8], comment].concat();
+    let table = named(vec![
+        TableAttribute::Flags(flags),
+        TableAttribute::UserData(user_data),
+    ]);
+    messages.push((NfTablesMessage::NewTable(table), NLM_F_CREATE));
+    for chain in wanted {
+        let message = NfTablesMessage::NewChain(chain_message(chain));
+        messages.push((message, NLM_F_CREATE));
+        for rule in &chain.rules {
+            let rule = NfTablesMessage::NewRule(rule_message(&chain.name, rule));
+            messages.push((rule, NLM_F_CREATE | NLM_F_APPEND));
+        }
+    }
+    messages
 }
 
 fn named(mut attributes: Vec<TableAttribute>) -> TableMessage {

@@ -2,6 +2,7 @@
 
 use super::{KillSwitch, Surroundings};
 use ipnet::{IpNet, Ipv6Net};
+use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, InetHookNumber, Meta, MetaKey, Operator,
     Payload, Register, Verdict, VerdictAttribute,
@@ -28,6 +29,11 @@ const LAST: i32 = i32::MAX - 1;
 /// Before everything that looks at marks, but fragments' reassembly.
 const FIRST: i32 = -310;
 
+/// The hooks of ARP, by those of IP that have the same numbers.
+const NF_ARP_IN: InetHookNumber = InetHookNumber::PreRouting;
+const NF_ARP_OUT: InetHookNumber = InetHookNumber::LocalIn;
+/// Where in an ARP packet the sender's IP address is.
+const ARP_SENDER: usize = 14;
 const LOOPBACK: u32 = 1;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
@@ -55,8 +61,12 @@ enum End {
     Destination,
 }
 
-/// All chains of a kill switch.
-pub(super) fn chains(switch: &KillSwitch, around: &Surroundings) -> Vec<Chain> {
+/// The chains of a kill switch in the table of a family: of IP, or of ARP.
+pub(super) fn chains(
+    family: NetfilterProtoFamily,
+    switch: &KillSwitch,
+    around: &Surroundings,
+) -> Vec<Chain> {
     let chain = |name: &str, hook, priority, accepts, rules| Chain {
         name: name.to_owned(),
         hook,
@@ -64,6 +74,18 @@ pub(super) fn chains(switch: &KillSwitch, around: &Surroundings) -> Vec<Chain> {
         accepts,
         rules,
     };
+    if family == NetfilterProtoFamily::ARP {
+        // A neighbour's question is answered only if the way back to it is by the uplink.
+        let marked = vec![rule([set_mark(switch.mark)])];
+        let hidden = around.addresses.iter().map(|address| {
+            let sender = is_payload(Base::Network, ARP_SENDER, &address.octets());
+            rule([sender, drop()])
+        });
+        return vec![
+            chain("input", NF_ARP_IN, 0, true, marked),
+            chain("output", NF_ARP_OUT, 0, true, hidden.collect()),
+        ];
+    }
     let (first, last) = (prerouting(switch), postrouting(switch, around));
     vec![
         chain("prerouting", InetHookNumber::PreRouting, FIRST, true, first),
@@ -91,6 +113,15 @@ fn prerouting(switch: &KillSwitch) -> Vec<Rule> {
         // Of IPv6 the kernel would forward it into the tunnel.
         rule([is_local(FIB_SOURCE), drop()]),
         rule([has_marked_socket(switch.mark), set_mark(switch.mark)]),
+        // Firewalls' reverse path filters for IPv6 judge them too.
+        rule([
+            is_icmpv6(255, icmpv6::NEIGHBOUR_SOLICITATION),
+            set_mark(switch.mark),
+        ]),
+        rule([
+            is_icmpv6(255, icmpv6::NEIGHBOUR_ADVERTISEMENT),
+            set_mark(switch.mark),
+        ]),
     ]
 }
 
