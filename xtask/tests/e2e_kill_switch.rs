@@ -1183,3 +1183,64 @@ fn a_lan_that_is_to_stay_open_is_and_nothing_behind_it_nor_for_anybody_else() {
         "a container reached the LAN"
     );
 }
+
+#[test]
+fn a_firewall_that_gives_forwarded_packets_the_mark_lets_none_out() {
+    let mut scene = Scene::lay();
+    let _holder = hold(&scene.ws, false, &scene.logs);
+    scene.wait_until_it_stands(false);
+    for rule in [
+        "add table inet others".to_owned(),
+        "add chain inet others early { type filter hook prerouting priority -150 ; }".to_owned(),
+        format!("add rule inet others early iifname c0 meta mark set {MARK}"),
+    ] {
+        scene.ws.exec("nft", &rule).unwrap();
+    }
+    scene.bar(CLOSED);
+    scene.babble();
+    scene.nothing_leaks(&"marked");
+}
+
+/// An IPv6 packet without a payload.
+fn bare_v6(source: &str, destination: &str) -> Vec<u8> {
+    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let head = [0x60, 0, 0, 0, 0, 0, 59, 64];
+    [&head[..], &address(source), &address(destination)].concat()
+}
+
+/// Who is on the LAN may send into the tunnel what this host forwards there, but not in its name.
+#[test]
+fn nobody_on_the_lan_can_send_into_the_tunnel_in_the_workstations_name() {
+    let scene = Scene::lay();
+    let _holder = hold(&scene.ws, false, &scene.logs);
+    scene.wait_until_it_stands(false);
+    scene
+        .router
+        .ip("-6 route add fd99::/64 via 2001:db8::2")
+        .unwrap();
+    let forwarded = || {
+        let shown = scene.ws.exec("cat", "/proc/net/snmp6").unwrap();
+        let line = shown
+            .lines()
+            .find(|line| line.starts_with("Ip6OutForwDatagrams"));
+        let count = line.and_then(|line| line.split_whitespace().nth(1));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    let raw = scene
+        .router
+        .run(|| socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW))
+        .unwrap();
+    let to = || (IpAddr::V6("fd99::1".parse().unwrap()), 0).into();
+    let inner = INNER[1].to_string();
+    for _ in 0..10 {
+        send_to(&raw, &bare_v6(&inner, "fd99::1"), to());
+        send_to(&raw, &bare_v6("2001:db8::2", "fd99::1"), to());
+    }
+    // In the order that they were sent in.
+    send_to(&raw, &bare_v6("fd77::1", "fd99::1"), to());
+    wait_for("what comes last", PATIENCE, || {
+        (forwarded() > 0).then_some(())
+    })
+    .unwrap();
+    assert_eq!(forwarded(), 1);
+}
