@@ -379,6 +379,18 @@ impl Scene {
         }
     }
 
+    /// What is forwarded from the container looks as if it were the Workstation's own.
+    fn masquerade(&self) {
+        for rule in [
+            "add table inet others",
+            "add chain inet others late { type nat hook postrouting priority 100 ; }",
+            "add rule inet others late ip saddr 172.30.0.0/24 masquerade",
+            "add rule inet others late ip6 saddr fd30::/64 masquerade",
+        ] {
+            self.ws.exec("nft", rule).unwrap();
+        }
+    }
+
     fn count(&self, kind: Kind) -> u64 {
         self.seen
             .lock()
@@ -1103,8 +1115,9 @@ fn a_lan_that_is_to_stay_open_is_and_nothing_behind_it_nor_for_anybody_else() {
     let mut scene = Scene::lay();
     for (host, address) in [(&scene.ws, 2), (&scene.router, 1)] {
         let interface = if address == 2 { "up0" } else { "far0" };
-        for net in ["192.168.7", "10.152.152"] {
-            let add = format!("address add {net}.{address}/24 dev {interface}");
+        // The second has what the tunnel has a route to in it.
+        for (net, length) in [("192.168.7", 24), ("10.152.152", 8)] {
+            let add = format!("address add {net}.{address}/{length} dev {interface}");
             host.ip(&add).unwrap();
         }
     }
@@ -1117,6 +1130,7 @@ fn a_lan_that_is_to_stay_open_is_and_nothing_behind_it_nor_for_anybody_else() {
         .router
         .ip("address add 192.168.9.1/32 dev lo")
         .unwrap();
+    scene.masquerade();
     let _holder = hold(&scene.ws, true, &scene.logs);
     scene.wait_until_it_stands(true);
     scene.bar(CLOSED);
@@ -1189,8 +1203,8 @@ fn a_firewall_that_gives_forwarded_packets_the_mark_lets_none_out() {
     let mut scene = Scene::lay();
     let _holder = hold(&scene.ws, false, &scene.logs);
     scene.wait_until_it_stands(false);
+    scene.masquerade();
     for rule in [
-        "add table inet others".to_owned(),
         "add chain inet others early { type filter hook prerouting priority -150 ; }".to_owned(),
         format!("add rule inet others early iifname c0 meta mark set {MARK}"),
     ] {
