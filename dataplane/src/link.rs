@@ -7,6 +7,7 @@
 
 mod features;
 mod fitness;
+mod kill_switch;
 mod monitor;
 mod napi;
 mod neighbour;
@@ -16,6 +17,7 @@ mod sysctl;
 
 pub use features::{XdpFeatures, xdp_features};
 pub use fitness::{Unfit, keyless_fitness, port_fitness};
+pub use kill_switch::{KILL_SWITCH_TABLE, KillSwitch};
 pub use monitor::{LinkChange, LinkEvent, LinkMonitor};
 pub use napi::{open_sysfs, set_threaded_napi};
 pub use neighbour::Neighbour;
@@ -23,6 +25,7 @@ pub use sysctl::{disable_ipv6, interface_setting, set_interface};
 
 use ipnet::IpNet;
 use netlink::Netlink;
+use netlink_packet_netfilter::NetfilterMessage;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
@@ -31,6 +34,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use std::cell::OnceCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
@@ -114,6 +118,8 @@ pub struct LinkInfo {
 /// Interfaces of one network namespace.
 pub struct Links {
     netlink: Netlink,
+    /// Opened when it is needed: few who look at interfaces may open it.
+    netfilter: OnceCell<Netlink<NetfilterMessage>>,
 }
 
 impl Links {
@@ -123,7 +129,10 @@ impl Links {
     /// What the kernel answered.
     pub fn open() -> Result<Self, LinkError> {
         let netlink = Netlink::open(0).map_err(refused("opening a route netlink socket"))?;
-        Ok(Self { netlink })
+        Ok(Self {
+            netlink,
+            netfilter: OnceCell::new(),
+        })
     }
 
     /// The interface of that name.

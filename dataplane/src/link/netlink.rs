@@ -47,6 +47,13 @@ impl<M: NetlinkSerializable + NetlinkDeserializable + Clone> Netlink<M> {
         &self.socket
     }
 
+    /// Its address, which is what the kernel knows it by.
+    pub(super) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// Changes something.
     pub(super) fn change(&self, message: M, flags: u16) -> io::Result<()> {
         self.request(message, flags | NLM_F_ACK).map(drop)
@@ -71,7 +78,46 @@ impl<M: NetlinkSerializable + NetlinkDeserializable + Clone> Netlink<M> {
         answer
     }
 
-    fn request(&self, message: M, flags: u16) -> io::Result<Vec<M>> {
+    /// Sends these in one datagram, each with its flags, and waits until each that asks for it
+    /// (`NLM_F_ACK`) is answered. The first error is what comes back.
+    pub(super) fn batch(&self, messages: Vec<(M, u16)>) -> io::Result<()> {
+        let (first, mut last) = (self.sequence.get().wrapping_add(1), None);
+        let mut bytes = Vec::new();
+        for (message, flags) in messages {
+            let (sequence, one) = self.message(message, flags);
+            if flags & NLM_F_ACK != 0 {
+                last = Some(sequence);
+            }
+            bytes.extend(one);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let Some(last) = last else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        loop {
+            for message in self.receive()? {
+                let sequence = message.header.sequence_number;
+                let NetlinkPayload::Error(error) = message.payload else {
+                    continue;
+                };
+                if sequence.wrapping_sub(first) > last.wrapping_sub(first) {
+                    continue;
+                }
+                if error.code.is_some() && result.is_ok() {
+                    result = Err(io::Error::from_raw_os_error(-error.raw_code()));
+                }
+                // What is wrong with all of it is said of the first.
+                if sequence == last || (sequence == first && result.is_err()) {
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// The number and bytes of a request.
+    fn message(&self, message: M, flags: u16) -> (u32, Vec<u8>) {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
         let mut header = NetlinkHeader::default();
@@ -81,6 +127,11 @@ impl<M: NetlinkSerializable + NetlinkDeserializable + Clone> Netlink<M> {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
+        (sequence, bytes)
+    }
+
+    fn request(&self, message: M, flags: u16) -> io::Result<Vec<M>> {
+        let (sequence, bytes) = self.message(message, flags);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
 
         let (mut answers, mut interrupted) = (Vec::new(), false);

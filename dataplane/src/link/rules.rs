@@ -16,8 +16,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::io;
 
-const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
-const TABLE_LOCAL: u32 = 255;
+pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+pub(super) const TABLE_LOCAL: u32 = 255;
 
 /// What a rule is to a packet that came in on the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +107,22 @@ impl Links {
         }
     }
 
-    /// The rules of a family in the order they are gone through; `None` where the kernel has no such
-    /// family.
     fn rules(
         &self,
         family: AddressFamily,
         interface: &str,
     ) -> Result<Option<Vec<(u32, Role)>>, LinkError> {
+        let rules = self.rule_messages(family)?;
+        let judged = |rule: &RuleMessage| (priority(rule), role(rule, interface));
+        Ok(rules.map(|rules| rules.iter().map(judged).collect()))
+    }
+
+    /// The rules of a family in the order they are gone through; `None` where the kernel has no such
+    /// family.
+    pub(super) fn rule_messages(
+        &self,
+        family: AddressFamily,
+    ) -> Result<Option<Vec<RuleMessage>>, LinkError> {
         let mut query = RuleMessage::default();
         query.header.family = family;
         let answer = match self.netlink.dump(RouteNetlinkMessage::GetRule(query)) {
@@ -127,10 +136,8 @@ impl Links {
             }
             other => other.map_err(refused("listing routing rules"))?,
         };
-        let rules = answer.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRule(rule) if rule.header.family == family => {
-                Some((priority(rule), role(rule, interface)))
-            }
+        let rules = answer.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRule(rule) if rule.header.family == family => Some(rule),
             _ => None,
         });
         // A kernel without the family answers for all.
@@ -145,7 +152,7 @@ fn stands(rules: &[(u32, Role)]) -> bool {
     first.is_some_and(|(_, role)| *role == Role::Ours)
 }
 
-fn priority(rule: &RuleMessage) -> u32 {
+pub(super) fn priority(rule: &RuleMessage) -> u32 {
     let found = rule
         .attributes
         .iter()
