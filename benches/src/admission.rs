@@ -97,7 +97,7 @@ impl Gate {
             admission: Admission {
                 role: Role::Gateway,
                 mac: NEAR_MAC,
-                ethertype: ETHERTYPE,
+                encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
             },
             pin_directory: PathBuf::from(BPFFS).join("bench"),
             mode: XdpRequest::Auto,

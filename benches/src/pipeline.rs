@@ -114,7 +114,7 @@ impl Pipeline {
             io,
             tables,
             mac: [2, 0, 0, 0, 0, 1],
-            ethertype: ETHERTYPE,
+            encapsulation: dataplane::path::Encapsulation::Ether(ETHERTYPE),
         };
         let give = |command| commands.send(command).expect("the worker is here");
         give(Command::AddPort(Box::new(setup)));

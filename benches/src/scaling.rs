@@ -82,7 +82,7 @@ fn crew(workers: usize, way: Way, size: usize, engine: Engine) -> Vec<Member> {
             io,
             tables: Arc::clone(&tables),
             mac: [2, 0, 0, 0, 0, 1],
-            ethertype: ETHERTYPE,
+            encapsulation: dataplane::path::Encapsulation::Ether(ETHERTYPE),
         })));
         let opened: Arc<PeerCounters> = Arc::default();
         give(Command::SetSurroundings(Arc::new(surroundings())));

@@ -1,4 +1,7 @@
-//! The Workstation's daemon: one port, one worker, one handshake state machine, for ever.
+//! The Workstation's daemon: one way to its Gateway, one worker, one handshake state machine, for ever.
+
+mod network;
+mod port;
 
 use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
@@ -7,6 +10,7 @@ use crate::asker::Asker;
 use crate::choices::{MacAddress, Virtualised};
 use crate::config::{self, Cores};
 use crate::confine::{self, Account, Paths};
+use crate::encapsulation;
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::entropy;
 use crate::explain::{self, Explain, Explained, Gate};
@@ -14,8 +18,8 @@ use crate::files;
 use crate::handshake::workstation::{
     Phase, RollbackSign, Status, Traffic, Workstation as Machine, WorkstationConfig,
 };
-use crate::handshake::{Action, Parameters, inner_mtu, kdf};
-use crate::helper::{Helper, KeylessScope, PortHelp, Scope, Unscoped};
+use crate::handshake::{Action, Parameters, Path as Way, inner_mtu, kdf};
+use crate::helper::{Helper, KeylessScope, NetworkScope, PortHelp, Scope, Unscoped};
 use crate::hostif;
 use crate::interfaces;
 use crate::layout;
@@ -25,6 +29,7 @@ use crate::port::{Notice, Port};
 use crate::problem::Problem;
 use crate::process::{self, Signal};
 use crate::raise::{self, Plan};
+use crate::resolve;
 use crate::rollback::{self, Clocks, Generation};
 use crate::systemd::Systemd;
 use crate::watch::{self, Hub, Stream, Watch};
@@ -39,12 +44,15 @@ use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use ipnet::IpNet;
+use network::Network;
+use port::AgentPort;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wire::Role;
+use wire::limits::BROADCAST;
 use wire::tables::KnockEntry;
+use wire::{Header, Role};
 use zeroize::Zeroizing;
 
 /// The least MTU that IPv6 takes (RFC 8200, section 5).
@@ -56,6 +64,12 @@ const GATEWAY: u32 = 0;
 const SESSION_SLOTS: u32 = 32;
 /// How often traffic is looked at, and a missing port looked for.
 const ROUND: Duration = Duration::from_millis(100);
+/// The inner MTU over networks: what fits in 1500 bytes with IPv6, and so with IPv4.
+const NETWORK_MTU: u16 = 1412;
+/// How often the kill switch is looked at.
+const KEEP_CLOSED: Duration = Duration::from_millis(500);
+/// Unanswered PINGs after which a socket is opened anew.
+const SILENT: usize = 2;
 /// How often a host interface that could not be configured is tried again.
 const RECONFIGURE: Duration = Duration::from_secs(1);
 
@@ -66,13 +80,21 @@ enum Request {
     Watch(Watch, Sender<Result<Stream, Problem>>),
 }
 
+/// How the Gateway is reached.
+enum Reach {
+    /// By an interface of the agent's own, which is cabled to it.
+    Cable(Box<Port>),
+    /// Over whatever networks this machine is in.
+    Network(Box<Network>),
+}
+
 struct Agent {
     config: config::Agent,
     identity: Enrolment,
-    port: Port,
+    reach: Reach,
     links: Links,
     helper: Arc<Helper>,
-    pool: Pool,
+    pool: Pool<AgentPort>,
     machine: Machine,
     /// The port's MAC address as the state machine knows it.
     mac: Option<[u8; 6]>,
@@ -82,6 +104,11 @@ struct Agent {
     parameters: Option<Parameters>,
     /// Parameters that could not be given to the host interface, and when that was tried last.
     refused: Option<(Parameters, Instant)>,
+    /// Over networks: whether nothing but the tunnel leaves, as last seen.
+    closed: bool,
+    closed_at: Instant,
+    /// Handshakes that were proven when the way over networks was last looked at.
+    proven: u64,
     was_connected: bool,
     /// What tells that this machine was put back to a snapshot.
     generation: Option<Generation>,
@@ -122,11 +149,15 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     let (asker, requests) = bounded(16);
     let options = Options::new(&agent.config.state_directory);
     let server = Server::start_agent(socket, Arc::new(Asker(asker)), options)?;
-    tracing::info!(
-        interface = agent.port.plan.interface,
-        workstation = agent.identity.name.as_str(),
-        "ready; looking for the Gateway"
-    );
+    let workstation = agent.identity.name.as_str();
+    match &agent.reach {
+        Reach::Cable(port) => tracing::info!(
+            interface = port.plan.interface,
+            workstation,
+            "ready; looking for the Gateway"
+        ),
+        Reach::Network(_) => tracing::info!(workstation, "ready; looking for the Gateway"),
+    }
     agent.systemd.ready();
     let outcome = agent.serve(&requests, &link_events, &generations, &signals);
     server.stop();
@@ -142,8 +173,20 @@ pub fn down(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     // Nobody starts an agent meanwhile.
     let _socket = Socket::bind(&config.runtime_directory)?;
     let identity = Enrolment::load(&config.state_directory)?;
-    let interface = interface(&config, config_path, &identity)?;
-    take_down(&config, &interface)?;
+    match identity.encapsulation {
+        Encapsulation::Ether { .. } => {
+            let interface = interface(&config, config_path, &identity)?;
+            take_down(&config, &interface)?;
+        }
+        Encapsulation::Udp { .. } => {
+            let tried = "letting this machine's packets leave again";
+            let links = Links::open().map_err(|error| monitor::problem(tried, error))?;
+            links
+                .lower_kill_switch()
+                .map_err(|error| monitor::problem(tried, error))?;
+            hostif::delete(&config.host_interface)?;
+        }
+    }
     Ok(())
 }
 
@@ -164,7 +207,7 @@ pub fn interface(
 }
 
 fn take_down(config: &config::Agent, interface: &str) -> Result<(), Problem> {
-    raise::lower(interface, &config.pin_directory)?;
+    raise::lower(interface, &config.pin_directory, false)?;
     hostif::delete(&config.host_interface)
 }
 
@@ -178,34 +221,39 @@ impl Agent {
     ) -> Result<Self, Problem> {
         let links =
             Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
-        let interface = interface(&config, config_path, &identity)?;
-        let Encapsulation::Ether { ethertype } = identity.encapsulation;
-        let plan = Plan {
-            mac: match config.mac_address {
-                MacAddress::Keep => None,
-                MacAddress::Random => Some(random_mac(&interface)?),
-            },
-            interface,
-            role: Role::Workstation,
-            ethertype,
-            pin_directory: config.pin_directory.clone(),
-            rings: config.rings,
-            session_slots: SESSION_SLOTS,
-            workstation_slots: 1,
+        let wanted = match &identity.encapsulation {
+            Encapsulation::Ether { ethertype } => {
+                let interface = interface(&config, config_path, &identity)?;
+                Wanted::Cable(plan(&config, interface, *ethertype)?)
+            }
+            Encapsulation::Udp { endpoints } => Wanted::Network(
+                config
+                    .endpoints
+                    .clone()
+                    .unwrap_or_else(|| endpoints.clone()),
+            ),
         };
-        let helper = Arc::new(helper.begin(Scope {
-            ports: vec![plan.clone()],
-            host_interface: config.host_interface.clone(),
-            routes: config.routes.clone(),
-            keyless: KeylessScope::default(),
-            runtime_directory: config.runtime_directory.clone(),
-        })?);
-        let help = PortHelp::new(&helper, 0);
-        help.check()?;
-        let link = links
-            .find(&plan.interface)
-            .map_err(|error| monitor::problem("looking at the port", error))?;
-        let mac = plan.mac.or(link.mac);
+        let helper = Arc::new(helper.begin(scope(&config, &identity, &wanted))?);
+        let (reach, mac, mtu, shape, watched) = match wanted {
+            Wanted::Cable(plan) => {
+                let help = PortHelp::new(&helper, 0);
+                help.check()?;
+                let link = links
+                    .find(&plan.interface)
+                    .map_err(|error| monitor::problem("looking at the port", error))?;
+                let mac = plan.mac.or(link.mac).unwrap_or_default();
+                let mtu = inner_mtu(link.mtu, &Way::Ether(mac));
+                let shape = layout::shape(&plan.interface, &plan.rings);
+                let watched = vec![plan.interface.clone()];
+                let port = Port::new(PORT, vec![0], plan, help);
+                (Reach::Cable(Box::new(port)), mac, mtu, Some(shape), watched)
+            }
+            Wanted::Network(endpoints) => {
+                let network = Network::new(endpoints)?;
+                let reach = Reach::Network(Box::new(network));
+                (reach, [0; 6], NETWORK_MTU, None, Vec::new())
+            }
+        };
         // Addresses come with the first session; those of a former one stay until then, so that
         // what is bound to them survives a restart.
         let kept = links
@@ -217,12 +265,12 @@ impl Agent {
             Some(core) => Cores::These(vec![core]),
             None => Cores::Off,
         };
-        let shape = layout::shape(&plan.interface, &plan.rings);
-        let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &[shape])?;
+        let shapes: Vec<_> = shape.into_iter().collect();
+        let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &shapes)?;
         let lifetime = process::key_lifetime()?;
         let tap = Arc::<Tap>::default();
         let hub = Arc::<Hub>::default();
-        hub.set_workers(Arc::clone(&tap), vec![plan.interface.clone()]);
+        hub.set_workers(Arc::clone(&tap), watched);
         let settings = Settings {
             tap,
             role: Role::Workstation,
@@ -232,7 +280,7 @@ impl Agent {
             lifetime,
             sizes: Sizes {
                 frames: 0,
-                ports: 1,
+                ports: network::MOST,
                 sessions: SESSION_SLOTS as usize,
                 workstations: 1,
             },
@@ -250,7 +298,10 @@ impl Agent {
         confine::daemon(
             account,
             &Paths {
-                read: vec![files::directory_of(config_path)],
+                read: [files::directory_of(config_path)]
+                    .into_iter()
+                    .chain(resolver_files(&reach))
+                    .collect(),
                 write: vec![
                     config.state_directory.clone(),
                     config.runtime_directory.clone(),
@@ -283,8 +334,12 @@ impl Agent {
                 psk: Zeroizing::new(*identity.psk.as_bytes()),
                 key_id: identity.key_id.get(),
                 port: PORT,
-                mac: mac.unwrap_or_default(),
-                mtu: inner_mtu(link.mtu),
+                gateway: match &reach {
+                    Reach::Cable(_) => Way::Ether(BROADCAST),
+                    Reach::Network(_) => Way::Socket,
+                },
+                mac,
+                mtu,
                 // One that sees its own rollback need not fear it.
                 virtualised: virtualised && generation.is_none(),
                 ciphers: ciphers(config.minimum_cipher),
@@ -297,16 +352,19 @@ impl Agent {
         Ok(Self {
             config,
             identity,
-            port: Port::new(PORT, vec![0], plan, help),
+            mac: matches!(reach, Reach::Cable(_)).then_some(mac),
+            reach,
             links,
             helper,
             pool,
             machine,
-            mac,
             expected: 0,
             counters,
             parameters: None,
             refused: None,
+            closed: false,
+            closed_at: Instant::now(),
+            proven: 0,
             was_connected: false,
             generation,
             clocks: Clocks::default(),
@@ -320,6 +378,11 @@ impl Agent {
     }
 
     fn raise(&mut self, patience: Duration) -> Result<(), Problem> {
+        let Reach::Cable(port) = &mut self.reach else {
+            self.close_up()?;
+            self.look_at_network();
+            return Ok(());
+        };
         let key_id = self.identity.key_id.get();
         let knock = KnockEntry {
             key: kdf::knock_keys(self.identity.psk.as_bytes()).g2w,
@@ -327,21 +390,57 @@ impl Agent {
             ..KnockEntry::default()
         };
         let expected = self.expected;
-        self.port
-            .raise(&self.links, &self.pool, patience, |tables, ring_frames| {
-                tables.set_expected_nonce(expected);
-                tables.set_limit(GATEWAY, ring_frames);
-                tables.install_knock(key_id, &knock)
-            })?;
+        port.raise(&self.links, &self.pool, patience, |tables, ring_frames| {
+            tables.set_expected_nonce(expected);
+            tables.set_limit(GATEWAY, ring_frames);
+            tables.install_knock(key_id, &knock)
+        })?;
         // Nobody but the Gateway sends to it.
-        self.port.thread_napi(1);
-        if let Some(up) = &self.port.up {
-            self.machine.mtu_changed(now(), inner_mtu(up.mtu));
+        port.thread_napi(1);
+        if let Some(up) = &port.up {
+            let mtu = inner_mtu(up.mtu, &Way::Ether(up.mac));
+            self.machine.mtu_changed(now(), mtu);
             if self.mac.replace(up.mac).is_some_and(|old| old != up.mac) {
                 self.machine.mac_changed(now(), up.mac);
             }
         }
         Ok(())
+    }
+
+    /// Over networks: sees to it that nothing leaves but the tunnel.
+    fn close_up(&mut self) -> Result<(), Problem> {
+        if matches!(self.reach, Reach::Network(_)) && self.config.kill_switch {
+            let changed = self.helper.kill_switch()?;
+            if changed && self.closed {
+                tracing::warn!(
+                    "somebody had changed what keeps all but the tunnel from leaving this machine; it is put right"
+                );
+            }
+            self.closed = true;
+        }
+        Ok(())
+    }
+
+    /// Opens the sockets that are to be open, and closes those that are not.
+    fn look_at_network(&mut self) {
+        let Reach::Network(network) = &mut self.reach else {
+            return;
+        };
+        let status = self.machine.status(now());
+        let unanswered = self.machine.unanswered();
+        network.look_at_addresses(&self.links, &self.config.host_interface);
+        if !status.connected || status.unresponsive {
+            network.unsettle();
+            self.proven = status.handshakes.0;
+        } else if status.handshakes.0 != self.proven || network.remote().is_none() {
+            self.proven = status.handshakes.0;
+            network.settle(self.machine.port(), &self.pool);
+        }
+        if network.look(&self.helper, &self.pool, unanswered >= SILENT) {
+            // A Hello leaves at once, or a PING, by which the Gateway learns of the new address.
+            self.machine.carrier(now(), true);
+            self.machine.path_changed(now());
+        }
     }
 
     fn serve(
@@ -401,6 +500,7 @@ impl Agent {
                 if self.helper.is_gone() {
                     return Err(Helper::lost());
                 }
+                self.keep_closed();
             }
             self.look_for_rollback();
             self.look_at_traffic();
@@ -408,6 +508,7 @@ impl Agent {
             self.systemd.look(&self.pool);
             self.machine.tick(now());
             self.retry_port();
+            self.look_at_network();
             self.show_port();
             self.retry_configure();
             self.report();
@@ -448,6 +549,17 @@ impl Agent {
         }
     }
 
+    /// Looks whether the kill switch stands.
+    fn keep_closed(&mut self) {
+        if self.closed_at.elapsed() < KEEP_CLOSED {
+            return;
+        }
+        self.closed_at = Instant::now();
+        if let Err(problem) = self.close_up() {
+            tracing::error!(%problem, remedy = problem.remedy, "what keeps all but the tunnel from leaving this machine may not stand");
+        }
+    }
+
     fn mix(&mut self) {
         if let Ok(seed) = entropy::seed() {
             self.machine.mix(&seed);
@@ -459,7 +571,12 @@ impl Agent {
         self.look_at_generation();
         self.mix();
         match event {
-            Event::Handshake { source, frame, .. } => self.machine.frame(now(), source, &frame),
+            Event::Handshake {
+                port,
+                source,
+                frame,
+                ..
+            } => self.machine.frame_by(now(), port, source, &frame),
             Event::Inner { index, message, .. } => self.machine.inner(now(), index, &message),
             Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
             Event::Erased(index) => self.machine.erased(now(), index),
@@ -468,15 +585,22 @@ impl Agent {
                 tracing::warn!("a session may seal no more and ends; making another");
                 self.machine.seal_limit(now(), index);
             }
-            Event::PortFailed { error, .. } => {
-                // This may be of rings that were replaced meanwhile: those there are now are closed
-                // too, or no others could be opened.
-                self.port.lose(&self.pool, &error.to_string());
-                self.machine.carrier(now(), false);
-            }
+            Event::PortFailed { port: id, error } => match &mut self.reach {
+                Reach::Cable(port) => {
+                    // This may be of rings that were replaced meanwhile: those there are now are closed
+                    // too, or no others could be opened.
+                    port.lose(&self.pool, &error.to_string());
+                    self.machine.carrier(now(), false);
+                }
+                Reach::Network(network) => {
+                    tracing::info!(%error, "a socket is of no more use; another is opened");
+                    network.failed(id);
+                }
+            },
             // The loop ends on the last of these; the one before it was looked at above.
             Event::Installed(_)
             | Event::RolledBack
+            | Event::Roamed { .. }
             | Event::PortRemoved(_)
             | Event::PeerRemoved(_)
             | Event::HostFailed(_) => {}
@@ -488,16 +612,24 @@ impl Agent {
         for action in actions {
             match action {
                 Action::Send {
-                    destination, frame, ..
+                    port,
+                    destination,
+                    frame,
                 } => {
-                    self.pool.give(
-                        0,
-                        Command::Send {
-                            port: PORT,
+                    // A Hello goes wherever the Gateway may be.
+                    let ports: Vec<PortId> = match &self.reach {
+                        Reach::Network(network) if is_hello(&frame) => network.ports().collect(),
+                        _ => vec![port],
+                    };
+                    for port in ports {
+                        let frame = frame.clone();
+                        let send = Command::Send {
+                            port,
                             destination,
                             frame,
-                        },
-                    );
+                        };
+                        self.pool.give(0, send);
+                    }
                 }
                 Action::SendInner { index, message, .. } => {
                     self.pool.give(0, Command::SendInner { index, message });
@@ -509,7 +641,9 @@ impl Agent {
                 Action::Erase { index, .. } => self.pool.give(0, Command::Erase(index)),
                 Action::ExpectNonce(nonce) => {
                     self.expected = nonce;
-                    if let Some(up) = &self.port.up {
+                    if let Reach::Cable(port) = &self.reach
+                        && let Some(up) = &port.up
+                    {
                         up.tables.set_expected_nonce(nonce);
                     }
                 }
@@ -570,11 +704,18 @@ impl Agent {
     }
 
     fn link_event(&mut self, event: &LinkEvent) {
-        if !self.port.concerns(event) {
+        let port = match &mut self.reach {
+            Reach::Cable(port) => port,
+            // It looks for itself.
+            Reach::Network(_) => return,
+        };
+        if !port.concerns(event) {
             return;
         }
-        self.mix();
-        match self.port.notice(event, &self.links, &self.pool) {
+        if let Ok(seed) = entropy::seed() {
+            self.machine.mix(&seed);
+        }
+        match port.notice(event, &self.links, &self.pool) {
             Notice::None => {}
             Notice::Carrier(up) => self.machine.carrier(now(), up),
             Notice::Lost => self.machine.carrier(now(), false),
@@ -588,16 +729,23 @@ impl Agent {
     fn raise_again(&mut self) {
         match self.raise(raise::AGAIN) {
             Ok(()) => self.machine.carrier(now(), true),
-            Err(problem) => self.port.stays_down(&problem),
+            Err(problem) => {
+                if let Reach::Cable(port) = &mut self.reach {
+                    port.stays_down(&problem);
+                }
+            }
         }
     }
 
     fn retry_port(&mut self) {
-        if self.port.up.is_some() || self.retried.elapsed() < ROUND {
+        let Reach::Cable(port) = &self.reach else {
+            return;
+        };
+        if port.up.is_some() || self.retried.elapsed() < ROUND {
             return;
         }
         self.retried = Instant::now();
-        if self.links.find(&self.port.plan.interface).is_ok() {
+        if self.links.find(&port.plan.interface).is_ok() {
             self.raise_again();
         }
     }
@@ -608,20 +756,24 @@ impl Agent {
         if status.connected != self.was_connected {
             self.was_connected = status.connected;
             match status.connected {
-                true => {
-                    tracing::info!(
-                        gateway = status.gateway_mac.map(mac_text),
-                        "the tunnel is up"
-                    )
-                }
+                true => tracing::info!(gateway = self.gateway(&status), "the tunnel is up"),
                 false => tracing::warn!("the tunnel is down; looking for the Gateway"),
             }
         }
     }
 
+    /// The Gateway's address, as far as there is a session.
+    fn gateway(&self, status: &Status) -> Option<String> {
+        match &self.reach {
+            Reach::Cable(_) => status.gateway_mac.map(mac_text),
+            Reach::Network(network) => network.remote().map(|remote| remote.to_string()),
+        }
+    }
+
     fn status(&mut self) -> AgentStatus {
         let machine: Status = self.machine.status(now());
-        let rings = self.pool.ring_statistics().remove(&PORT);
+        let rings = self.pool.ring_statistics().remove(&self.machine.port());
+        let gateway = self.gateway(&machine);
         let counters = &self.counters;
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -629,15 +781,18 @@ impl Agent {
             name: self.identity.name.to_string(),
             key_id: self.identity.key_id.to_string(),
             engine: self.config.engine.resolve().name().to_owned(),
-            port: self.port.status(&self.links, rings.as_ref()),
+            port: match &self.reach {
+                Reach::Cable(port) => port.status(&self.links, rings.as_ref()),
+                Reach::Network(network) => network.status(rings.as_ref()),
+            },
             state: phase_name(machine.phase).to_owned(),
-            gateway_mac: machine.gateway_mac.map(mac_text),
+            gateway: gateway.clone(),
             session: machine.session_age.zip(machine.protected_by).map(
                 |(age, (cipher, protection))| SessionStatus {
                     age_seconds: age.as_secs(),
                     cipher: cipher.name().to_owned(),
                     protection: protection.name().to_owned(),
-                    peer_mac: machine.gateway_mac.map(mac_text).unwrap_or_default(),
+                    peer: gateway.unwrap_or_default(),
                 },
             ),
             last_handshake_seconds: machine.last_handshake.map(|at| at.as_secs()),
@@ -667,14 +822,17 @@ impl Agent {
 
     /// What the port would do with frames, by its tables as they are now.
     fn explain(&self, request: &Explain) -> Result<Vec<Explained>, Problem> {
-        let interface = &self.port.plan.interface;
+        let Reach::Cable(own) = &self.reach else {
+            return Err(explain::over_networks());
+        };
+        let interface = &own.plan.interface;
         let port = explain::Port {
             interface: interface.clone(),
             mac: self.links.find(interface).ok().and_then(|link| link.mac),
             gate: Gate::Tunnel {
                 role: Role::Workstation,
-                ethertype: self.port.plan.ethertype,
-                tables: self.port.up.as_ref().map(|up| Arc::clone(&up.tables)),
+                encapsulation: own.plan.encapsulation.admission(),
+                tables: own.up.as_ref().map(|up| Arc::clone(&up.tables)),
             },
         };
         explain::answer(&[port], request, |_| Some(self.identity.name.to_string()))
@@ -689,9 +847,11 @@ impl Agent {
 
     /// Tells those who watch of a port that came or went.
     fn show_port(&self) {
-        let up = self.port.up.as_ref();
-        let port = up.map(|up| watch::Port {
-            interface: self.port.plan.interface.clone(),
+        let Reach::Cable(own) = &self.reach else {
+            return;
+        };
+        let port = own.up.as_ref().map(|up| watch::Port {
+            interface: own.plan.interface.clone(),
             samples: up.wall.samples(),
             pins: None,
         });
@@ -704,9 +864,80 @@ impl Agent {
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
         self.pool.give(0, Command::Stop);
-        self.port.up = None;
+        if let Reach::Cable(port) = &mut self.reach {
+            port.up = None;
+        }
         self.helper.lower()
     }
+}
+
+/// How the Gateway is to be reached.
+enum Wanted {
+    Cable(Plan),
+    Network(Vec<encapsulation::Endpoint>),
+}
+
+fn plan(config: &config::Agent, interface: String, ethertype: u16) -> Result<Plan, Problem> {
+    Ok(Plan {
+        mac: match config.mac_address {
+            MacAddress::Keep => None,
+            MacAddress::Random => Some(random_mac(&interface)?),
+        },
+        interface,
+        role: Role::Workstation,
+        encapsulation: encapsulation::Encapsulation::Ether(ethertype),
+        pin_directory: config.pin_directory.clone(),
+        rings: config.rings,
+        session_slots: SESSION_SLOTS,
+        workstation_slots: 1,
+    })
+}
+
+/// What the helper may touch.
+fn scope(config: &config::Agent, identity: &Enrolment, wanted: &Wanted) -> Scope {
+    let (ports, network) = match wanted {
+        Wanted::Cable(plan) => (vec![plan.clone()], None),
+        Wanted::Network(endpoints) => {
+            let interface = config.interface.clone().or(identity.interface.clone());
+            let network = NetworkScope {
+                ports: endpoints.iter().map(|endpoint| endpoint.port).collect(),
+                interface,
+                routes: config.routes.clone(),
+                kill_switch: config.kill_switch,
+                lan: config.lan,
+            };
+            (Vec::new(), Some(network))
+        }
+    };
+    Scope {
+        ports,
+        host_interface: config.host_interface.clone(),
+        // Over networks they are the kill switch's, in a table of their own.
+        routes: match &network {
+            Some(network) if network.kill_switch => Vec::new(),
+            _ => config.routes.clone(),
+        },
+        network,
+        keyless: KeylessScope::default(),
+        runtime_directory: config.runtime_directory.clone(),
+    }
+}
+
+/// What is read to look names up.
+fn resolver_files(reach: &Reach) -> impl Iterator<Item = PathBuf> {
+    let files: &[&str] = match reach {
+        Reach::Cable(_) => &[],
+        Reach::Network(_) => &resolve::FILES,
+    };
+    // Landlock takes what there is. A file that is replaced is another: their directories are read.
+    let files = files
+        .iter()
+        .map(|path| files::directory_of(Path::new(path)));
+    files.filter(|path| path.exists())
+}
+
+fn is_hello(frame: &[u8]) -> bool {
+    Header::decode(frame).is_ok_and(|header| header.kind == wire::kind::HELLO)
 }
 
 fn now() -> Duration {

@@ -51,6 +51,17 @@ impl Admission {
     }
 }
 
+/// How the tunnel's frames travel from a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// In Ethernet frames, over a cable or a LAN.
+    #[default]
+    Ether,
+    /// In datagrams, over networks.
+    Udp,
+}
+
 /// How the XDP program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

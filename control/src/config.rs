@@ -11,6 +11,7 @@ mod agent;
 mod check;
 mod gateway;
 mod keyless;
+mod udp;
 mod work;
 
 pub use agent::Agent;

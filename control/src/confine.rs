@@ -7,6 +7,7 @@ mod calls;
 
 use crate::files;
 use crate::problem::{Kind, Problem};
+use calls::Who;
 use caps::{CapSet, Capability, CapsHashSet};
 use dataplane::link::open_sysfs;
 use dataplane::wall::ensure_bpffs;
@@ -111,7 +112,8 @@ pub fn daemon(account: Option<Account>, paths: &Paths) -> Result<(), Problem> {
     // A change of user made the process dumpable, or may have.
     not_dumpable()?;
     restrict_files(paths)?;
-    calls::restrict().map_err(|error| failed("restricting system calls", &io::Error::other(error)))
+    calls::restrict(Who::Daemon)
+        .map_err(|error| failed("restricting system calls", &io::Error::other(error)))
 }
 
 /// What a helper does first: it ends with its daemon, and keeps only what it needs to begin.
@@ -154,6 +156,8 @@ pub struct HelperPaths {
     pub interfaces: Vec<String>,
     /// Whether /sys shows another network namespace than its own.
     pub needs_own_sysfs: bool,
+    /// Whether its daemon reaches a Gateway over networks, and has no port.
+    pub over_networks: bool,
 }
 
 /// What a helper does once it knows its scope: it mounts the BPF file system where there is none, and
@@ -175,7 +179,9 @@ pub fn helper_begun(paths: &HelperPaths) -> Result<(), Problem> {
             None
         }
     };
-    let mut kept = CapsHashSet::from([
+    // The kill switch, and the mark on what may leave.
+    let over_networks = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
+    let ports = CapsHashSet::from([
         Capability::CAP_NET_ADMIN,
         Capability::CAP_NET_RAW,
         Capability::CAP_BPF,
@@ -183,13 +189,17 @@ pub fn helper_begun(paths: &HelperPaths) -> Result<(), Problem> {
         // The priority of NAPI threads.
         Capability::CAP_SYS_NICE,
     ]);
+    let (mut kept, who) = match paths.over_networks {
+        true => (over_networks, Who::NetworkHelper),
+        false => (ports, Who::Helper),
+    };
     // Root's own files, pins and sysfs among them, are another user's to a helper that is not root.
     if !geteuid().is_root() {
         kept.insert(Capability::CAP_DAC_OVERRIDE);
     }
     give_up_capabilities(&kept, &kept)?;
     restrict_helpers_files(paths, sysfs)?;
-    calls::restrict_helper()
+    calls::restrict(who)
         .map_err(|error| failed("restricting system calls", &io::Error::other(error)))
 }
 

@@ -7,6 +7,7 @@
 use crate::api::{WorkstationStatus, mac_text};
 use crate::choices::Admission;
 use crate::config::{Cores, Gateway, KeylessPort, Port};
+use crate::encapsulation::Encapsulation;
 use crate::files;
 use crate::problem::{Kind, Problem};
 use crate::rules;
@@ -102,7 +103,18 @@ fn port(all: &mut Settings, port: &Port) {
         all.insert(format!("port {name}: {setting}"), (value, takes));
     };
     let restart = Takes::Restart;
-    put("ethertype", format!("{:#06X}", port.ethertype), restart);
+    put("encapsulation", port.encapsulation.name().into(), restart);
+    match &port.encapsulation {
+        Encapsulation::Ether(ethertype) => {
+            put("ethertype", format!("{ethertype:#06X}"), restart);
+        }
+        Encapsulation::Udp(udp) => {
+            put("udp_port", udp.port.to_string(), restart);
+            put("addresses", list(&udp.addresses), restart);
+            put("shared", udp.shared.to_string(), restart);
+            put("endpoint", list(&udp.endpoints), restart);
+        }
+    }
     put("xdp", format!("{:?}", rings.xdp).to_lowercase(), restart);
     put("ring_size", rings.size.to_string(), restart);
     put(

@@ -6,6 +6,7 @@
 //! the Workstation it becomes `identity.toml` in the state directory, of the same format.
 
 use crate::config::{Gateway, check_interface_name};
+use crate::encapsulation::Endpoint;
 use crate::files;
 use crate::keygen;
 use crate::keys::{KeyId, PrivateKey, Psk, PublicKey};
@@ -65,12 +66,17 @@ impl StationKey {
 }
 
 /// How the tunnel's frames travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encapsulation {
     /// In Ethernet frames of this EtherType.
     Ether {
         /// The EtherType.
         ethertype: u16,
+    },
+    /// In datagrams.
+    Udp {
+        /// Where the Gateway is found: at least one.
+        endpoints: Vec<Endpoint>,
     },
 }
 
@@ -88,6 +94,7 @@ struct Raw {
     psk: Option<String>,
     encapsulation: Option<String>,
     ethertype: Option<u16>,
+    endpoint: Option<Vec<String>>,
     interface: Option<String>,
     checksum: Option<String>,
 }
@@ -118,6 +125,8 @@ impl Raw {
             "ethertype",
             self.ethertype.map(|e| e.to_string()).as_deref(),
         );
+        let endpoints = self.endpoint.as_ref().map(|all| all.join(" "));
+        field("endpoint", endpoints.as_deref());
         field("interface", self.interface.as_deref());
         let hash = blake3::derive_key(CONTEXT, text.as_bytes());
         hex::encode(&hash[..16])
@@ -129,7 +138,7 @@ impl Enrolment {
     /// `private_key` is none for one that made its key pair itself.
     ///
     /// # Errors
-    /// The ports have different EtherTypes and the Workstation is bound to none of them.
+    /// As [`Gateway::encapsulation_for`].
     pub fn of(
         workstation: &Workstation,
         private_key: Option<PrivateKey>,
@@ -146,16 +155,20 @@ impl Enrolment {
             gateway_public_key: gateway,
             key: private_key.map_or(StationKey::Public(public_key), StationKey::Private),
             psk: psk.clone(),
-            encapsulation: Encapsulation::Ether {
-                ethertype: config.ethertype_for(workstation.port.as_deref())?,
-            },
+            encapsulation: config.encapsulation_for(workstation.port.as_deref())?,
             interface: None,
         })
     }
 
     /// The file's text.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let Encapsulation::Ether { ethertype } = self.encapsulation;
+        let (encapsulation, ethertype, endpoint) = match &self.encapsulation {
+            Encapsulation::Ether { ethertype } => ("ether", Some(*ethertype), None),
+            Encapsulation::Udp { endpoints } => {
+                let texts = endpoints.iter().map(Endpoint::to_string).collect();
+                ("udp", None, Some(texts))
+            }
+        };
         let raw = Raw {
             version: Some(VERSION),
             name: Some(self.name.to_string()),
@@ -170,8 +183,9 @@ impl Enrolment {
                 StationKey::Public(key) => Some(key.to_string()),
             },
             psk: Some(self.psk.to_text().to_string()),
-            encapsulation: Some("ether".into()),
-            ethertype: Some(ethertype),
+            encapsulation: Some(encapsulation.into()),
+            ethertype,
+            endpoint,
             interface: self.interface.clone(),
             checksum: None,
         };
@@ -198,11 +212,14 @@ impl Enrolment {
                 let _ = writeln!(text, "{key} = \"{value}\"");
             }
         }
-        let _ = writeln!(
-            text,
-            "ethertype = {ethertype:#06X}\nchecksum = \"{}\"",
-            raw.checksum()
-        );
+        if let Some(ethertype) = ethertype {
+            let _ = writeln!(text, "ethertype = {ethertype:#06X}");
+        }
+        if let Some(endpoints) = &raw.endpoint {
+            let quoted: Vec<String> = endpoints.iter().map(|text| format!("\"{text}\"")).collect();
+            let _ = writeln!(text, "endpoint = [{}]", quoted.join(", "));
+        }
+        let _ = writeln!(text, "checksum = \"{}\"", raw.checksum());
         text
     }
 
@@ -281,19 +298,33 @@ impl Enrolment {
                     .map_err(|error| bad(stringify!($field), format!("{error}")))?
             };
         }
-        if get("encapsulation", &raw.encapsulation)?.as_str() != "ether" {
-            return Err(wrong(
-                "its encapsulation is not one this program knows (ether)".into(),
-                "install the version of portcullis-agent that fits the Gateway's",
-            ));
-        }
         if let Some(interface) = &raw.interface {
             check_interface_name(interface).map_err(|error| bad("interface", error))?;
         }
-        let ethertype = raw.ethertype.ok_or_else(|| missing("ethertype"))?;
-        if ethertype < 0x0600 {
-            return Err(bad("ethertype", format!("{ethertype} is not an EtherType")));
-        }
+        let encapsulation = match get("encapsulation", &raw.encapsulation)?.as_str() {
+            "ether" => {
+                let ethertype = raw.ethertype.ok_or_else(|| missing("ethertype"))?;
+                if ethertype < 0x0600 {
+                    return Err(bad("ethertype", format!("{ethertype} is not an EtherType")));
+                }
+                Encapsulation::Ether { ethertype }
+            }
+            "udp" => {
+                let texts = raw.endpoint.as_deref().filter(|texts| !texts.is_empty());
+                let texts = texts.ok_or_else(|| missing("endpoint"))?;
+                let endpoints = texts.iter().map(|text| text.parse());
+                let endpoints = endpoints.collect::<Result<_, String>>();
+                Encapsulation::Udp {
+                    endpoints: endpoints.map_err(|why| bad("endpoint", why))?,
+                }
+            }
+            _ => {
+                return Err(wrong(
+                    "its encapsulation is not one this program knows (ether, udp)".into(),
+                    "install the version of portcullis-agent that fits the Gateway's",
+                ));
+            }
+        };
         let key = match (&raw.workstation_private_key, &raw.workstation_public_key) {
             (None, Some(_)) => StationKey::Public(parsed!(workstation_public_key)),
             (_, None) => StationKey::Private(parsed!(workstation_private_key)),
@@ -310,7 +341,7 @@ impl Enrolment {
             gateway_public_key: parsed!(gateway_public_key),
             key,
             psk: parsed!(psk),
-            encapsulation: Encapsulation::Ether { ethertype },
+            encapsulation,
             interface: raw.interface.clone(),
         };
         if enrolment.key.public() == enrolment.gateway_public_key {
@@ -524,6 +555,21 @@ mod tests {
         assert_eq!(parse(&enrolment.to_text()).unwrap(), enrolment);
         enrolment.interface = Some("eth0".into());
         assert_eq!(parse(&enrolment.to_text()).unwrap(), enrolment);
+        let endpoints = ["gw.example:51888", "[2001:db8::1]:7"];
+        enrolment.encapsulation = Encapsulation::Udp {
+            endpoints: endpoints.map(|text| text.parse().unwrap()).to_vec(),
+        };
+        let text = enrolment.to_text();
+        assert_eq!(parse(&text).unwrap(), enrolment);
+        // Where it is found cannot be changed, or left out, without being noticed.
+        let other = text.replace("gw.example", "gw.evil.example");
+        assert!(parse(&other).unwrap_err().happened.contains("checksum"));
+        for endpoint in ["", "\"a b\""] {
+            let wrong = text.replace("\"gw.example:51888\", \"[2001:db8::1]:7\"", endpoint);
+            let problem = parse(&resealed(&wrong)).unwrap_err();
+            assert!(problem.happened.contains("endpoint"), "{problem}");
+        }
+        enrolment.encapsulation = Encapsulation::Ether { ethertype: 0x88B5 };
         // As a mail program or another system's editor would leave it.
         let crlf = enrolment.to_text().replace('\n', "\r\n");
         assert_eq!(parse(&crlf).unwrap(), enrolment);

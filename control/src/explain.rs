@@ -113,8 +113,8 @@ pub enum Gate {
     Tunnel {
         /// Whose port it is.
         role: Role,
-        /// The tunnel's EtherType.
-        ethertype: u16,
+        /// How its frames travel.
+        encapsulation: wire::Encapsulation,
         /// The tables, where the port is up.
         tables: Option<Arc<PortTables>>,
     },
@@ -145,11 +145,21 @@ pub fn ports(config: &Gateway) -> Vec<Port> {
         mac: mac(&port.interface),
         gate: Gate::Tunnel {
             role: Role::Gateway,
-            ethertype: port.ethertype,
+            encapsulation: port.encapsulation.admission(),
             tables: None,
         },
     });
     tunnel.chain(keyless_ports(config, mac)).collect()
+}
+
+/// That there is nothing to explain at an agent that reaches its Gateway over networks.
+pub fn over_networks() -> Problem {
+    Problem::new(
+        Kind::Invalid,
+        TRIED,
+        "over networks the kernel receives the tunnel's datagrams here, and admission has no part in it",
+        "ask on the Gateway: portcullis explain",
+    )
 }
 
 /// A Workstation's port without an agent.
@@ -162,7 +172,7 @@ pub fn agents_port(interface: &str, ethertype: u16) -> Port {
         mac: link.and_then(|link| link.mac),
         gate: Gate::Tunnel {
             role: Role::Workstation,
-            ethertype,
+            encapsulation: wire::Encapsulation::Ether(ethertype),
             tables: None,
         },
     }
@@ -292,22 +302,17 @@ impl Port {
         match &self.gate {
             Gate::Tunnel {
                 role,
-                ethertype,
+                encapsulation,
                 tables,
             } => {
                 let port = Admission {
                     role: *role,
                     mac,
-                    ethertype: *ethertype,
+                    encapsulation: *encapsulation,
                 };
                 let moment = tables.as_ref().map(|tables| tables.at(tables.now(), true));
                 let told = explain(&port, frame, moment);
-                none.told(
-                    told,
-                    Verdict::name,
-                    |verdict| verdict == Verdict::Admitted,
-                    named,
-                )
+                none.told(told, Verdict::name, |verdict| !verdict.is_drop(), named)
             }
             Gate::Pinned(pins) => {
                 let lets_in =

@@ -201,10 +201,11 @@ pub fn lower(config: &config::Gateway) -> Result<(), Problem> {
     // Nobody starts a daemon meanwhile.
     let _socket = Socket::bind(&config.runtime_directory)?;
     for port in &config.ports {
-        raise::lower(&port.interface, &config.pin_directory)?;
+        let shared = port.encapsulation.is_shared();
+        raise::lower(&port.interface, &config.pin_directory, shared)?;
     }
     for port in &config.keyless {
-        raise::lower(&port.interface, &config.pin_directory)?;
+        raise::lower(&port.interface, &config.pin_directory, false)?;
         crate::keyless::give_back(port)?;
     }
     hostif::delete(&config.host_interface)?;
@@ -231,6 +232,7 @@ impl Daemon {
             ports: plans.clone(),
             host_interface: config.host_interface.clone(),
             routes: Vec::new(),
+            network: None,
             keyless: KeylessScope {
                 configuration: config_path.to_owned(),
                 ports: config.keyless.iter().map(|port| port.digest()).collect(),
@@ -486,6 +488,16 @@ impl Daemon {
                     tracing::info!(workstation = name, "a Workstation has a session");
                 }
             }
+            Event::Roamed {
+                workstation,
+                index,
+                path,
+            } => {
+                self.machine.roamed(workstation, index, path);
+                let name = self.registry.by_slot(workstation);
+                let name = name.map(|one| one.name.as_str());
+                tracing::info!(workstation = name, address = %path, "a Workstation is at another address");
+            }
             Event::Erased(index) => {
                 if let Some(live) = self.sessions.remove(&index) {
                     self.pool.set_owner(index, None);
@@ -554,7 +566,7 @@ impl Daemon {
                         worker,
                         workstation,
                         port,
-                        peer_mac: install.peer_mac,
+                        path: install.path,
                     };
                     self.sessions.insert(install.index, live);
                     // Before XDP admits its first frame, which may come in anywhere.

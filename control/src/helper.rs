@@ -27,6 +27,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -54,9 +55,29 @@ pub struct Scope {
     pub routes: Vec<IpNet>,
     /// The ports without keys.
     pub keyless: KeylessScope,
+    /// For a Gateway that is reached over networks.
+    pub network: Option<NetworkScope>,
     /// Where the lock is that keeps two helpers from changing a port at the same time.
     pub runtime_directory: PathBuf,
 }
+
+/// How the tunnel's datagrams leave, and what else may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkScope {
+    /// The ports of the Gateway's endpoints.
+    pub ports: Vec<u16>,
+    /// The interface they leave by; `None`: by whichever leads there.
+    pub interface: Option<String>,
+    /// What is routed into the tunnel.
+    pub routes: Vec<IpNet>,
+    /// Whether anything else is kept from leaving.
+    pub kill_switch: bool,
+    /// Whether private networks that this machine is in stay within reach.
+    pub lan: bool,
+}
+
+/// The mark of the tunnel's own datagrams (SO_MARK): "PORT".
+pub const MARK: u32 = 0x504f_5254;
 
 /// The ports without keys. The helper reads them itself, when it begins and when they change: who has
 /// taken over the daemon can give a Workstation no pin.
@@ -114,6 +135,10 @@ enum Request {
     ChangeKeyless { port: usize, read: Digest },
     /// Has one be as it was before that.
     TakeBackKeyless { port: usize },
+    /// A UDP socket of the tunnel's own, connected to an endpoint or a name server.
+    UdpSocket { remote: SocketAddr },
+    /// Looks whether nothing can leave but the tunnel, and sees to it.
+    KillSwitch,
     /// Takes all walls and the host interface down.
     Lower,
 }
@@ -348,6 +373,31 @@ impl Helper {
     /// What the kernel answered.
     pub fn host(&self, mtu: u16, addresses: Vec<IpNet>) -> Result<(), Problem> {
         self.done(&Request::Host { mtu, addresses })
+    }
+
+    /// A UDP socket that is connected to an endpoint of the scope or to a name server, whose datagrams may leave.
+    ///
+    /// # Errors
+    /// What the kernel answered, or that the scope has none such.
+    pub fn udp_socket(&self, remote: SocketAddr) -> Result<OwnedFd, Problem> {
+        match self.ask(&Request::UdpSocket { remote })? {
+            (Answer::Done, descriptors) => {
+                let none = || unexpected(Answer::Done);
+                descriptors.into_iter().next().ok_or_else(none)
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Sees to it that nothing leaves but the tunnel. True when it was not so.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn kill_switch(&self) -> Result<bool, Problem> {
+        match self.ask(&Request::KillSwitch)?.0 {
+            Answer::Flag(changed) => Ok(changed),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Keeps what comes in on the host interface on this machine, as [`crate::hostif::keep_in`] does.

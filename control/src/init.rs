@@ -234,6 +234,7 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
                  # xdp = \"auto\"          # auto | native | generic\n\
                  # ring_size = 2048      # a power of two from 64 to 32768\n\
                  # zero_copy = \"auto\"    # auto | on | off; auto copies on virtio_net, whose zero-copy may send nothing\n\
+                 # encapsulation = \"ether\" # ether | udp, over networks: see below\n\
                  # ethertype = 0x88B5\n\
                  # queues = \"all\"        # how many of its receive queues are used, from the first\n\
                  # huge_pages = false    # frames in 2 MiB pages (vm.nr_hugepages)\n\
@@ -245,9 +246,24 @@ fn text(ports: &[String], addresses: &[IpNet], request: &Request) -> String {
             );
         }
     }
+    text.push_str(OVER_NETWORKS);
     text.push_str(WITHOUT_KEYS);
     text
 }
+
+/// How a port for Workstations elsewhere is written.
+const OVER_NETWORKS: &str = r#"
+# Workstations that are not cabled to this machine come in over networks, in UDP. On an interface of its own
+# XDP answers for the port's addresses (ARP, neighbour discovery) and lets nothing else in.
+#   [[port]]
+#   interface = "eth4"
+#   encapsulation = "udp"
+#   udp_port = 51888
+#   addresses = ["192.0.2.1", "2001:db8::1"]                  # one of each IP version at most
+#   endpoint = ["gateway.example:51888"]                      # where Workstations find it; by default the addresses
+# With shared = true it is an interface of this machine's, its uplink for one: XDP takes the tunnel's UDP port,
+# and the kernel has everything else. Then addresses may be left out, and endpoint must say where it is found.
+"#;
 
 /// How a port for Workstations without keys is written.
 const WITHOUT_KEYS: &str = r#"
@@ -283,7 +299,16 @@ mod tests {
         assert_eq!(config.host_addresses, addresses);
         assert_eq!(config.ports.len(), 2);
         // Every line that is commented out can be taken as it stands, and so can the port without keys.
-        let (most, keyless) = text.split_once("\n# A Workstation that cannot").unwrap();
+        let (most, udp) = text
+            .split_once("\n# Workstations that are not cabled")
+            .unwrap();
+        let (udp, keyless) = udp.split_once("\n# A Workstation that cannot").unwrap();
+        let port: String = udp
+            .lines()
+            .filter_map(|line| line.strip_prefix("#   "))
+            .fold(text.clone(), |text, line| text + line + "\n");
+        let ports = Gateway::parse(Path::new("p"), &port).unwrap().ports;
+        assert_eq!(ports[2].encapsulation.name(), "udp");
         let port: String = keyless
             .lines()
             .filter_map(|line| line.strip_prefix("#   "))

@@ -2,6 +2,7 @@
 //! turn, so that one Workstation's flood of handshakes waits behind every other's first frame.
 
 use dataplane::PortId;
+use dataplane::path::Path;
 use std::collections::{HashMap, VecDeque};
 
 /// Frames a key id may have waiting.
@@ -14,8 +15,8 @@ pub struct Letter {
     pub port: PortId,
     /// The worker it came in at.
     pub worker: usize,
-    /// The source address.
-    pub source: [u8; 6],
+    /// Where it is from.
+    pub source: Path,
     /// From the Portcullis header on.
     pub frame: Vec<u8>,
 }
@@ -81,7 +82,7 @@ mod tests {
         Letter {
             port: 0,
             worker: 0,
-            source: [2; 6],
+            source: [2; 6].into(),
             frame,
         }
     }
@@ -108,7 +109,7 @@ mod tests {
         mail.put(Letter {
             port: 0,
             worker: 0,
-            source: [0; 6],
+            source: [0; 6].into(),
             frame: vec![0; 7],
         });
         assert!(mail.is_empty());

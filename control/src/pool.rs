@@ -7,8 +7,8 @@ use dataplane::counters::WorkerCounters;
 use dataplane::engine::Engine;
 use dataplane::host::tun::TunQueue;
 use dataplane::lifetime::Lifetime;
-use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
+use dataplane::port::{Port, RingStatistics};
 use dataplane::tap::Tap;
 use dataplane::worker::crew::{Crew, Seat, Sizes};
 use dataplane::worker::run::{Orders, orders};
@@ -28,9 +28,14 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Events that may wait for control.
 const EVENTS: usize = 4096;
 
-/// The workers, and what they say.
-pub struct Pool {
-    members: Vec<Member>,
+/// What a worker can be given: its thread takes it along.
+pub trait Ring: Port<Frame: Send> + Send + 'static {}
+
+impl<P: Port<Frame: Send> + Send + 'static> Ring for P {}
+
+/// The workers, and what they say. `P` is the kind of port they serve.
+pub struct Pool<P = XskPort> {
+    members: Vec<Member<P>>,
     /// What they share, where there are several.
     crew: Option<Arc<Crew>>,
     /// What the workers report.
@@ -55,9 +60,9 @@ pub struct Settings {
     pub tap: Arc<Tap>,
 }
 
-struct Member {
+struct Member<P> {
     core: Option<usize>,
-    orders: Orders<XskPort>,
+    orders: Orders<P>,
     counters: Arc<WorkerCounters>,
     thread: JoinHandle<()>,
 }
@@ -79,7 +84,7 @@ fn or_abort(work: impl FnOnce()) {
     work();
 }
 
-impl Pool {
+impl<P: Ring> Pool<P> {
     /// A worker for each queue of the host interface.
     ///
     /// # Errors
@@ -168,7 +173,7 @@ impl Pool {
     }
 
     /// Gives a worker a command.
-    pub fn give(&self, worker: usize, command: Command<XskPort>) {
+    pub fn give(&self, worker: usize, command: Command<P>) {
         if let Some(member) = self.members.get(worker) {
             member.orders.give(command);
         }
@@ -181,7 +186,7 @@ impl Pool {
 
     /// How long each worker's batches took.
     pub fn batches(&self) -> Vec<Batches> {
-        let of = |member: &Member| Batches {
+        let of = |member: &Member<P>| Batches {
             counts: member.counters.batches.counts().collect(),
             nanoseconds: member.counters.batches.total(),
         };

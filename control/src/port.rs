@@ -4,12 +4,13 @@
 use crate::api::{Counters, PortStatus, ServedBy, mac_text};
 use crate::choices::ThreadedNapi;
 use crate::helper::PortHelp;
-use crate::pool::Pool;
+use crate::pool::{Pool, Ring};
 use crate::problem::Problem;
 use crate::raise::{Plan, Raised};
 use dataplane::PortId;
 use dataplane::link::{LinkChange, LinkEvent, Links};
 use dataplane::port::RingStatistics;
+use dataplane::port::xsk::XskPort;
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::{Command, PortSetup};
 use std::io;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::Verdict;
+use wire::limits::{ETH_LEN, MAX_PAYLOAD, OVERHEAD};
 
 /// A configured port.
 pub struct Port {
@@ -96,10 +98,10 @@ impl Port {
     ///
     /// # Errors
     /// As [`Plan::raise`].
-    pub fn raise(
+    pub fn raise<P: Ring + From<XskPort>>(
         &mut self,
         links: &Links,
-        pool: &Pool,
+        pool: &Pool<P>,
         patience: Duration,
         prepare: impl FnOnce(&PortTables, u64) -> io::Result<()>,
     ) -> Result<(), Problem> {
@@ -119,10 +121,10 @@ impl Port {
         for (worker, (queues, io)) in self.workers.iter().copied().zip(rings) {
             let setup = PortSetup {
                 id: self.id,
-                io,
+                io: io.into(),
                 tables: Arc::clone(&tables),
                 mac,
-                ethertype: self.plan.ethertype,
+                encapsulation: self.plan.encapsulation.framing(),
             };
             pool.give(worker, Command::AddPort(Box::new(setup)));
             parts.push(Part { worker, queues });
@@ -160,6 +162,10 @@ impl Port {
     /// So a port gets one where there is nobody else to be kept from it.
     pub fn thread_napi(&self, users: usize) {
         let Some(up) = &self.up else { return };
+        // The kernel's own traffic passes a shared port.
+        if self.plan.encapsulation.is_shared() {
+            return;
+        }
         match self.plan.rings.threaded_napi {
             ThreadedNapi::Auto => self.help.napi(!up.zero_copy && users <= 1, false),
             ThreadedNapi::On => self.help.napi(true, true),
@@ -177,7 +183,7 @@ impl Port {
     }
 
     /// It is of no more use: its rings are closed, its wall stands.
-    pub fn lose(&mut self, pool: &Pool, reason: &str) {
+    pub fn lose<P: Ring>(&mut self, pool: &Pool<P>, reason: &str) {
         tracing::error!(
             port = self.plan.interface,
             reason,
@@ -190,6 +196,14 @@ impl Port {
         for worker in &self.workers {
             pool.give(*worker, Command::RemovePort(self.id));
         }
+    }
+
+    /// The largest inner packet that leaves by it whatever the IP version around it, while it is up.
+    pub fn inner_mtu(&self) -> Option<u16> {
+        let front = self.plan.encapsulation.framing().largest_front();
+        let around = (front - ETH_LEN + OVERHEAD) as u32;
+        let room = self.up.as_ref()?.mtu.saturating_sub(around);
+        Some(room.min(MAX_PAYLOAD as u32) as u16)
     }
 
     /// The workers that have rings of it.
@@ -215,7 +229,7 @@ impl Port {
     }
 
     /// Takes note of a change of its interface.
-    pub fn notice(&mut self, event: &LinkEvent, links: &Links, pool: &Pool) -> Notice {
+    pub fn notice<P: Ring>(&mut self, event: &LinkEvent, links: &Links, pool: &Pool<P>) -> Notice {
         let named = self.plan.interface == event.name;
         let appeared = matches!(
             event.change,
@@ -266,6 +280,9 @@ impl Port {
         let mut status = PortStatus {
             interface: self.plan.interface.clone(),
             reason: self.reason.clone(),
+            encapsulation: Some(self.plan.encapsulation.name().into()),
+            shared: self.plan.encapsulation.is_shared(),
+            listens: self.plan.encapsulation.listens(),
             ..PortStatus::default()
         };
         let up = self.up.as_ref();
@@ -314,7 +331,7 @@ pub fn by_name(verdicts: &[u64; Verdict::COUNT]) -> Counters {
 }
 
 /// Ring losses by reason.
-fn losses(rings: &RingStatistics) -> Counters {
+pub fn losses(rings: &RingStatistics) -> Counters {
     [
         ("rx_ring_full", rings.rx_ring_full),
         ("fill_ring_empty", rings.fill_ring_empty),

@@ -2,11 +2,12 @@
 
 use crate::choices::{Xdp, ZeroCopy};
 use crate::config::Rings;
+use crate::encapsulation::Encapsulation;
 use crate::helper::PortHelp;
 use crate::layout;
 use crate::monitor;
 use crate::problem::{Kind, Problem};
-use dataplane::link::{LinkInfo, Links, port_fitness};
+use dataplane::link::{LinkInfo, Links, keyless_fitness, port_fitness};
 use dataplane::port::ethtool;
 use dataplane::port::xsk::{self, BusyPoll, Mode, XskConfig, XskPort};
 use dataplane::wall::{
@@ -37,8 +38,8 @@ pub struct Plan {
     pub role: Role,
     /// The MAC address the interface is given; `None`: the one it has.
     pub mac: Option<[u8; 6]>,
-    /// The tunnel's EtherType.
-    pub ethertype: u16,
+    /// How the tunnel's frames travel.
+    pub encapsulation: Encapsulation,
     /// Where the wall is pinned.
     pub pin_directory: PathBuf,
     /// XDP mode and rings.
@@ -105,7 +106,11 @@ impl Plan {
                 },
             )
         })?;
-        port_fitness(&link).map_err(|unfit| refused(self.tried(), unfit))?;
+        let fitness = match self.encapsulation.is_shared() {
+            true => keyless_fitness(&link, None),
+            false => port_fitness(&link),
+        };
+        fitness.map_err(|unfit| refused(self.tried(), unfit))?;
         wall::vacant(&self.interface, link.index, &self.pin_directory)
             .map_err(|error| refused(self.tried(), error))?;
         Ok(link)
@@ -120,7 +125,8 @@ impl Plan {
         let another = self.mac.filter(|mac| link.mac != Some(*mac));
         // An interface that is up before the wall stands would leak; one that has a wall already is
         // not touched, so that a restart does not cost a carrier.
-        let stands = wall::stands(&self.interface, link.index, &self.pin_directory);
+        let stands = wall::stands(&self.interface, link.index, &self.pin_directory)
+            || self.encapsulation.is_shared();
         if link.up && (!stands || another.is_some()) {
             links
                 .set_down(link.index)
@@ -132,6 +138,12 @@ impl Plan {
                 Problem::new(Kind::Failed, self.tried(), error, remedy)
             })?;
             link.mac = another;
+        }
+        if self.encapsulation.answers_solicitations() {
+            // Questions for an IPv6 address go to a group that the kernel has not joined.
+            links
+                .set_all_groups(link.index)
+                .map_err(|error| refused(self.tried(), error))?;
         }
         let config = self.wall(link.index, link.mac.unwrap_or_default());
         let parts = WallParts::raise(&config).map_err(|error| refused(self.tried(), error))?;
@@ -161,7 +173,7 @@ impl Plan {
             admission: Admission {
                 role: self.role,
                 mac,
-                ethertype: self.ethertype,
+                encapsulation: self.encapsulation.admission(),
             },
             pin_directory: self.pin_directory.clone(),
             mode: match self.rings.xdp {
@@ -313,14 +325,17 @@ fn refused(tried: String, error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Failed, tried, error, "mend that, then start again")
 }
 
-/// Takes the wall on an interface down. The interface is set down first, so that nothing passes.
+/// Takes the wall on an interface down. The interface is set down first, so that nothing passes, but where it is
+/// `shared` with the kernel.
 ///
 /// # Errors
 /// What the kernel answered.
-pub fn lower(interface: &str, pin_directory: &Path) -> Result<(), Problem> {
+pub fn lower(interface: &str, pin_directory: &Path, shared: bool) -> Result<(), Problem> {
     let tried = format!("setting {interface} down");
     let links = Links::open().map_err(|error| monitor::problem(&tried, error))?;
-    if let Ok(link) = links.find(interface) {
+    if let Ok(link) = links.find(interface)
+        && !shared
+    {
         links
             .set_down(link.index)
             .map_err(|error| monitor::problem(&tried, error))?;

@@ -99,6 +99,8 @@ fn port_row(port: &PortStatus) -> Row {
         plain(port.interface.clone()),
         (state.into(), colour),
         match port.admission {
+            // Who sees it is to know that the kernel is behind it.
+            Admission::Tunnel if port.shared => ("SHARED".into(), Colour::Odd),
             Admission::Tunnel => plain("tunnel".into()),
             Admission::Pinned => plain("pinned".into()),
             Admission::Open => ("OPEN".into(), Colour::Bad),
@@ -127,6 +129,7 @@ fn port_row(port: &PortStatus) -> Row {
     ];
     let mut under = Vec::new();
     under.extend(port.reason.clone());
+    under.extend(over_udp(port));
     under.extend(served_by(port));
     under.extend(reasons("dropped", &port.verdicts));
     under.extend(reasons("lost", &port.ring_losses));
@@ -155,6 +158,15 @@ pub(crate) const ADMITTED: [&str; 3] = ["admitted", "passed", "answered"];
 pub(crate) fn admitted(verdicts: &Counters) -> u64 {
     let of = ADMITTED.iter().filter_map(|name| verdicts.get(*name));
     of.sum()
+}
+
+/// Where a port is reached over networks, and what else passes it.
+fn over_udp(port: &PortStatus) -> Option<String> {
+    let listens = (!port.listens.is_empty()).then(|| port.listens.join(", "))?;
+    Some(match port.shared {
+        true => format!("udp at {listens}; shared: everything else goes to the kernel"),
+        false => format!("udp at {listens}"),
+    })
 }
 
 /// Who serves which queues, where several do.
@@ -325,7 +337,7 @@ pub fn agent(status: &AgentStatus, colours: bool) -> String {
         (
             "gateway",
             status
-                .gateway_mac
+                .gateway
                 .clone()
                 .unwrap_or_else(|| "not heard yet".into()),
         ),
@@ -434,7 +446,7 @@ pub(crate) mod tests {
                 age_seconds: 61,
                 cipher: "aes-256-gcm".into(),
                 protection: "encrypt".into(),
-                peer_mac: "02:00:00:00:00:02".into(),
+                peer: "02:00:00:00:00:02".into(),
             }),
             last_handshake_seconds: Some(61),
             rx: Traffic {

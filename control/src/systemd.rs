@@ -3,7 +3,7 @@
 //! pass, and would never serve again: systemd then ends the daemon and starts it anew.
 
 use crate::config::{self, AGENT_PATH, GATEWAY_PATH};
-use crate::pool::Pool;
+use crate::pool::{Pool, Ring};
 use crossbeam::channel::{Receiver, never};
 use dataplane::PortId;
 use dataplane::port::RingStatistics;
@@ -79,7 +79,7 @@ impl Systemd {
     }
 
     /// To be called in every turn of the control loop, which must turn a few times in the watchdog's time.
-    pub fn look(&mut self, pool: &Pool) {
+    pub fn look<P: Ring>(&mut self, pool: &Pool<P>) {
         let Some(every) = self.every else { return };
         if self.asked.elapsed() < every {
             return;

@@ -120,9 +120,13 @@ fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states
         for frames in 0..10 {
             for meanwhile in MEANWHILE {
                 for wait in waits {
-                    for resets in [true, false] {
+                    // Over networks there are none.
+                    for resets in [Some(true), Some(false), None] {
                         let seed = frames as u64 + wait;
-                        let mut sim = Sim::new(seed, 1);
+                        let mut sim = match resets {
+                            Some(_) => Sim::new(seed, 1),
+                            None => Sim::over_udp(seed, 1),
+                        };
                         sim.worker_delay = MS * (wait % 3) as u32;
                         match before {
                             Before::FirstHandshake => {}
@@ -135,6 +139,10 @@ fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states
                             Before::Rekey => {
                                 let index = sim.session(0).unwrap();
                                 sim.with_station(0, |station, now| station.limit_near(now, index));
+                            }
+                            Before::HelloOverSession if resets.is_none() => {
+                                sim.with_station(0, |station, now| station.carrier(now, true));
+                                sim.run(SECOND * 2);
                             }
                             Before::HelloOverSession => {
                                 sim.stations.get_mut(&0).unwrap().mac = [2, 0, 0, 0, 9, 9];
@@ -149,7 +157,7 @@ fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states
                         sim.run(MS * wait as u32);
                         sim.cut();
                         sim.filter = None;
-                        if !resets {
+                        if resets == Some(false) {
                             without_resets(&mut sim);
                         }
                         let status = sim.status(0);
@@ -164,7 +172,7 @@ fn both_sides_are_in_session_in_five_seconds_from_every_reachable_pair_of_states
                         ));
                         sim.run_with_data(SECOND * 5);
                         let what = format!(
-                            "{before:?}, cut after {frames}, {meanwhile:?}, {wait} ms, Resets {resets}; began at {status:?} {info:?}"
+                            "{before:?}, cut after {frames}, {meanwhile:?}, {wait} ms, Resets {resets:?}; began at {status:?} {info:?}"
                         );
                         assert_in_session(&mut sim, 0, &what);
                     }
@@ -224,8 +232,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..25)
 }
 
-fn walk(seed: u64, steps: &[Step]) {
-    let mut sim = Sim::new(seed, 2);
+fn walk(mut sim: Sim, steps: &[Step]) {
     sim.tape = Some(Vec::new());
     for step in steps {
         match step {
@@ -314,7 +321,12 @@ proptest! {
 
     #[test]
     fn both_sides_are_in_session_in_five_seconds_after_any_walk(seed: u64, steps in steps()) {
-        walk(seed, &steps);
+        walk(Sim::new(seed, 2), &steps);
+    }
+
+    #[test]
+    fn both_sides_are_in_session_in_five_seconds_after_any_walk_over_networks(seed: u64, steps in steps()) {
+        walk(Sim::over_udp(seed, 2), &steps);
     }
 }
 

@@ -651,9 +651,12 @@ fn a_changed_mac_address_of_the_gateway_is_found_out() {
             now,
             portcullis_control::handshake::gateway::PortConfig {
                 port: 0,
+                encapsulation: portcullis_control::handshake::Encapsulation::Ether(
+                    wire::limits::ETHERTYPE,
+                ),
                 mac: [2, 0, 0, 0, 0, 0xee],
                 ifindex: 7,
-                mtu: 1460,
+                mtu: 1500,
             },
         );
     });

@@ -21,6 +21,8 @@ pub struct Waiting<F> {
     pub port: PortId,
     /// Bytes of its payload.
     pub length: u16,
+    /// Bytes before its Portcullis header.
+    pub front: u8,
     /// Its token.
     pub frame: F,
 }
@@ -153,6 +155,7 @@ mod tests {
             workstation: 0,
             port: (frame % 3) as PortId,
             length: 0,
+            front: 14,
             frame,
         }
     }

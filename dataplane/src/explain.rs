@@ -4,6 +4,7 @@
 //! here over tables that are only read. What the steps say comes from what that code looked up. No step
 //! tells a key, nor what a tag should have been.
 
+mod outer;
 mod pinned;
 mod recorder;
 
@@ -13,8 +14,11 @@ use wire::limits::{
     BROADCAST, CHALLENGE_LEN, COUNTER_LIMIT, ETH_LEN, HEADER_LEN, HELLO_LEN, INITIATION_LEN,
     MAX_PAYLOAD, REPLAY_WINDOW, RESET_LEN, RESPONSE_LEN, VERSION,
 };
-use wire::{Admission, Frame, Header, Role, Verdict, decide, header::slot_of, kind};
+use wire::{
+    Admission, Encapsulation, Frame, Header, Role, Udp, Verdict, decide, header::slot_of, kind,
+};
 
+use crate::path;
 use crate::wall::Moment;
 pub use pinned::explain_pinned;
 use recorder::{Found, Recorder};
@@ -157,6 +161,7 @@ pub fn explain(
         port,
         frame,
         found,
+        front: ETH_LEN,
     };
     story.tell();
     story.told
@@ -169,6 +174,8 @@ struct Story<'a> {
     port: &'a Admission,
     frame: &'a Captured<'a>,
     found: Found,
+    /// Bytes before the Portcullis header.
+    front: usize,
 }
 
 /// Whether there is more to tell.
@@ -209,13 +216,38 @@ impl Story<'_> {
 
     /// What the frame alone decides.
     fn outside(&mut self) -> Option<Header> {
+        match self.port.encapsulation {
+            Encapsulation::Ether(ethertype) => self.ether(ethertype)?,
+            Encapsulation::Udp(udp) => self.udp(&udp)?,
+        }
+        let header = self.header()?;
+        if let Encapsulation::Ether(_) = self.port.encapsulation {
+            self.destination(&header)?;
+        }
+        Some(header)
+    }
+
+    /// Everything before the tunnel's header on `udp`.
+    fn udp(&mut self, udp: &Udp) -> More {
+        let found = udp.datagram(self.port.mac, self.frame, &Recorder::new(None));
+        let text = outer::fault(self.verdict, udp, self.port.mac, self.frame);
+        let path = path::Encapsulation::Udp.path_of(self.frame.head);
+        let from = path.map(|path| path.to_string()).unwrap_or_default();
+        let passes = format!("a datagram from {from} to the tunnel's port {}", udp.port);
+        self.check("encapsulation", found.is_err(), text, passes)?;
+        self.front = found.ok()?.front;
+        Some(())
+    }
+
+    /// Everything before the tunnel's header on `ether`.
+    fn ether(&mut self, wanted: u16) -> More {
         let length = self.frame.length;
         let ethertype = self.frame.be16(12);
         if ethertype.is_none() {
             let text = format!("{length} bytes are no Ethernet header, which has {ETH_LEN}");
             self.check("length", true, text, "")?;
         }
-        let (ethertype, wanted) = (ethertype?, self.port.ethertype);
+        let ethertype = ethertype?;
         self.check(
             "EtherType",
             self.is(Verdict::Foreign),
@@ -234,8 +266,13 @@ impl Story<'_> {
                 ETH_LEN + HEADER_LEN
             ),
             format!("{length} bytes have room for the tunnel's header"),
-        )?;
-        let words = self.frame.words(ETH_LEN)?;
+        )
+    }
+
+    /// The tunnel's header.
+    fn header(&mut self) -> Option<Header> {
+        let length = self.frame.length;
+        let words = self.frame.words(self.front)?;
         let header = match (Header::from_words(words), fault(words)) {
             (Ok(header), None) => header,
             (_, fault) => {
@@ -251,30 +288,44 @@ impl Story<'_> {
         };
         self.check("header", false, "", describe(&header))?;
         let malformed = self.is(Verdict::Malformed);
-        let fits = self.frame.holds(ETH_LEN + header.frame_len());
+        let end = self.front + header.frame_len();
+        let fits = self.frame.holds(end);
+        let udp = matches!(self.port.encapsulation, Encapsulation::Udp(_));
         let side = match self.port.role {
             Role::Gateway => "a Gateway, which takes Hello, Initiation and Data",
             Role::Workstation => "a Workstation, which takes Challenge, Response, Data and Reset",
         };
         self.check(
             "type",
-            malformed && !is_for(self.port.role, header.kind),
-            format!("{} is not for {side}", kind_name(header.kind)),
+            malformed
+                && (!is_for(self.port.role, header.kind) || udp && header.kind == kind::RESET),
+            match udp && header.kind == kind::RESET {
+                true => "there is no Reset over udp".into(),
+                false => format!("{} is not for {side}", kind_name(header.kind)),
+            },
             format!("{} is for this side", kind_name(header.kind)),
         )?;
         self.check(
             "end",
             malformed,
-            format!(
-                "the header says {} bytes, and {} are there: the frame was cut short",
-                ETH_LEN + header.frame_len(),
-                length
-            ),
+            match udp {
+                true => format!(
+                    "the header says {} bytes, and the datagram has another number",
+                    header.frame_len()
+                ),
+                false => format!(
+                    "the header says {end} bytes, and {length} are there: the frame was cut short"
+                ),
+            },
             match fits {
                 true => "all bytes that the header says are there",
                 false => "",
             },
         )?;
+        Some(header)
+    }
+
+    fn destination(&mut self, header: &Header) -> More {
         let destination = self.frame.mac(0)?;
         let inside = self.found.asked;
         self.check(
@@ -289,8 +340,7 @@ impl Story<'_> {
                 true => format!("{} may come to everybody", kind_name(header.kind)),
                 false => format!("{} is this port's MAC address", mac(destination)),
             },
-        )?;
-        Some(header)
+        )
     }
 
     /// Where there are no tables to look into, this is the end.
@@ -321,17 +371,19 @@ impl Story<'_> {
             format!("slot {slot} holds this session"),
         )?;
         let session = held?;
-        let source = self.frame.mac(6)?;
-        self.check(
-            "source",
-            self.is(Verdict::Misdirected),
-            format!(
-                "{} is not the MAC address that the session is pinned to, which is {}",
-                mac(source),
-                mac(session.peer_mac)
-            ),
-            format!("the session is pinned to {}", mac(source)),
-        )?;
+        if let Encapsulation::Ether(_) = self.port.encapsulation {
+            let source = self.frame.mac(6)?;
+            self.check(
+                "source",
+                self.is(Verdict::Misdirected),
+                format!(
+                    "{} is not the MAC address that the session is pinned to, which is {}",
+                    mac(source),
+                    mac(session.peer_mac)
+                ),
+                format!("the session is pinned to {}", mac(source)),
+            )?;
+        }
         self.check(
             "tag",
             self.is(Verdict::BadTag),
@@ -391,6 +443,8 @@ impl Story<'_> {
             "wrong under this Workstation's PSK: whoever made the frame does not have it",
             "right under this Workstation's PSK",
         )?;
+        let from = path::Encapsulation::from(self.port.encapsulation);
+        let from = from.path_of(self.frame.head).map(|path| path.to_string());
         let answers = self.port.role == Role::Workstation && header.kind != kind::RESET;
         self.check(
             "nonce",
@@ -407,7 +461,7 @@ impl Story<'_> {
             format!(
                 "too many {}s of this key id: from {}, or from all sources together",
                 kind_name(header.kind),
-                self.frame.mac(6).map(mac).unwrap_or_default()
+                from.unwrap_or_default()
             ),
             "within what a source, and all sources together, may send",
         )?;

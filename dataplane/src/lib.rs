@@ -19,6 +19,7 @@ pub mod keys;
 pub mod lifetime;
 pub mod link;
 pub mod own;
+pub mod path;
 pub mod peer;
 pub mod policy;
 pub mod port;

@@ -266,6 +266,16 @@ impl Links {
         self.set(index, "down", |link| link.down())
     }
 
+    /// Has the interface take in frames for every group, also of those that the kernel is in none of.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_all_groups(&self, index: u32) -> Result<(), LinkError> {
+        self.set(index, "to take in all groups", |link| {
+            link.allmulticast(true)
+        })
+    }
+
     /// Sets the MTU.
     ///
     /// # Errors

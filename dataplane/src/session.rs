@@ -6,6 +6,7 @@
 use crate::engine::{Aead, Engine, Forged, NONCE_LEN};
 use crate::keys::{DirectionKeys, Protection, SessionKeys};
 use crate::lifetime::{Lifetime, blocks, blocks_of_frame};
+use crate::path::Path;
 use crate::prefetch::prefetch;
 use crate::{PortId, WorkstationId};
 use wire::limits::*;
@@ -66,8 +67,8 @@ pub struct Install {
     pub index: u32,
     /// The other side's index: frames from us carry it.
     pub peer_index: u32,
-    /// The other side's MAC address.
-    pub peer_mac: [u8; 6],
+    /// The way to the other side.
+    pub path: Path,
     /// The inner MTU, the smaller of both sides'.
     pub mtu: u16,
     /// How payloads are padded.
@@ -194,8 +195,8 @@ pub struct Session {
     peer_index: u32,
     /// The inner MTU.
     pub mtu: u16,
-    /// The other side's MAC address.
-    pub peer_mac: [u8; 6],
+    /// The way to the other side.
+    pub path: Path,
     told_worn: bool,
     told_exhausted: bool,
     /// The Workstation it belongs to.
@@ -235,7 +236,7 @@ impl Session {
             workstation: install.workstation,
             port: install.port,
             index: install.index,
-            peer_mac: install.peer_mac,
+            path: install.path,
             mtu: install.mtu,
             padding: install.padding,
             admission: keys.receive.admission,
@@ -511,12 +512,12 @@ pub fn pair_for_tests(
     indexes: (u32, u32),
 ) -> (Install, Install) {
     let (up, down) = ([seed; 32], [seed ^ 0xff; 32]);
-    let install = |role, index, peer_index, peer_mac| Install {
+    let install = |role, index, peer_index, path: [u8; 6]| Install {
         workstation: 0,
         port: 0,
         index,
         peer_index,
-        peer_mac,
+        path: path.into(),
         mtu: 1460,
         padding: Padding::None,
         keys: SessionKeys::derive(role, &up, &down, cipher, protection),

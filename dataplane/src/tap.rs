@@ -7,14 +7,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use wire::limits::{ETH_LEN, HEADER_LEN, SECOND};
+use wire::limits::{HEADER_LEN, SECOND, UDP_V6_LEN};
 use wire::tables::Bucket;
 
 use crate::wall::{Wanted, burst};
 use crate::{PortId, WorkstationId};
 
-/// Bytes of a frame that its headers in clear have.
-pub const OUTER: usize = ETH_LEN + HEADER_LEN;
+/// Bytes of a frame that its headers in clear have at most.
+pub const OUTER: usize = UDP_V6_LEN + HEADER_LEN;
 /// Bytes of a packet's headers that a sample holds at most: IPv4's and TCP's with all options.
 pub const INNER: usize = 120;
 /// Samples that may wait.
@@ -82,6 +82,7 @@ pub struct Sample {
     /// The frame's bytes.
     pub length: u32,
     outer: [u8; OUTER],
+    outer_len: u8,
     inner: [u8; INNER],
     inner_len: u8,
 }
@@ -89,7 +90,7 @@ pub struct Sample {
 impl Sample {
     /// The frame's headers that were in clear on the cable.
     pub fn outer(&self) -> &[u8] {
-        &self.outer
+        &self.outer[..usize::from(self.outer_len)]
     }
 
     /// The headers of the packet in it, TCP's, UDP's or ICMP's the last; empty where it was not opened or
@@ -157,6 +158,8 @@ pub(crate) struct Dropped<'a> {
     pub(crate) of: WorkstationId,
     /// The frame without Ethernet padding.
     pub(crate) frame: &'a [u8],
+    /// Bytes before its Portcullis header.
+    pub(crate) front: usize,
     /// The packet that was opened in it.
     pub(crate) packet: Option<&'a [u8]>,
 }
@@ -207,11 +210,14 @@ impl Faucet {
             reason,
             length: dropped.frame.len() as u32,
             outer: [0; OUTER],
+            outer_len: 0,
             inner: [0; INNER],
             inner_len: 0,
         };
-        if let Some(outer) = dropped.frame.first_chunk() {
-            sample.outer = *outer;
+        let outer = (dropped.front + HEADER_LEN).min(OUTER);
+        if let Some(bytes) = dropped.frame.get(..outer) {
+            sample.outer[..outer].copy_from_slice(bytes);
+            sample.outer_len = outer as u8;
         }
         let packet = dropped.packet.unwrap_or_default();
         let head = headers(packet);
@@ -308,6 +314,7 @@ mod tests {
             port: 3,
             of,
             frame: &frame,
+            front: 14,
             packet: None,
         };
         assert!(!faucet.is_open());
@@ -330,7 +337,7 @@ mod tests {
         while let Some(sample) = tap.next() {
             count += 1;
             assert_eq!((sample.port, sample.of, sample.length), (3, 1, 80));
-            assert_eq!(sample.outer(), [7; OUTER]);
+            assert_eq!(sample.outer(), [7; 38]);
             assert_eq!(sample.inner(), [0; 0]);
         }
         assert_eq!(count, 2);

@@ -30,7 +30,7 @@ use aya::maps::Map;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
-use wire::{Admission, Role, Verdict};
+use wire::{Admission, Encapsulation, Role, Verdict};
 
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
@@ -456,12 +456,16 @@ impl WallParts {
             parts.0[0].as_fd(),
             config.mode,
         )?;
-        for (program, direction) in [
-            ("ingress_guard", Direction::Ingress),
-            ("guard", Direction::Egress),
-        ] {
-            let program = config.program(&mut ebpf, program)?;
-            attach::guard(interface, &directory, program, config.guard, direction)?;
+        let (ingress, egress) = config.guards();
+        let guards = [
+            (Some(ingress), Direction::Ingress),
+            (egress, Direction::Egress),
+        ];
+        for (program, direction) in guards {
+            if let Some(program) = program {
+                let program = config.program(&mut ebpf, program)?;
+                attach::guard(interface, &directory, program, config.guard, direction)?;
+            }
         }
         Ok(parts)
     }
@@ -476,11 +480,12 @@ impl WallParts {
             .fd()
             .map_err(|error| WallError::load(&config.interface, error))?;
         let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
-        let ingress: &mut SchedClassifier = config.program(ebpf, "ingress_guard")?;
+        let (ingress, egress) = config.guards();
+        let ingress: &mut SchedClassifier = config.program(ebpf, ingress)?;
         ingress
             .load()
             .map_err(|error| WallError::load(&config.interface, error))?;
-        let guard: &mut SchedClassifier = config.program(ebpf, "guard")?;
+        let guard: &mut SchedClassifier = config.program(ebpf, egress.unwrap_or("guard"))?;
         guard
             .load()
             .map_err(|error| WallError::load(&config.interface, error))?;
@@ -554,10 +559,25 @@ impl WallConfig {
             Role::Workstation => 1,
         };
         let workstations = self.workstation_slots;
-        EbpfLoader::new()
+        let shared = u32::from(
+            matches!(self.admission.encapsulation, Encapsulation::Udp(udp) if udp.shared),
+        );
+        let mut loader = EbpfLoader::new();
+        match &self.admission.encapsulation {
+            Encapsulation::Ether(ethertype) => {
+                loader.override_global("ETHERTYPE", ethertype, true);
+            }
+            Encapsulation::Udp(udp) => {
+                loader
+                    .override_global("UDP_PORT", &udp.port, true)
+                    .override_global("UDP_V4", &udp.v4, true)
+                    .override_global("UDP_V6", &udp.v6, true)
+                    .override_global("UDP_SHARED", &shared, true);
+            }
+        }
+        loader
             .override_global("ROLE", &role, true)
             .override_global("MAC", &mac, true)
-            .override_global("ETHERTYPE", &self.admission.ethertype, true)
             .map_max_entries("SESSIONS", self.session_slots)
             .map_max_entries("FLOORS", self.session_slots)
             .map_max_entries("SEEN", self.session_slots)
@@ -569,6 +589,16 @@ impl WallConfig {
             .map_max_entries("QUEUES_V6", 1)
             .load(OBJECT)
             .map_err(|error| WallError::load(&self.interface, error))
+    }
+
+    /// The programs that stand behind admission, on the way in and on the way out. On a shared port the kernel
+    /// sends what it likes.
+    fn guards(&self) -> (&'static str, Option<&'static str>) {
+        match self.admission.encapsulation {
+            Encapsulation::Ether(_) => ("ingress_guard", Some("guard")),
+            Encapsulation::Udp(udp) if udp.shared => ("ingress_shared", None),
+            Encapsulation::Udp(_) => ("ingress_udp", Some("guard_udp")),
+        }
     }
 
     fn program<'a, P>(&self, ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, WallError>

@@ -32,6 +32,7 @@ use crate::host::Host;
 use crate::host::coalesce::Coalescer;
 use crate::lifetime::Lifetime;
 use crate::own::Own;
+use crate::path::{Encapsulation, Path};
 use crate::peer::Peer;
 use crate::policy::{Policy, Surroundings};
 use crate::port::{Port, PortError, RingStatistics};
@@ -82,8 +83,8 @@ pub struct PortSetup<P> {
     pub tables: Arc<PortTables>,
     /// Its own MAC address.
     pub mac: [u8; 6],
-    /// The tunnel's EtherType on it, host order.
-    pub ethertype: u16,
+    /// What is around the tunnel's frames on it.
+    pub encapsulation: Encapsulation,
 }
 
 /// A Workstation as it is given to a worker.
@@ -124,8 +125,8 @@ pub enum Command<P> {
     Send {
         /// The port.
         port: PortId,
-        /// The destination address.
-        destination: [u8; 6],
+        /// Where to.
+        destination: Path,
         /// From the Portcullis header on.
         frame: Vec<u8>,
     },
@@ -155,8 +156,8 @@ pub enum Event {
         port: PortId,
         /// The worker it came in at.
         worker: u16,
-        /// Its source address.
-        source: [u8; 6],
+        /// Where it is from.
+        source: Path,
         /// From the Portcullis header on, without Ethernet padding.
         frame: Vec<u8>,
     },
@@ -179,6 +180,15 @@ pub enum Event {
         workstation: WorkstationId,
         /// Our index of the session.
         index: u32,
+    },
+    /// The other side of a session has another address now.
+    Roamed {
+        /// The Workstation.
+        workstation: WorkstationId,
+        /// Our index of the session.
+        index: u32,
+        /// The way to it.
+        path: Path,
     },
     /// The session's keys are 7/8 used up, ours or the other side's.
     Worn {
@@ -224,8 +234,9 @@ pub struct WorkerConfig {
 struct Outgoing<F> {
     port: PortId,
     frame: Option<F>,
-    /// Bytes of the packet.
+    /// Bytes of the packet, and before its Portcullis header.
     len: usize,
+    front: usize,
     /// The Workstation it goes to, and the session that will seal it.
     peer: WorkstationId,
     index: u32,
@@ -428,7 +439,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             io: setup.io,
             tables: setup.tables,
             mac: setup.mac,
-            ethertype: setup.ethertype,
+            encapsulation: setup.encapsulation,
+            front: setup.encapsulation.largest_front(),
             touched: true,
             lagging: false,
             drained: false,
@@ -638,7 +650,7 @@ fn publish_session(tables: &PortTables, session: &Session) -> bool {
             index: session.index,
             workstation: session.workstation,
             key: session.admission,
-            peer_mac: session.peer_mac,
+            peer_mac: session.path.mac().unwrap_or_default(),
             ..SessionEntry::default()
         },
     );

@@ -5,19 +5,23 @@
 
 mod netns;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use netns::{FAR_MAC, NEAR_MAC, Pair, attach_xdp, empty_xdp, run};
+use portcullis_dataplane as dataplane;
 use portcullis_dataplane::explain::{Captured, HEAD, explain};
+use portcullis_dataplane::path::{Path, UdpPath};
 use portcullis_dataplane::wall::{PortTables, Wall, test_run};
 use siphasher::sip::SipHasher24;
 use wire::header::session_index;
 use wire::limits::{ETH_LEN, ETHERTYPE, HEADER_LEN, MAX_PAYLOAD, SECOND};
 use wire::tables::{KnockEntry, SessionEntry};
-use wire::{Admission, Header, Role, Tables, Verdict, decide, kind};
+use wire::{Admission, Encapsulation, Header, Role, Tables, Udp, Verdict, decide, kind};
 
 const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 const KEY: [u64; 2] = [0x1111_2222_3333_4444, 0x5555_6666_7777_8888];
 const KNOCK_KEY: [u64; 2] = [0x9999_aaaa_bbbb_cccc, 0xdddd_eeee_ffff_0000];
@@ -29,15 +33,21 @@ const WORKSTATION: u32 = 2;
 struct Gate {
     wall: Wall,
     role: Role,
+    encapsulation: Encapsulation,
     _pair: Pair,
     _socket: OwnedFd,
 }
 
 impl Gate {
     fn new(role: Role) -> Self {
+        Self::over(role, Encapsulation::Ether(ETHERTYPE))
+    }
+
+    fn over(role: Role, encapsulation: Encapsulation) -> Self {
         let pair = Pair::new();
         let mut config = pair.config();
         config.admission.role = role;
+        config.admission.encapsulation = encapsulation;
         let wall = Wall::raise(&config).expect("the wall");
         // SAFETY: socket(2) makes a descriptor that nobody else knows.
         let socket = unsafe {
@@ -50,6 +60,7 @@ impl Gate {
         Self {
             wall,
             role,
+            encapsulation,
             _pair: pair,
             _socket: socket,
         }
@@ -78,12 +89,7 @@ impl Gate {
             panic!("one verdict for a frame, not {changed:?}");
         };
         assert_eq!(after[verdict as usize], before[verdict as usize] + 1);
-        let action = if verdict == Verdict::Admitted {
-            XDP_REDIRECT
-        } else {
-            XDP_DROP
-        };
-        assert_eq!(run.answer, action, "{verdict:?}");
+        assert_eq!(run.answer, action_of(verdict), "{verdict:?}");
         verdict
     }
 
@@ -91,6 +97,14 @@ impl Gate {
         self.wall
             .workstation_verdicts(WORKSTATION)
             .expect("verdicts")
+    }
+}
+
+fn action_of(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Admitted => XDP_REDIRECT,
+        Verdict::Answered | Verdict::Passed => XDP_PASS,
+        _ => XDP_DROP,
     }
 }
 
@@ -343,7 +357,7 @@ fn what_a_source_has_left_is_told_as_xdp_has_it() {
     let port = Admission {
         role: Role::Gateway,
         mac: NEAR_MAC,
-        ethertype: ETHERTYPE,
+        encapsulation: Encapsulation::Ether(ETHERTYPE),
     };
     let told = |frame: &[u8]| {
         let captured = Captured::new(frame, frame.len());
@@ -500,7 +514,11 @@ const NONCE: u64 = 0xabcd;
 
 impl Twins {
     fn new(role: Role, seed: u64) -> Self {
-        let gate = Gate::new(role);
+        Self::over(role, seed, Encapsulation::Ether(ETHERTYPE))
+    }
+
+    fn over(role: Role, seed: u64, encapsulation: Encapsulation) -> Self {
+        let gate = Gate::over(role, encapsulation);
         let tables = gate.wall.tables();
         let model = PortTables::in_memory(tables.session_slots(), tables.workstation_slots());
         let mut random = Random(seed);
@@ -654,34 +672,52 @@ impl Twins {
                 build(NEAR_MAC, peer.entry.peer_mac, &header)
             }
         };
+        if let Encapsulation::Udp(udp) = self.gate.encapsulation {
+            frame = over_udp(random, &udp, &frame);
+        }
         if random.one_in(3) {
             match random.below(4) {
                 0 => frame.truncate(14 + random.below(frame.len() as u64 - 13) as usize),
                 1 => frame.resize(frame.len() + random.below(40) as usize, 0),
                 _ => {
-                    let at = random.below(frame.len().min(60) as u64) as usize;
+                    let most = match self.gate.encapsulation {
+                        Encapsulation::Ether(_) => 60,
+                        Encapsulation::Udp(_) => 110,
+                    };
+                    let at = random.below(frame.len().min(most) as u64) as usize;
                     frame[at] ^= 1 << random.below(8);
+                    if random.one_in(2) {
+                        mend_checksum(&mut frame);
+                    }
                 }
             }
+        }
+        if let Encapsulation::Udp(_) = self.gate.encapsulation {
+            self.remember(&frame);
+            return frame;
         }
         // A handshake's source is not covered by its tag. Always another, so that no source's
         // bucket decides.
         if frame.len() > 14 && frame[14] & 0xf != kind::DATA {
             frame[6..12].copy_from_slice(&random.mac());
         }
-        if self.recent.len() < 64 {
-            self.recent.push(frame.clone());
-        } else {
-            self.recent[random.below(64) as usize].clone_from(&frame);
-        }
+        self.remember(&frame);
         frame
+    }
+
+    fn remember(&mut self, frame: &[u8]) {
+        if self.recent.len() < 64 {
+            self.recent.push(frame.to_vec());
+        } else {
+            self.recent[self.random.below(64) as usize] = frame.to_vec();
+        }
     }
 
     fn run(&mut self, frames: u64) {
         let port = Admission {
             role: self.gate.role,
             mac: NEAR_MAC,
-            ethertype: ETHERTYPE,
+            encapsulation: self.gate.encapsulation,
         };
         for turn in 0..frames {
             self.disturb(turn);
@@ -704,9 +740,7 @@ impl Twins {
                 found, self.counts[verdict as usize],
                 "turn {turn}: memory says {verdict:?}, the kernel something else, of {frame:02x?}"
             );
-            let admitted = verdict == Verdict::Admitted;
-            assert_eq!(run.answer == XDP_REDIRECT, admitted);
-            assert_eq!(run.answer == XDP_DROP, !admitted);
+            assert_eq!(run.answer, action_of(verdict));
         }
         let wall = &self.gate.wall;
         assert_eq!(wall.verdicts().expect("verdicts"), self.counts);
@@ -722,8 +756,22 @@ impl Twins {
         }
         for verdict in Verdict::ALL {
             let count = self.counts[verdict as usize];
+            let never = match self.gate.encapsulation {
+                Encapsulation::Ether(_) => matches!(
+                    verdict,
+                    Verdict::OuterMalformed | Verdict::Answered | Verdict::Passed
+                ),
+                Encapsulation::Udp(udp) if udp.shared => {
+                    matches!(
+                        verdict,
+                        Verdict::Foreign | Verdict::Answered | Verdict::Short
+                    )
+                }
+                Encapsulation::Udp(_) => verdict == Verdict::Passed,
+            };
+            assert!(!never || count == 0, "{count} frames were {verdict:?}");
             assert!(
-                count > 50 || verdict == Verdict::RateLimited,
+                never || count > 50 || verdict == Verdict::RateLimited,
                 "{count} frames were {verdict:?}: the frames are not varied enough"
             );
         }
@@ -738,6 +786,138 @@ fn the_kernel_decides_as_plain_memory_does_on_half_a_million_frames_at_a_gateway
 #[test]
 fn the_kernel_decides_as_plain_memory_does_on_half_a_million_frames_at_a_workstation() {
     Twins::new(Role::Workstation, 2).run(500_000);
+}
+
+const PORT: u16 = 51888;
+
+fn udp(shared: bool) -> Encapsulation {
+    let v6 = "2001:db8::1".parse().expect("an address");
+    Encapsulation::Udp(Udp::new(
+        PORT,
+        Some([192, 0, 2, 1].into()),
+        Some(v6),
+        shared,
+    ))
+}
+
+/// The same frame, without its Ethernet header, in a datagram from anywhere, most of them right; or something else
+/// that comes to such a port.
+fn over_udp(random: &mut Random, udp: &Udp, frame: &[u8]) -> Vec<u8> {
+    let v4 = random.one_in(2);
+    let mut octets = udp.v6[0].to_le_bytes().to_vec();
+    octets.extend(udp.v6[1].to_le_bytes());
+    let own6 = <[u8; 16]>::try_from(octets).expect("sixteen bytes");
+    let local: IpAddr = match v4 {
+        true => Ipv4Addr::from(udp.v4).into(),
+        false => Ipv6Addr::from(own6).into(),
+    };
+    if random.one_in(16) {
+        return question(random, v4, local);
+    }
+    let remote: IpAddr = match v4 {
+        true => Ipv4Addr::from(random.next() as u32).into(),
+        false => Ipv6Addr::from(u128::from(random.next()) << 64 | 0x2000 << 112).into(),
+    };
+    let path = Path::Udp(UdpPath {
+        next_hop: NEAR_MAC,
+        local: SocketAddr::new(remote, random.next() as u16 | 1),
+        remote: SocketAddr::new(local, if random.one_in(30) { 53 } else { udp.port }),
+    });
+    let mut out = vec![0; path.front()];
+    out.extend(frame.get(ETH_LEN..).unwrap_or_default());
+    path.write(&mut out, random.mac(), dataplane::path::Encapsulation::Udp);
+    path.finish(&mut out);
+    match random.below(40) {
+        0 => out[..6].fill(0xff),
+        1 => out[12..14].copy_from_slice(&[0x81, 0]),
+        // Fragments, options, extension headers, another protocol, another address.
+        2 => out[20] = random.next() as u8,
+        3 => out[14] = 0x40 | random.below(16) as u8,
+        4 => out[20..24].rotate_right(random.below(4) as usize),
+        5 => out[if v4 { 23 } else { 20 }] = random.next() as u8,
+        6 => out[if v4 { 33 } else { 53 }] ^= 1,
+        7 => out[26] = [0, 127, 224, 255, 240][random.below(5) as usize],
+        8 => {
+            let at = path.front() - 8;
+            out[at..at + 2].fill(0);
+        }
+        9 => {
+            let at = path.front() - 2;
+            out[at..at + 2].fill(0);
+        }
+        10 => {
+            let (from, to) = if v4 { (30, 26) } else { (38, 22) };
+            let length = if v4 { 4 } else { 16 };
+            out.copy_within(from..from + length, to);
+        }
+        11 => out[22..38].fill(0),
+        12 => out[22] = 0xff,
+        _ => {}
+    }
+    if random.one_in(2) {
+        mend_checksum(&mut out);
+    }
+    out
+}
+
+/// ARP's or IPv6's question for an address, or something like it.
+fn question(random: &mut Random, v4: bool, own: IpAddr) -> Vec<u8> {
+    let source = random.mac();
+    let mut frame = match (v4, own) {
+        (true, IpAddr::V4(own)) => {
+            let mut frame = [
+                &[0xff; 6][..],
+                &source,
+                &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+                &source,
+            ]
+            .concat();
+            frame.extend([192, 0, 2, 77, 0, 0, 0, 0, 0, 0]);
+            frame.extend(own.octets());
+            frame
+        }
+        (_, IpAddr::V6(own)) => {
+            let [.., a, b, c] = own.octets();
+            let mut frame = [&[0x33, 0x33, 0xff, a, b, c][..], &source, &[0x86, 0xdd]].concat();
+            frame.extend([0x60, 0, 0, 0, 0, 32, 58, 255]);
+            frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+            frame.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+            frame.extend(own.octets());
+            frame.extend([1, 1]);
+            frame.extend(source);
+            frame
+        }
+        _ => unreachable!(),
+    };
+    if random.one_in(3) {
+        let at = random.below(frame.len() as u64) as usize;
+        frame[at] ^= 1 << random.below(8);
+    }
+    frame
+}
+
+fn mend_checksum(frame: &mut [u8]) {
+    if frame.len() >= 34 && frame[12..14] == [8, 0] {
+        frame[24..26].fill(0);
+        let sum = dataplane::host::checksum::checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+#[test]
+fn the_kernel_decides_over_udp_as_plain_memory_does_on_half_a_million_frames() {
+    Twins::over(Role::Gateway, 3, udp(false)).run(500_000);
+}
+
+#[test]
+fn the_kernel_decides_on_a_shared_port_as_plain_memory_does_on_half_a_million_frames() {
+    Twins::over(Role::Gateway, 4, udp(true)).run(500_000);
+}
+
+#[test]
+fn the_kernel_decides_over_udp_as_plain_memory_does_at_a_workstation() {
+    Twins::over(Role::Workstation, 5, udp(true)).run(200_000);
 }
 
 /// Prints what a frame costs, by verdict. Figures depend on the machine; nothing is asserted.

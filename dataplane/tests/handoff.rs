@@ -120,14 +120,14 @@ impl Team {
                 io,
                 tables: Arc::clone(&self.tables),
                 mac: GATEWAY_MAC,
-                ethertype: ETHERTYPE,
+                encapsulation: portcullis_dataplane::path::Encapsulation::Ether(ETHERTYPE),
             };
             let tables = Arc::clone(&self.tables);
             let now = self.now;
             let port = Admission {
                 role: Role::Gateway,
                 mac: GATEWAY_MAC,
-                ethertype: ETHERTYPE,
+                encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
             };
             far.set_admission(Box::new(move |frame| {
                 wire::decide(&port, &frame, &tables.at(now, true)).0 == Verdict::Admitted
@@ -156,7 +156,7 @@ impl Team {
             ((7 << 16) | slot, 9),
         );
         gateway.workstation = workstation;
-        far.peer_mac = GATEWAY_MAC;
+        far.path = GATEWAY_MAC.into();
         self.crew.set_owner(slot as u16, Some(owner));
         self.give(owner, Command::Install(Box::new(gateway)));
         Remote(Session::new(&far, Engine::AesGcm, self.now).unwrap())

@@ -9,7 +9,7 @@ use dataplane::keys::{Cipher, Protection};
 use dataplane::policy::{Match, PeerRules, Policy, PortRange, RuleSet};
 use dataplane::port::memory::{MemoryConfig, MemoryPort};
 use dataplane::session::{Install, Session, pair_for_tests};
-use dataplane::tap::{OUTER, Reason, Tap};
+use dataplane::tap::{Reason, Tap};
 use dataplane::wall::Wanted;
 use dataplane::worker::{Command, Event, PeerSetup, PortSetup};
 use portcullis_dataplane as dataplane;
@@ -472,7 +472,7 @@ fn a_slot_used_again_admits_counters_from_zero() {
             ((generation << 16) | 5, 9),
         );
         gateway.workstation = 0;
-        far.peer_mac = GATEWAY_MAC;
+        far.path = GATEWAY_MAC.into();
         bench.give(Command::Install(Box::new(gateway)));
         bench.admit(bench.now);
         let mut ws = Remote(Session::new(&far, Engine::AesGcm, bench.now).unwrap());
@@ -591,7 +591,7 @@ fn a_port_that_is_gone_is_reported_once_and_its_frames_with_it() {
         io: port,
         tables: Arc::clone(&bench.tables),
         mac: GATEWAY_MAC,
-        ethertype: ETHERTYPE,
+        encapsulation: portcullis_dataplane::path::Encapsulation::Ether(ETHERTYPE),
     };
     bench.give(Command::AddPort(Box::new(setup)));
     bench.worker.host().clear();
@@ -630,7 +630,7 @@ proptest! {
         let mut workstation = bench_on(Role::Workstation, 1, down, far_down);
         let protection = if authenticate { Protection::Authenticate } else { Protection::Encrypt };
         let (at_gateway, at_workstation) = pair_for_tests(3, Cipher::Aes128Gcm, protection, (0x1_0001, 0x2_0002));
-        let at_workstation = Install { peer_mac: GATEWAY_MAC, ..at_workstation };
+        let at_workstation = Install { path: GATEWAY_MAC.into(), ..at_workstation };
         gateway.give(Command::Install(Box::new(at_gateway)));
         workstation.give(Command::Install(Box::new(at_workstation)));
         let mut expected = [Vec::new(), Vec::new()];
@@ -831,7 +831,7 @@ fn each_drop_is_told_to_whoever_watches_with_its_reason_and_nothing_that_a_packe
             sample.outer(),
             [&last[..16], &sample.outer()[16..]].concat()
         );
-        assert_eq!(sample.outer().len(), OUTER);
+        assert_eq!(sample.outer().len(), ETH_LEN + HEADER_LEN);
         let inner = match sample.reason {
             Reason::PolicyDenied | Reason::InnerSource | Reason::InnerDestination => 28,
             _ => 0,

@@ -46,7 +46,9 @@ fn a_worker_neither_spins_nor_fails_on_what_is_down_and_tells_what_is_gone() {
             io: port,
             tables: Arc::new(PortTables::in_memory(4, 4).unwrap()),
             mac: [2, 0, 0, 0, 0, 1],
-            ethertype: wire::limits::ETHERTYPE,
+            encapsulation: portcullis_dataplane::path::Encapsulation::Ether(
+                wire::limits::ETHERTYPE,
+            ),
         };
         commands.give(Command::AddPort(Box::new(setup)));
         let thread = std::thread::spawn(move || worker.run(&bell, Duration::ZERO));

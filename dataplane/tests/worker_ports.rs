@@ -32,7 +32,7 @@ fn setup(
         io,
         tables: Arc::clone(tables),
         mac: GATEWAY_MAC,
-        ethertype: ETHERTYPE,
+        encapsulation: portcullis_dataplane::path::Encapsulation::Ether(ETHERTYPE),
     };
     (setup, far)
 }
@@ -105,7 +105,7 @@ fn a_pending_session_on_another_port_moves_nothing_until_it_is_proven() {
 
     let (mut gateway, mut far) =
         pair_for_tests(2, Cipher::Aes256Gcm, Protection::Encrypt, (7 << 16 | 2, 9));
-    (gateway.port, far.peer_mac) = (1, GATEWAY_MAC);
+    (gateway.port, far.path) = (1, GATEWAY_MAC.into());
     bench.give(Command::Install(Box::new(gateway)));
     let mut second = Remote(Session::new(&far, Engine::AesGcm, bench.now).unwrap());
 
@@ -191,7 +191,7 @@ fn packets_beyond_the_ports_memory_are_dropped_and_padding_stays_within_it() {
     let mut bench = bench(1);
     let (gateway, mut far) =
         pair_for_tests(1, Cipher::Aes256Gcm, Protection::Encrypt, (7 << 16 | 1, 9));
-    far.peer_mac = GATEWAY_MAC;
+    far.path = GATEWAY_MAC.into();
     bench.give(Command::Install(Box::new(Install {
         mtu: 9000,
         padding: Padding::Full,
@@ -272,7 +272,7 @@ fn packets_stay_in_order_when_the_first_port_runs_out_of_frames() {
     let (mut gateway, mut workstation) =
         pair_for_tests(1, Cipher::Aes256Gcm, Protection::Encrypt, (7 << 16 | 1, 9));
     gateway.port = 2;
-    workstation.peer_mac = GATEWAY_MAC;
+    workstation.path = GATEWAY_MAC.into();
     bench.give(Command::Install(Box::new(gateway)));
     let mut remote = Remote(Session::new(&workstation, Engine::AesGcm, bench.now).unwrap());
     let frame = remote.frame(&packet(WS, TOR, b"proof"), bench.now);

@@ -6,14 +6,14 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_REDIRECT};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, XskMap};
 use wire::limits::SEEN_CELLS;
 use wire::tables::{Bucket, Credit, Floor, KnockEntry, Seen, SessionEntry, SourceKey};
-use wire::{Admission, Role, Tables, Verdict, decide};
+use wire::{Admission, Encapsulation, Role, Tables, Udp, Verdict, decide};
 
 use crate::atomic;
 use crate::packet::Packet;
@@ -29,6 +29,15 @@ static ROLE: Global<u32> = Global::new(0);
 static MAC: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static ETHERTYPE: Global<u16> = Global::new(wire::limits::ETHERTYPE);
+// 0 where it is `ether`.
+#[unsafe(no_mangle)]
+static UDP_PORT: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static UDP_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static UDP_V6: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+static UDP_SHARED: Global<u32> = Global::new(0);
 
 // Sizes that the loader sets are 1 here.
 #[map]
@@ -62,7 +71,10 @@ pub fn run(context: *mut xdp_md) -> u32 {
             Role::Workstation
         },
         mac: own_mac(),
-        ethertype: ETHERTYPE.load(),
+        encapsulation: match UDP_PORT.load() {
+            0 => Encapsulation::Ether(ETHERTYPE.load()),
+            _ => Encapsulation::Udp(udp()),
+        },
     };
     let (verdict, workstation) = decide(&port, &Packet::new(context), &Maps { context });
     count(&VERDICTS, verdict as u32);
@@ -72,10 +84,25 @@ pub fn run(context: *mut xdp_md) -> u32 {
     }
     match verdict {
         Verdict::Admitted => XDP_REDIRECT,
+        // On a shared port, what is not the tunnel's; on another, as far as `ingress_udp`, which answers it
+        // (XDP_TX would be nearer, but not every driver has it, and veth loses what is sent so unless its other end
+        // has an XDP program too). The verifier removes this where the port is not `udp`.
+        Verdict::Answered | Verdict::Passed if UDP_PORT.load() != 0 => XDP_PASS,
         _ => {
             watch::dropped(context, verdict as u32, workstation);
             XDP_DROP
         }
+    }
+}
+
+/// The port's `udp` encapsulation.
+#[inline(always)]
+pub fn udp() -> Udp {
+    Udp {
+        port: UDP_PORT.load(),
+        v4: UDP_V4.load(),
+        v6: UDP_V6.load(),
+        shared: UDP_SHARED.load() != 0,
     }
 }
 

@@ -2,11 +2,11 @@
 //! the guards on ingress see whatever got past the driver's XDP hook, and those on egress whatever the
 //! kernel's own stack would send. Each kind of port has its own three:
 //!
-//! | hook of a port | `tunnel` | `pinned` | `open` |
-//! |---|---|---|---|
-//! | XDP, ingress | `admission` | `pinned` | `open` |
-//! | tcx or clsact, ingress | `ingress_guard` | `ingress_pinned` | `ingress_open` |
-//! | tcx or clsact, egress | `guard` | `guard_pinned` | `guard_open` |
+//! | hook of a port | `tunnel` | over `udp` | over `udp`, shared | `pinned` | `open` |
+//! |---|---|---|---|---|---|
+//! | XDP, ingress | `admission` | `admission` | `admission` | `pinned` | `open` |
+//! | tcx or clsact, ingress | `ingress_guard` | `ingress_udp` | `ingress_shared` | `ingress_pinned` | `ingress_open` |
+//! | tcx or clsact, egress | `guard` | `guard_udp` | | `guard_pinned` | `guard_open` |
 //!
 //! | hook of the host interface | program | |
 //! |---|---|---|
@@ -23,6 +23,7 @@ mod guard;
 mod packet;
 mod pinned;
 mod steering;
+mod udp;
 mod watch;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_md};
@@ -35,7 +36,7 @@ use pinned::Guarded;
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// Decides about every frame that arrives at the port. Never XDP_PASS.
+/// Decides about every frame that arrives at the port. Never XDP_PASS on `ether`.
 ///
 /// `frags`: it can be attached where frames are larger than a page, and come in several pieces.
 #[unsafe(no_mangle)]
@@ -59,6 +60,27 @@ extern "C" fn guard(_context: *mut __sk_buff) -> i32 {
 extern "C" fn ingress_guard(_context: *mut __sk_buff) -> i32 {
     guard::count(guard::INGRESS);
     TC_ACT_SHOT as i32
+}
+
+/// Answers ARP and neighbour discovery at a port of `udp`, and drops all else, as `ingress_guard` does.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn ingress_udp(context: *mut __sk_buff) -> i32 {
+    guarded(context, udp::enters(context), guard::INGRESS)
+}
+
+/// Lets out of a port of `udp` what `ingress_udp` answers, and nothing of the kernel's.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn guard_udp(context: *mut __sk_buff) -> i32 {
+    guarded(context, udp::leaves(context), guard::EGRESS)
+}
+
+/// Drops at a shared port what would come to the tunnel's UDP port in a way that XDP does not follow.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn ingress_shared(context: *mut __sk_buff) -> i32 {
+    guarded(context, udp::shared(context), guard::INGRESS)
 }
 
 /// Decides about every frame that arrives at a port of pinned Workstations.

@@ -1,7 +1,9 @@
 //! How the bytes of a frame are reached, in XDP and in traffic control.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::{bpf_skb_pull_data, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+};
 use wire::Frame;
 use wire::pinned::FrameMut;
 
@@ -68,6 +70,19 @@ impl Frame for Packet {
     #[inline(always)]
     fn word(&self, at: usize) -> Option<u64> {
         self.read(at)
+    }
+
+    #[inline(always)]
+    fn far_be16(&self, at: usize) -> Option<u16> {
+        let mut bytes = [0u8; 2];
+        // SAFETY: the context is the one the kernel handed the program, and two bytes are written into two.
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.context, at as u32, bytes.as_mut_ptr().cast(), 2) };
+        if failed == 0 {
+            Some(u16::from_be_bytes(bytes))
+        } else {
+            None
+        }
     }
 }
 
@@ -183,6 +198,20 @@ impl Frame for Skb {
     #[inline(always)]
     fn word(&self, at: usize) -> Option<u64> {
         self.read(at)
+    }
+
+    #[inline(always)]
+    fn far_be16(&self, at: usize) -> Option<u16> {
+        let mut bytes = [0u8; 2];
+        // SAFETY: the context is the one the kernel handed the program, and two bytes are written into two.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.context.cast(), at as u32, bytes.as_mut_ptr().cast(), 2)
+        };
+        if failed == 0 {
+            Some(u16::from_be_bytes(bytes))
+        } else {
+            None
+        }
     }
 }
 

@@ -8,10 +8,14 @@ use portcullis_fuzz::Input;
 use siphasher::sip::SipHasher24;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use wire::header::{kind, session_index, slot_of};
-use wire::limits::{BROADCAST, COUNTER_LIMIT, ETH_LEN, ETHERTYPE, HEADER_LEN, SEEN_CELLS};
+use wire::limits::{
+    BROADCAST, COUNTER_LIMIT, ETH_LEN, ETHERTYPE, HEADER_LEN, SEEN_CELLS, UDP_PORT, UDP_V4_LEN,
+    UDP_V6_LEN,
+};
 use wire::tables::{Bucket, KnockEntry, SessionEntry, SourceKey};
-use wire::{Admission, Header, Role, Tables, Verdict, decide};
+use wire::{Admission, Encapsulation, Header, Role, Tables, Udp, Verdict, decide};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SLOTS: u16 = 4;
@@ -186,17 +190,65 @@ fn frame(input: &mut Input, tables: &Plain) -> Vec<u8> {
     frame
 }
 
+/// The same frame in a datagram to the port, as the input has it.
+fn over_udp(input: &mut Input, frame: &[u8]) -> Vec<u8> {
+    let payload = frame.get(ETH_LEN..).unwrap_or_default();
+    let length = payload.len() as u16 + 8;
+    let what = input.u8();
+    let source = input.u8();
+    let mut out = [&MAC[..], &[2, 0, 0, 0, 0, 9]].concat();
+    if what & 1 == 0 {
+        let mut ip = vec![0x45, 0];
+        ip.extend((length + 20).to_be_bytes());
+        ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, source]);
+        ip.extend(V4.octets());
+        let sum: u32 = ip
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+            .sum();
+        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        out.extend([8, 0]);
+        out.extend(ip);
+    } else {
+        out.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        out.extend(length.to_be_bytes());
+        out.extend([
+            17, 64, 0x20, 1, 0xd, 0xb8, 0, source, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7,
+        ]);
+        out.extend(V6.octets());
+    }
+    out.extend(7u16.to_be_bytes());
+    out.extend(UDP_PORT.to_be_bytes());
+    out.extend(length.to_be_bytes());
+    out.extend([1, 1]);
+    out.extend(payload);
+    if what & 0x40 != 0 {
+        input.flip(&mut out);
+    }
+    out
+}
+
+const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
-    let role = if input.u8() & 1 == 0 {
+    let kind_of_port = input.u8();
+    let role = if kind_of_port & 1 == 0 {
         Role::Gateway
     } else {
         Role::Workstation
     };
+    let udp = kind_of_port & 2 != 0;
+    let shared = kind_of_port & 4 != 0;
     let port = Admission {
         role,
         mac: MAC,
-        ethertype: ETHERTYPE,
+        encapsulation: match udp {
+            false => Encapsulation::Ether(ETHERTYPE),
+            true => Encapsulation::Udp(Udp::new(UDP_PORT, Some(V4), Some(V6), shared)),
+        },
     };
     let tables = tables(&mut input);
     let mut admitted_data = HashSet::new();
@@ -208,10 +260,18 @@ fuzz_target!(|bytes: &[u8]| {
         tables
             .now
             .set(tables.now.get() + u64::from(input.u8()) * 50_000_000);
-        let frame = frame(&mut input, &tables);
+        let mut frame = frame(&mut input, &tables);
+        if udp {
+            frame = over_udp(&mut input, &frame);
+        }
+        let front = match (udp, frame.get(12..14)) {
+            (true, Some([0x86, 0xdd])) => UDP_V6_LEN,
+            (true, _) => UDP_V4_LEN,
+            (false, _) => ETH_LEN,
+        };
         let credit = |workstation: u32| tables.credit(workstation);
         let slot = frame
-            .get(18..20)
+            .get(front + 4..front + 6)
             .map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
         let workstation = slot
             .and_then(|slot| tables.session(slot))
@@ -219,15 +279,25 @@ fuzz_target!(|bytes: &[u8]| {
         let before = credit(workstation);
         let (verdict, whose) = decide(&port, &&frame[..], &tables);
         let after = credit(workstation);
+        assert!(verdict != Verdict::Passed || (udp && shared));
+        assert!(verdict != Verdict::Answered || (udp && !shared));
         if verdict != Verdict::Admitted {
             assert_eq!(before, after, "{verdict:?} cost credit");
             continue;
         }
         assert!(tables.socket);
         // Everything an admitted frame must be, said in other words.
-        let header = Header::decode(&frame[ETH_LEN..]).expect("admitted without a header");
-        assert!(frame.len() >= ETH_LEN + header.frame_len());
-        assert_eq!(frame[12..14], ETHERTYPE.to_be_bytes());
+        let header = Header::decode(&frame[front..]).expect("admitted without a header");
+        assert!(frame.len() >= front + header.frame_len());
+        match udp {
+            false => assert_eq!(frame[12..14], ETHERTYPE.to_be_bytes()),
+            true => {
+                let length = u16::from_be_bytes([frame[front - 4], frame[front - 3]]);
+                assert_eq!(usize::from(length), 8 + header.frame_len());
+                assert_eq!(frame[front - 6..front - 4], UDP_PORT.to_be_bytes());
+                assert_eq!(frame[..6], MAC);
+            }
+        }
         assert!(whose.is_some());
         let covered = match header.kind {
             kind::DATA => 0,
@@ -238,8 +308,8 @@ fuzz_target!(|bytes: &[u8]| {
             _ => [header.index.into(), 3],
         };
         let signed = [
-            &frame[ETH_LEN..ETH_LEN + 16],
-            &frame[ETH_LEN + HEADER_LEN..][..covered],
+            &frame[front..front + 16],
+            &frame[front + HEADER_LEN..][..covered],
         ]
         .concat();
         assert_eq!(
@@ -249,11 +319,11 @@ fuzz_target!(|bytes: &[u8]| {
         if header.kind == kind::DATA {
             let session = tables.sessions[usize::from(slot_of(header.index))];
             assert_eq!(frame[..6], MAC);
-            assert_eq!(frame[6..12], session.peer_mac);
+            assert!(udp || frame[6..12] == session.peer_mac);
             assert_eq!(session.index, header.index);
             assert!(header.counter >= tables.floors[usize::from(slot_of(header.index))]);
             assert!(
-                admitted_data.insert((header.index, header.counter)),
+                admitted_data.insert((header.index, header.counter)) || udp,
                 "admitted twice"
             );
             let (admitted, consumed, limit) = before.expect("no credit at all");

@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
             match Gateway::parse(path, text) {
                 Ok(config) => {
                     assert!(!config.ports.is_empty());
-                    let _ = config.ethertype_for(None);
+                    let _ = config.encapsulation_for(None);
                 }
                 Err(problem) => judge(path, &problem),
             }

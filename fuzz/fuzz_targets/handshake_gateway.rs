@@ -37,7 +37,7 @@ impl Watch {
                 Action::Install(install) => {
                     assert!(genuine, "a session out of nothing genuine");
                     assert_eq!(install.workstation, 0);
-                    assert_eq!(install.peer_mac, STATION);
+                    assert_eq!(install.path, STATION.into());
                     assert!(self.installed.insert(install.index), "an index twice");
                     assert!(self.keys.insert(install.keys.send.aead), "a key twice");
                 }

@@ -6,7 +6,7 @@ use control::handshake::gateway::{
 };
 use control::handshake::noise::public_key;
 use control::handshake::workstation::{Workstation, WorkstationConfig};
-use control::handshake::{Action, Install, Mac, Padding};
+use control::handshake::{Action, Encapsulation, Install, Mac, Padding};
 use dataplane::keys::{Cipher, Protection};
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
@@ -41,9 +41,10 @@ pub fn port(port: u16) -> PortConfig {
     mac[5] += port as u8;
     PortConfig {
         port,
+        encapsulation: Encapsulation::Ether(wire::limits::ETHERTYPE),
         mac,
         ifindex: 7 + u32::from(port),
-        mtu: 1460,
+        mtu: 1500,
     }
 }
 
@@ -93,6 +94,7 @@ pub fn workstation() -> Workstation {
         psk: Zeroizing::new(PSK),
         key_id: key_id(0),
         port: 0,
+        gateway: wire::limits::BROADCAST.into(),
         mac: STATION,
         mtu: 1460,
         virtualised: false,

@@ -1,5 +1,4 @@
-//! The admission decision on a `tunnel` port with `ether` encapsulation: which frames reach the
-//! AF_XDP socket.
+//! The admission decision on a `tunnel` port: which frames reach the AF_XDP socket.
 //!
 //! [`decide`] is the whole of it, generic over where the frame's bytes and the tables are. The XDP
 //! program runs it over packet memory and BPF maps; tests run it over a slice and plain structures.
@@ -7,7 +6,8 @@
 use crate::header::{Header, kind, slot_of};
 use crate::limits::*;
 use crate::siphash::SipHash24;
-use crate::tables::{Bucket, Credit, KnockEntry, SessionEntry, SourceKey, seen_cell};
+use crate::tables::{Bucket, Credit, KnockEntry, SessionEntry, Source, SourceKey, seen_cell};
+use crate::udp::Udp;
 use crate::verdict::Verdict;
 
 /// Which end of the tunnel this port is.
@@ -26,8 +26,17 @@ pub struct Admission {
     pub role: Role,
     /// The port's own MAC address.
     pub mac: [u8; 6],
-    /// The tunnel's EtherType, host order.
-    pub ethertype: u16,
+    /// What frames of the tunnel are wrapped in.
+    pub encapsulation: Encapsulation,
+}
+
+/// What frames of the tunnel are wrapped in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Ethernet II with this EtherType, host order.
+    Ether(u16),
+    /// UDP over IPv4 or IPv6.
+    Udp(Udp),
 }
 
 /// A frame, from its Ethernet header on. Reads outside it give `None`; so may reads beyond its first
@@ -43,6 +52,43 @@ pub trait Frame {
     fn words(&self, at: usize) -> Option<[u64; 3]>;
     /// Eight bytes at `at`, little-endian.
     fn word(&self, at: usize) -> Option<u64>;
+    /// Two bytes at an `at` that is only known as the frame is read, big-endian; may be slower.
+    fn far_be16(&self, at: usize) -> Option<u16> {
+        self.be16(at)
+    }
+}
+
+/// A frame without its first bytes.
+struct Rest<'a, F> {
+    frame: &'a F,
+    without: usize,
+}
+
+impl<F: Frame> Frame for Rest<'_, F> {
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        self.frame.holds(self.without + bytes)
+    }
+
+    #[inline(always)]
+    fn mac(&self, at: usize) -> Option<[u8; 6]> {
+        self.frame.mac(self.without + at)
+    }
+
+    #[inline(always)]
+    fn be16(&self, at: usize) -> Option<u16> {
+        self.frame.be16(self.without + at)
+    }
+
+    #[inline(always)]
+    fn words(&self, at: usize) -> Option<[u64; 3]> {
+        self.frame.words(self.without + at)
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> Option<u64> {
+        self.frame.word(self.without + at)
+    }
 }
 
 /// A frame in plain memory.
@@ -101,13 +147,26 @@ pub trait Tables {
 /// The verdict, and the slot of the Workstation that the frame names, where it names one.
 pub type Decision = (Verdict, Option<u32>);
 
-/// Decides about one frame. Everything but [`Verdict::Admitted`] is dropped by the caller.
+/// Decides about one frame. What [`Verdict::is_drop`] says is dropped by the caller.
 #[inline(always)]
 pub fn decide(port: &Admission, frame: &impl Frame, tables: &impl Tables) -> Decision {
-    let Some(ethertype) = frame.be16(12) else {
+    match &port.encapsulation {
+        Encapsulation::Ether(ethertype) => decide_ether(port, *ethertype, frame, tables),
+        Encapsulation::Udp(udp) => decide_udp(port, udp, frame, tables),
+    }
+}
+
+#[inline(always)]
+fn decide_ether(
+    port: &Admission,
+    ethertype: u16,
+    frame: &impl Frame,
+    tables: &impl Tables,
+) -> Decision {
+    let Some(found) = frame.be16(12) else {
         return (Verdict::Short, None);
     };
-    if ethertype != port.ethertype {
+    if found != ethertype {
         return (Verdict::Foreign, None);
     }
     let (Some(destination), Some(source), Some(words)) =
@@ -128,9 +187,40 @@ pub fn decide(port: &Admission, frame: &impl Frame, tables: &impl Tables) -> Dec
         return (Verdict::Misdirected, None);
     }
     if header.kind == kind::DATA {
-        decide_data(&header, source, tables)
+        decide_data(&header, Some(source), tables)
     } else {
-        decide_handshake(port.role, &header, source, frame, tables)
+        decide_handshake(port.role, &header, Source::mac(source), frame, tables)
+    }
+}
+
+#[inline(always)]
+fn decide_udp(port: &Admission, udp: &Udp, frame: &impl Frame, tables: &impl Tables) -> Decision {
+    let datagram = match udp.datagram(port.mac, frame, tables) {
+        Ok(datagram) => datagram,
+        Err(verdict) => return (verdict, None),
+    };
+    // From here on it looks as on `ether`: the Portcullis header comes where that of Ethernet ends.
+    let frame = &Rest {
+        frame,
+        without: datagram.front - ETH_LEN,
+    };
+    let Some(words) = frame.words(ETH_LEN) else {
+        return (Verdict::Short, None);
+    };
+    let Ok(header) = Header::from_words(words) else {
+        return (Verdict::Malformed, None);
+    };
+    // Who has restarted is found out by asking: a Reset would only help who may inject one.
+    if !is_for(port.role, header.kind) || header.kind == kind::RESET {
+        return (Verdict::Malformed, None);
+    }
+    if header.frame_len() != datagram.payload {
+        return (Verdict::Malformed, None);
+    }
+    if header.kind == kind::DATA {
+        decide_data(&header, None, tables)
+    } else {
+        decide_handshake(port.role, &header, datagram.source, frame, tables)
     }
 }
 
@@ -148,7 +238,7 @@ fn is_for(role: Role, kind: u8) -> bool {
 }
 
 #[inline(always)]
-fn decide_data(header: &Header, source: [u8; 6], tables: &impl Tables) -> Decision {
+fn decide_data(header: &Header, ether: Option<[u8; 6]>, tables: &impl Tables) -> Decision {
     let slot = slot_of(header.index);
     let Some(session) = tables.session(slot) else {
         return (Verdict::UnknownSession, None);
@@ -158,7 +248,12 @@ fn decide_data(header: &Header, source: [u8; 6], tables: &impl Tables) -> Decisi
         return (Verdict::UnknownSession, None);
     }
     let workstation = session.workstation;
-    let verdict = if session.peer_mac != source {
+    // On `udp` a session may move, and a copy that is faster than the genuine frame is not to shut it out.
+    let elsewhere = match ether {
+        Some(source) => session.peer_mac != source,
+        None => false,
+    };
+    let verdict = if elsewhere {
         Verdict::Misdirected
     } else if header.data_tag(session.key) != header.tag {
         Verdict::BadTag
@@ -166,7 +261,7 @@ fn decide_data(header: &Header, source: [u8; 6], tables: &impl Tables) -> Decisi
         Verdict::Replay
     } else {
         let (cell, mark) = seen_cell(header.counter);
-        if !tables.mark_seen(slot, cell, mark) {
+        if ether.is_some() && !tables.mark_seen(slot, cell, mark) {
             Verdict::Replay
         } else {
             match tables.credit(workstation) {
@@ -191,7 +286,7 @@ fn decide_data(header: &Header, source: [u8; 6], tables: &impl Tables) -> Decisi
 fn decide_handshake(
     role: Role,
     header: &Header,
-    source: [u8; 6],
+    source: Source,
     frame: &impl Frame,
     tables: &impl Tables,
 ) -> Decision {
@@ -223,12 +318,7 @@ fn decide_handshake(
         (HELLO_SOURCE, HELLO_TOTAL)
     };
     let now = tables.now();
-    let key = SourceKey {
-        key_id,
-        mac: source,
-        kind: header.kind,
-        reserved: 0,
-    };
+    let key = SourceKey::new(key_id, header.kind, source);
     if tables.source(&key, |bucket| bucket.take(now, per_source)) != Some(true) {
         return attributed(Verdict::RateLimited);
     }

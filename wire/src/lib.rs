@@ -18,11 +18,13 @@ pub mod pinned;
 pub mod replay;
 pub mod siphash;
 pub mod tables;
+pub mod udp;
 pub mod verdict;
 pub mod watch;
 
-pub use admission::{Admission, Frame, Role, Tables, decide};
+pub use admission::{Admission, Encapsulation, Frame, Role, Tables, decide};
 pub use header::{Header, Malformed, kind};
 pub use pinned::PinnedVerdict;
 pub use replay::ReplayWindow;
+pub use udp::Udp;
 pub use verdict::Verdict;

@@ -5,6 +5,12 @@
 pub const ETH_LEN: usize = 14;
 /// EtherType of `ether` encapsulation: IEEE 802 Local Experimental 1 (RFC 9542, section 3).
 pub const ETHERTYPE: u16 = 0x88B5;
+/// UDP port of `udp` encapsulation (of the range that IANA assigns to nobody).
+pub const UDP_PORT: u16 = 51888;
+/// Bytes before the Portcullis header on `udp` over IPv4: Ethernet, IPv4 and UDP headers.
+pub const UDP_V4_LEN: usize = ETH_LEN + 20 + 8;
+/// Bytes before the Portcullis header on `udp` over IPv6.
+pub const UDP_V6_LEN: usize = ETH_LEN + 40 + 8;
 /// The Ethernet broadcast address; Hello and Reset are sent to it.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 /// Bytes of the Portcullis header, the same for every type.

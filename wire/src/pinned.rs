@@ -204,6 +204,35 @@ pub fn decide(mac: [u8; 6], frame: &impl Frame, tables: &impl PinTables) -> Pinn
     }
 }
 
+/// Decides about ARP, and about ICMPv6's neighbour discovery, alone: [`PinnedVerdict::Answered`] is a question for one
+/// of the port's own addresses. Any other frame is [`PinnedVerdict::Foreign`].
+#[inline(always)]
+pub fn claim(mac: [u8; 6], frame: &impl Frame, tables: &impl PinTables) -> PinnedVerdict {
+    let Some(ethertype) = frame.be16(12) else {
+        return PinnedVerdict::Short;
+    };
+    let Some(source) = frame.mac(6) else {
+        return PinnedVerdict::Short;
+    };
+    let Some(destination) = frame.mac(0) else {
+        return PinnedVerdict::Short;
+    };
+    let cable = Cable {
+        mac,
+        destination,
+        source,
+    };
+    let verdict = match ethertype {
+        ARP => cable.arp_of(0, frame, tables),
+        IPV6 => cable.solicited(frame, tables),
+        _ => Some(PinnedVerdict::Foreign),
+    };
+    match verdict {
+        Some(verdict) => verdict,
+        None => PinnedVerdict::Short,
+    }
+}
+
 /// Decides whether a frame of the kernel's may leave a pinned port: IP from one of the port's own
 /// addresses to an address of a pin, at that pin's MAC address. The caller has made sure that it is this
 /// machine's own and not forwarded.
@@ -330,6 +359,18 @@ impl Cable {
             None => self.to_us(&PinKey::own_v6(to), pin, tables),
         };
         (verdict, Some(pin))
+    }
+
+    /// A neighbour solicitation; nothing else of IPv6.
+    #[inline(always)]
+    fn solicited(self, frame: &impl Frame, tables: &impl PinTables) -> Option<PinnedVerdict> {
+        let to = v6_at(frame, 38)?;
+        let from = v6_at(frame, 22)?;
+        let kind = byte(frame, V6_TRANSPORT)?;
+        if byte(frame, 20)? != ICMPV6 || kind != 135 {
+            return Some(PinnedVerdict::Foreign);
+        }
+        self.solicitation(0, from, to, frame, tables)
     }
 
     /// What is otherwise right: whether it is for us, and within the pin's rate.

@@ -26,7 +26,7 @@ pub struct SessionEntry {
     pub workstation: u32,
     /// The admission key of the receiving direction.
     pub key: [u64; 2],
-    /// The only source MAC address this session is accepted from.
+    /// `ether`: the only source MAC address this session is accepted from.
     pub peer_mac: [u8; 6],
     /// Zero.
     pub reserved: [u8; 2],
@@ -149,18 +149,73 @@ impl KnockEntry {
     }
 }
 
+/// Where a frame comes from, as far as buckets tell sources apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The MAC address on `ether`; on `udp` the IPv4 address, or the first 64 bits of the IPv6 address, of which
+    /// a host can have all others at will.
+    pub address: u64,
+    /// What that is.
+    pub kind: SourceKind,
+}
+
+/// What a [`Source`]'s address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SourceKind {
+    /// A MAC address.
+    Mac = 0,
+    /// An IPv4 address.
+    V4 = 4,
+    /// The first half of an IPv6 address.
+    V6 = 6,
+}
+
+impl Source {
+    /// A source of an address.
+    #[inline(always)]
+    pub const fn new(kind: SourceKind, address: u64) -> Self {
+        Self { address, kind }
+    }
+
+    /// A MAC address.
+    #[inline(always)]
+    pub const fn mac([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self::new(
+            SourceKind::Mac,
+            u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
+        )
+    }
+}
+
 /// The key of a handshake bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SourceKey {
+    /// The frame's source.
+    pub address: u64,
     /// The Workstation's key id.
     pub key_id: u32,
-    /// The frame's source address.
-    pub mac: [u8; 6],
     /// The frame's type.
     pub kind: u8,
+    /// What the address is.
+    pub of: SourceKind,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: u16,
+}
+
+impl SourceKey {
+    /// The bucket of frames of a type that name a key id and come from a source.
+    #[inline(always)]
+    pub const fn new(key_id: u32, kind: u8, source: Source) -> Self {
+        Self {
+            address: source.address,
+            key_id,
+            kind,
+            of: source.kind,
+            reserved: 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +250,6 @@ mod tests {
         assert_eq!(size_of::<Seen>(), 4 * SEEN_CELLS);
         assert_eq!(size_of::<Credit>(), 128);
         assert_eq!(size_of::<KnockEntry>(), 104);
-        assert_eq!(size_of::<SourceKey>(), 12);
+        assert_eq!(size_of::<SourceKey>(), 16);
     }
 }

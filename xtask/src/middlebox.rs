@@ -30,6 +30,8 @@ pub struct Impairment {
     pub delay: Duration,
     /// Nothing passes at all.
     pub cut: bool,
+    /// Frames of more bytes than this are lost, without a word; 0 for none.
+    pub largest: usize,
 }
 
 /// A frame on its way, ordered by when it is due, the earliest greatest.
@@ -193,7 +195,8 @@ impl Path {
         waiting: &mut BinaryHeap<Waiting>,
     ) {
         self.counters.received.fetch_add(1, Ordering::Relaxed);
-        if impairment.cut || self.noise.happens(impairment.loss) {
+        let too_large = impairment.largest > 0 && frame.len() > impairment.largest;
+        if impairment.cut || too_large || self.noise.happens(impairment.loss) {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }

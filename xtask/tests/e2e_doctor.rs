@@ -223,7 +223,7 @@ fn programs_of_others_on_a_port_are_found() {
             admission: wire::Admission {
                 role: wire::Role::Gateway,
                 mac,
-                ethertype: wire::limits::ETHERTYPE,
+                encapsulation: wire::Encapsulation::Ether(wire::limits::ETHERTYPE),
             },
             // Somebody else's: its pins are not where ours are.
             pin_directory: pins.pins().to_owned(),

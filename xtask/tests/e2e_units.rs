@@ -88,6 +88,8 @@ fn filter(unit: &str) -> BpfProgram {
         "AF_UNIX" => libc::AF_UNIX,
         "AF_NETLINK" => libc::AF_NETLINK,
         "AF_XDP" => libc::AF_XDP,
+        "AF_INET" => libc::AF_INET,
+        "AF_INET6" => libc::AF_INET6,
         other => panic!("{other} is not known here"),
     });
     let only = |family: i32| {

@@ -18,9 +18,14 @@ fn analyze(arguments: &[&str], unit: &str) -> Output {
 }
 
 #[test]
-fn the_units_exposure_is_at_most_one_and_a_half() {
-    for unit in ["portcullisd.service", "portcullis-agent.service"] {
-        let output = analyze(&["security", "--offline=true", "--threshold=15"], unit);
+fn the_units_exposure_is_at_most_one_and_a_half_and_what_internet_sockets_cost_the_agent() {
+    // Over networks its helper makes UDP sockets: 0.3 for those, 0.2 for reaching any address by them.
+    for (unit, most) in [
+        ("portcullisd.service", 15),
+        ("portcullis-agent.service", 20),
+    ] {
+        let threshold = format!("--threshold={most}");
+        let output = analyze(&["security", "--offline=true", &threshold], unit);
         let text = String::from_utf8_lossy(&output.stdout);
         let worst: Vec<&str> = text.lines().filter(|line| line.contains('✗')).collect();
         assert!(output.status.success(), "{unit}: {}", worst.join("\n"));

@@ -120,7 +120,7 @@ pub fn rotate_workstation(
     }
     // Asked first: after the registry's answer nothing may fail.
     if let Some((_, workstation)) = registry.get(name) {
-        config.ethertype_for(workstation.port.as_deref())?;
+        config.encapsulation_for(workstation.port.as_deref())?;
     }
     let gateway = keyring.public();
     let until = unix_now().saturating_add(keep);
@@ -173,7 +173,7 @@ pub fn add_workstation(
     let mut new = request.into_new()?;
     new.gateway_key = Some(gateway);
     // Asked first: after the registry's answer nothing may fail.
-    config.ethertype_for(new.port.as_deref())?;
+    config.encapsulation_for(new.port.as_deref())?;
     let (slot, private) = registry.add(new)?;
     let workstation = registry.by_slot(slot).ok_or_else(gone)?;
     let enrolment = Enrolment::of(workstation, private, gateway, config)?;

@@ -68,6 +68,15 @@ pub struct PortStatus {
     #[serde(default)]
     #[schema(value_type = schema::Admission)]
     pub admission: Admission,
+    /// How the tunnel's frames travel: `ether` or `udp`; none on a port without a tunnel.
+    #[serde(default)]
+    pub encapsulation: Option<String>,
+    /// Whether the kernel has the interface too, and gets all but the tunnel's datagrams.
+    #[serde(default)]
+    pub shared: bool,
+    /// Over `udp`: where it is reached, as `192.0.2.1:51888`.
+    #[serde(default)]
+    pub listens: Vec<String>,
     /// Its MAC address, as `02:00:00:00:00:01`.
     pub mac: Option<String>,
     /// Whether it works.
@@ -261,8 +270,8 @@ pub struct SessionStatus {
     pub cipher: String,
     /// The protection agreed on.
     pub protection: String,
-    /// The other side's MAC address.
-    pub peer_mac: String,
+    /// The other side: its MAC address, or over networks its address and port.
+    pub peer: String,
 }
 
 /// Packets and bytes.
@@ -287,12 +296,12 @@ pub struct AgentStatus {
     pub key_id: String,
     /// The AEAD engine at work, by its name.
     pub engine: String,
-    /// The port that is cabled to the Gateway.
+    /// The port that is cabled to the Gateway, or the endpoints where it is found over networks.
     pub port: PortStatus,
     /// What the handshake is doing: `idle`, `hello`, `init`, `proving` or `rekey`.
     pub state: String,
-    /// The Gateway's MAC address, where it is known.
-    pub gateway_mac: Option<String>,
+    /// The Gateway's MAC address, or over networks its address and port, where it is known.
+    pub gateway: Option<String>,
     /// The session, where there is one.
     pub session: Option<SessionStatus>,
     /// How long ago the last handshake was finished.

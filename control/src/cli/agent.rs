@@ -7,6 +7,7 @@ mod look;
 use super::{Outcome, completions, top};
 use crate::api::client::Client;
 use crate::config::{AGENT_PATH, Agent};
+use crate::enrolment::{Encapsulation, Enrolment};
 use crate::problem::Kind;
 use crate::top::Source;
 use crate::{agent, doctor, explain, files, helper, log, program, systemd, watch};
@@ -137,6 +138,9 @@ fn run(arguments: Arguments) -> Outcome {
 }
 
 fn down(context: Context) -> Outcome {
+    let enrolled = Enrolment::load(&context.config.state_directory);
+    let over_networks =
+        enrolled.is_ok_and(|one| matches!(one.encapsulation, Encapsulation::Udp { .. }));
     match context.client.agent_down() {
         Ok(_) => {}
         Err(problem) if problem.kind == Kind::Unavailable => {
@@ -144,8 +148,9 @@ fn down(context: Context) -> Outcome {
         }
         Err(problem) => return Err(problem.into()),
     }
-    program::print(
-        "Tunnel and wall are down: the port is an ordinary interface again, set down.\n",
-    );
+    program::print(match over_networks {
+        true => "The tunnel is down: this machine's packets leave again as they did before.\n",
+        false => "Tunnel and wall are down: the port is an ordinary interface again, set down.\n",
+    });
     Ok(ExitCode::SUCCESS)
 }

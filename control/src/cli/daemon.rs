@@ -64,7 +64,9 @@ fn run(arguments: &Arguments) -> Outcome {
     log::start(config.log_format);
     if arguments.lower {
         gateway::lower(&config)?;
-        let ports = config.ports.iter().map(|p| p.interface.as_str());
+        // A shared port was one all along.
+        let own = config.ports.iter().filter(|p| !p.encapsulation.is_shared());
+        let ports = own.map(|p| p.interface.as_str());
         let keyless = config.keyless.iter().map(|p| p.interface.as_str());
         let ports: Vec<_> = ports.chain(keyless).collect();
         program::print(&format!(

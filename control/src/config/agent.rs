@@ -8,6 +8,7 @@ use crate::choices::{
     protection_by_name,
 };
 use crate::confine;
+use crate::encapsulation::Endpoint;
 use crate::files;
 use crate::log::Format;
 use crate::problem::{self, Kind, Problem};
@@ -39,6 +40,12 @@ pub struct Agent {
     pub log_format: Format,
     /// The host interface's name.
     pub host_interface: String,
+    /// Where the Gateway is found over networks, in place of what the enrolment says.
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// Whether nothing but the tunnel leaves this machine, where the Gateway is reached over networks.
+    pub kill_switch: bool,
+    /// Whether private networks that this machine is in stay within reach then.
+    pub lan: bool,
     /// What is routed into the tunnel.
     pub routes: Vec<IpNet>,
     /// The weakest protection that is accepted.
@@ -72,6 +79,10 @@ pub(super) struct RawAgent {
     #[serde(default)]
     log_format: Format,
     host: Option<RawAgentHost>,
+    endpoint: Option<Vec<Spanned<String>>>,
+    kill_switch: Option<Spanned<bool>>,
+    #[serde(default)]
+    lan: bool,
     routes: Option<Vec<Spanned<String>>>,
     #[serde(default = "encrypt", with = "protection_by_name")]
     minimum_protection: Protection,
@@ -154,6 +165,19 @@ impl Agent {
                 .collect::<Result<_, _>>()?,
             None => vec![IpNet::V4(Default::default()), IpNet::V6(Default::default())],
         };
+        let kill_switch = raw.kill_switch.as_ref().is_none_or(|on| *on.get_ref());
+        if let Some(off) = &raw.kill_switch
+            && !kill_switch
+            && routes.iter().any(|route| route.prefix_len() == 0)
+        {
+            return Err(check.problem(
+                off.span().start,
+                "without the kill switch a default route into the tunnel would lead the tunnel's own packets there too"
+                    .into(),
+                "leave kill_switch out; or name the prefixes that are to be reached through the tunnel, without the \
+                 endpoints in them: routes = [\"10.152.128.0/18\"]",
+            ));
+        }
         Ok(Self {
             interface: raw.interface.map(Spanned::into_inner),
             mac_address: raw.mac_address,
@@ -163,6 +187,12 @@ impl Agent {
             user: check.user(raw.user.as_ref())?,
             log_format: raw.log_format,
             host_interface,
+            endpoints: match &raw.endpoint {
+                Some(texts) => Some(check.endpoints(texts)?),
+                None => None,
+            },
+            kill_switch,
+            lan: raw.lan,
             routes,
             minimum_protection: raw.minimum_protection,
             minimum_cipher: raw.minimum_cipher,

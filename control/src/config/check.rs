@@ -250,7 +250,7 @@ impl Check<'_> {
             }
             ports.push(Port {
                 interface,
-                ethertype: self.ethertype(port.ethertype.as_ref())?,
+                encapsulation: self.encapsulation(port)?,
                 rings: self.rings(
                     port.xdp,
                     port.ring_size.as_ref(),

@@ -4,8 +4,12 @@ use super::check::Check;
 use super::keyless::{KeylessPort, RawPin};
 use super::work::{Cores, Rings};
 use super::{GATEWAY_PATH, HOST_INTERFACE, MAX_WORKSTATIONS, PIN_DIRECTORY, option};
-use crate::choices::{Admission, NamedEngine, ThreadedNapi, Xdp, ZeroCopy};
+use crate::choices::{
+    Admission, Encapsulation as Choice, NamedEngine, ThreadedNapi, Xdp, ZeroCopy,
+};
 use crate::confine;
+use crate::encapsulation::Encapsulation;
+use crate::enrolment;
 use crate::files;
 use crate::log::Format;
 use crate::problem::{self, Kind, Problem};
@@ -60,8 +64,8 @@ pub struct Gateway {
 pub struct Port {
     /// The interface.
     pub interface: String,
-    /// The EtherType of the tunnel's frames on it.
-    pub ethertype: u16,
+    /// How the tunnel's frames travel from it.
+    pub encapsulation: Encapsulation,
     /// Its XDP mode and rings.
     pub rings: Rings,
 }
@@ -110,7 +114,13 @@ pub(super) struct RawPort {
     pub(super) ring_size: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) zero_copy: ZeroCopy,
+    #[serde(default)]
+    pub(super) encapsulation: Choice,
     pub(super) ethertype: Option<Spanned<i64>>,
+    pub(super) udp_port: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) shared: bool,
+    pub(super) endpoint: Option<Vec<Spanned<String>>>,
     pub(super) queues: Option<Spanned<Value>>,
     pub(super) huge_pages: Option<bool>,
     pub(super) tx_budget: Option<Spanned<i64>>,
@@ -197,45 +207,67 @@ impl Gateway {
             .copied()
     }
 
-    /// The EtherType that a Workstation on `port`, or on whichever port, is to use.
+    /// How a Workstation on `port`, or on whichever port, is to reach this Gateway.
     ///
     /// # Errors
-    /// No such tunnel port; or none is named, and the ports have different EtherTypes.
-    pub fn ethertype_for(&self, port: Option<&str>) -> Result<u16, Problem> {
+    /// No such tunnel port; or none is named, and the ports are reached in different ways; or it is not said where
+    /// the port is found over networks.
+    pub fn encapsulation_for(
+        &self,
+        port: Option<&str>,
+    ) -> Result<enrolment::Encapsulation, Problem> {
+        let wrong = |tried: String, happened: &str, remedy: String| {
+            Err(Problem::new(Kind::Invalid, tried, happened, remedy))
+        };
         if self.ports.is_empty() {
-            return Err(Problem::new(
-                Kind::Invalid,
-                "choosing a Workstation's EtherType",
+            return wrong(
+                "choosing how a Workstation reaches this Gateway".into(),
                 "no port is a tunnel port, so no Workstation with keys could be reached",
-                "add a [[port]] with admission = \"tunnel\"",
-            ));
+                "add a [[port]] with admission = \"tunnel\"".into(),
+            );
         }
         let names = || {
             let names: Vec<_> = self.ports.iter().map(|p| p.interface.as_str()).collect();
             names.join(", ")
         };
-        match port {
+        let port = match port {
             Some(name) => match self.ports.iter().find(|port| port.interface == name) {
-                Some(port) => Ok(port.ethertype),
-                None => Err(Problem::new(
-                    Kind::Invalid,
-                    format!("binding a Workstation to the port {name}"),
-                    "no such tunnel port is configured",
-                    format!("name one of {}, or add a [[port]]", names()),
-                )),
+                Some(port) => port,
+                None => {
+                    return wrong(
+                        format!("binding a Workstation to the port {name}"),
+                        "no such tunnel port is configured",
+                        format!("name one of {}, or add a [[port]]", names()),
+                    );
+                }
             },
             None => {
-                let first = self.ports.first().map(|port| port.ethertype);
-                if self.ports.iter().any(|port| Some(port.ethertype) != first) {
-                    return Err(Problem::new(
-                        Kind::Invalid,
-                        "choosing a Workstation's EtherType",
-                        "the ports have different ones",
-                        format!("name the port it is cabled to: one of {}", names()),
-                    ));
+                let first = &self.ports[0];
+                let differs = |port: &Port| port.encapsulation != first.encapsulation;
+                if self.ports.iter().any(differs) {
+                    return wrong(
+                        "choosing how a Workstation reaches this Gateway".into(),
+                        "the ports have different encapsulations",
+                        format!("name the port it comes in by: one of {}", names()),
+                    );
                 }
-                Ok(first.unwrap_or(wire::limits::ETHERTYPE))
+                first
             }
+        };
+        match &port.encapsulation {
+            Encapsulation::Ether(ethertype) => Ok(enrolment::Encapsulation::Ether {
+                ethertype: *ethertype,
+            }),
+            Encapsulation::Udp(udp) if udp.endpoints.is_empty() => wrong(
+                format!("saying where the port {} is found", port.interface),
+                "its configuration names no endpoint, and a shared port's addresses may change",
+                "add endpoint = [\"NAME:PORT\"] to the [[port]], with a name or an address that the Workstations \
+                 can reach"
+                    .into(),
+            ),
+            Encapsulation::Udp(udp) => Ok(enrolment::Encapsulation::Udp {
+                endpoints: udp.endpoints.clone(),
+            }),
         }
     }
 }

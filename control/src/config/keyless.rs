@@ -3,7 +3,7 @@
 use super::check::{Check, host_address};
 use super::gateway::RawPort;
 use crate::api::mac_text;
-use crate::choices::{Admission, ThreadedNapi, Xdp, ZeroCopy};
+use crate::choices::{Admission, Encapsulation, ThreadedNapi, Xdp, ZeroCopy};
 use crate::problem::Problem;
 use dataplane::wall::Pin;
 use ipnet::IpNet;
@@ -75,7 +75,8 @@ impl Check<'_> {
         for port in raw {
             let at = port.interface.span().start;
             if port.admission == Admission::Tunnel {
-                if port.addresses.is_some() || !port.pin.is_empty() {
+                let tunnelled = port.encapsulation == Encapsulation::Udp;
+                if port.addresses.is_some() && !tunnelled || !port.pin.is_empty() {
                     return Err(self.problem(
                         at,
                         format!(
@@ -127,7 +128,11 @@ impl Check<'_> {
     /// Nothing of a port without keys passes through rings.
     fn no_rings(&self, port: &RawPort) -> Result<(), Problem> {
         let given = port.ring_size.is_some()
+            || port.encapsulation != Encapsulation::Ether
             || port.ethertype.is_some()
+            || port.udp_port.is_some()
+            || port.shared
+            || port.endpoint.is_some()
             || port.queues.is_some()
             || port.huge_pages.is_some()
             || port.tx_budget.is_some()

@@ -2,6 +2,8 @@ use super::agent::RawAgent;
 use super::check::Check;
 use super::*;
 use crate::choices::{Admission, MacAddress, ThreadedNapi, Virtualised, Xdp};
+use crate::encapsulation::{Encapsulation, UdpPort};
+use crate::enrolment;
 use crate::log::Format;
 use crate::problem::{Kind, Problem};
 use dataplane::engine::Engine;
@@ -42,7 +44,7 @@ fn the_documented_configuration_is_read() {
     assert_eq!(config.host_interface, "portcullis0");
     assert_eq!(config.host_addresses[0].to_string(), "10.152.152.10/18");
     assert_eq!(config.ports.len(), 1);
-    assert_eq!(config.ports[0].ethertype, 0x88B5);
+    assert_eq!(config.ports[0].encapsulation, Encapsulation::Ether(0x88B5));
     assert_eq!(config.ports[0].rings, Rings::default());
 }
 
@@ -617,11 +619,14 @@ fn a_bad_agent_configuration_is_refused_with_its_place_and_remedy() {
 fn ports_with_different_ethertypes_need_a_named_port() {
     let text = format!("{GOOD}[[port]]\ninterface = \"eth2\"\nethertype = 0x88B6\n");
     let config = gateway(&text).unwrap();
-    assert_eq!(config.ethertype_for(Some("eth2")).unwrap(), 0x88B6);
-    let problem = config.ethertype_for(None).unwrap_err();
+    let ether = |ethertype| enrolment::Encapsulation::Ether { ethertype };
+    let found = config.encapsulation_for(Some("eth2")).unwrap();
+    assert_eq!(found, ether(0x88B6));
+    let problem = config.encapsulation_for(None).unwrap_err();
     assert!(problem.remedy.contains("eth1, eth2"), "{problem:?}");
-    assert!(config.ethertype_for(Some("eth3")).is_err());
-    assert_eq!(gateway(GOOD).unwrap().ethertype_for(None).unwrap(), 0x88B5);
+    assert!(config.encapsulation_for(Some("eth3")).is_err());
+    let found = gateway(GOOD).unwrap().encapsulation_for(None).unwrap();
+    assert_eq!(found, ether(0x88B5));
 }
 
 /// Pieces that lead a generated text deep into the checks.
@@ -685,13 +690,13 @@ fn a_pinned_port_has_addresses_and_pins_and_an_open_one_is_never_the_default() {
     assert_eq!(pins[0].addresses[1].to_string(), "fd50:6f72:7464::2");
     assert_eq!((pins[1].mac, pins[1].rate), ([2, 0, 0, 0, 0, 0xa3], 1000));
     // A tunnel's Workstation cannot be bound to it.
-    assert!(config.ethertype_for(Some("eth2")).is_err());
+    assert!(config.encapsulation_for(Some("eth2")).is_err());
 
     let open = "[host]\naddresses = [\"10.0.0.1/24\"]\n[[port]]\ninterface = \"eth1\"\nadmission = \"open\"\n";
     let config = gateway(open).unwrap();
     assert!(config.ports.is_empty());
     assert_eq!(config.keyless[0].admission(), Admission::Open);
-    assert!(config.ethertype_for(None).is_err());
+    assert!(config.encapsulation_for(None).is_err());
     let silent = open.replace("admission = \"open\"\n", "");
     assert!(gateway(&silent).unwrap().keyless.is_empty());
 }
@@ -784,4 +789,105 @@ fn the_account_is_a_name_or_a_number_and_never_root() {
     }
     let agent = Agent::parse(Path::new("p"), "user = \"tunnel\"\n").unwrap();
     assert_eq!(agent.user.as_deref(), Some("tunnel"));
+}
+
+const OVER_UDP: &str = "[host]\naddresses = [\"10.0.0.1/24\"]\n[[port]]\ninterface = \"eth1\"\nencapsulation = \"udp\"\n\
+                        addresses = [\"192.0.2.1\", \"2001:db8::1\"]\n";
+
+#[test]
+fn a_port_over_udp_is_read_with_its_defaults_and_found_at_its_addresses_unless_told_otherwise() {
+    let port = |text: &str| gateway(text).unwrap().ports.remove(0).encapsulation;
+    let wanted = UdpPort {
+        port: 51888,
+        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        shared: false,
+        endpoints: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+    };
+    assert_eq!(port(OVER_UDP), Encapsulation::Udp(wanted.clone()));
+    let more = format!("{OVER_UDP}udp_port = 500\nendpoint = [\"gw.example\", \"192.0.2.9:7\"]\n");
+    let endpoints = vec![
+        "gw.example".parse().unwrap(),
+        "192.0.2.9:7".parse().unwrap(),
+    ];
+    let wanted = UdpPort {
+        port: 500,
+        endpoints: endpoints.clone(),
+        ..wanted
+    };
+    assert_eq!(port(&more), Encapsulation::Udp(wanted));
+    let enrolled = gateway(&more).unwrap().encapsulation_for(None).unwrap();
+    assert_eq!(enrolled, enrolment::Encapsulation::Udp { endpoints });
+    // Where a shared port is found must be said before anyone can be enrolled.
+    let shared = OVER_UDP.replace(
+        "addresses = [\"192.0.2.1\", \"2001:db8::1\"]",
+        "shared = true",
+    );
+    let config = gateway(&shared).unwrap();
+    assert!(config.ports[0].encapsulation.is_shared());
+    let problem = config.encapsulation_for(None).unwrap_err();
+    assert!(problem.remedy.contains("endpoint"), "{problem:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_port_over_udp_is_said_where_it_stands() {
+    let addresses = "addresses = [\"192.0.2.1\", \"2001:db8::1\"]\n";
+    for (from, to, happened) in [
+        (addresses, "", "has no address"),
+        (
+            addresses,
+            "addresses = [\"192.0.2.1/24\"]\n",
+            "is no IP address",
+        ),
+        (
+            addresses,
+            "addresses = [\"127.0.0.1\"]\n",
+            "no address of a machine",
+        ),
+        (
+            addresses,
+            "addresses = [\"192.0.2.1\", \"192.0.2.2\"]\n",
+            "same IP version",
+        ),
+        (
+            "encapsulation = \"udp\"\n",
+            "shared = true\n",
+            "its encapsulation is \"ether\"",
+        ),
+        (
+            addresses,
+            "shared = true\nethertype = 0x88B5\n",
+            "has an EtherType",
+        ),
+        (addresses, "shared = true\nudp_port = 0\n", "udp_port"),
+        (
+            addresses,
+            "shared = true\nendpoint = [\"a b\"]\n",
+            "no endpoint",
+        ),
+        (
+            addresses,
+            "shared = true\nendpoint = [\"a\", \"A\"]\n",
+            "named twice",
+        ),
+        (addresses, "shared = true\nendpoint = []\n", "0 endpoints"),
+        ("encapsulation = \"udp\"", "encapsulation = \"tcp\"", "tcp"),
+    ] {
+        let text = OVER_UDP.replace(from, to);
+        let problem = gateway(&text).unwrap_err();
+        assert!(problem.happened.contains(happened), "{text}: {problem:?}");
+    }
+}
+
+#[test]
+fn without_the_kill_switch_nothing_may_lead_the_tunnels_own_packets_into_it() {
+    let agent = |text: &str| Agent::parse(Path::new("a.toml"), text);
+    let config = agent("endpoint = [\"gw.example\", \"[2001:db8::1]:5\"]\nlan = true\n").unwrap();
+    assert!(config.kill_switch && config.lan);
+    assert_eq!(config.endpoints.unwrap().len(), 2);
+    for routes in ["", "routes = [\"10.0.0.0/8\", \"::/0\"]\n"] {
+        let problem = agent(&format!("kill_switch = false\n{routes}")).unwrap_err();
+        assert!(problem.happened.contains("own packets"), "{problem:?}");
+    }
+    let split = agent("kill_switch = false\nroutes = [\"10.152.128.0/18\"]\n").unwrap();
+    assert!(!split.kill_switch);
 }

@@ -20,8 +20,11 @@ const PLAIN: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvmmsg,
     libc::SYS_getsockopt,
     libc::SYS_getsockname,
+    libc::SYS_getpeername,
     libc::SYS_bind,
     libc::SYS_accept4,
     libc::SYS_shutdown,
@@ -178,6 +181,26 @@ const LEVELS: [u64; 3] = [
     libc::SOL_NETLINK as u64,
 ];
 
+/// The same of a socket of the tunnel's own over networks.
+const NETWORK_LEVELS: [u64; 4] = [
+    libc::SOL_SOCKET as u64,
+    libc::SOL_UDP as u64,
+    libc::SOL_IP as u64,
+    libc::SOL_IPV6 as u64,
+];
+
+/// Whose calls they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// A daemon.
+    Daemon,
+    /// Its helper.
+    Helper,
+    /// The helper of a daemon that reaches its Gateway over networks: it has no port to raise, makes and connects
+    /// UDP sockets for its daemon, and holds the kill switch.
+    NetworkHelper,
+}
+
 fn condition(
     argument: u8,
     length: SeccompCmpArgLen,
@@ -188,7 +211,8 @@ fn condition(
 }
 
 /// What a daemon may, or its helper.
-fn rules(helper: bool) -> Result<Rules, seccompiler::BackendError> {
+fn rules(who: Who) -> Result<Rules, seccompiler::BackendError> {
+    let helper = who != Who::Daemon;
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq};
     let mut rules: Rules = PLAIN
@@ -211,7 +235,11 @@ fn rules(helper: bool) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_bpf, one_of(0, commands)?);
     rules.insert(libc::SYS_ioctl, one_of(1, &ioctls)?);
     rules.insert(libc::SYS_prctl, one_of(0, &PRCTLS)?);
-    rules.insert(libc::SYS_setsockopt, one_of(1, &LEVELS)?);
+    let levels: &[u64] = match who {
+        Who::Daemon | Who::Helper => &LEVELS,
+        Who::NetworkHelper => &NETWORK_LEVELS,
+    };
+    rules.insert(libc::SYS_setsockopt, one_of(1, levels)?);
     // No family that reaches a network by itself. AF_XDP goes to the helper.
     rules.insert(
         libc::SYS_socket,
@@ -224,11 +252,25 @@ fn rules(helper: bool) -> Result<Rules, seccompiler::BackendError> {
     let sockets = rules.entry(libc::SYS_socket).or_default();
     sockets.push(netlink);
     if helper {
-        // Which threads are an interface's, and what a NIC is set to.
+        // Which threads are an interface's, and what a NIC is set to; or the firewall of the kill switch.
+        let protocol = match who {
+            Who::NetworkHelper => libc::NETLINK_NETFILTER,
+            Who::Daemon | Who::Helper => libc::NETLINK_GENERIC,
+        };
         sockets.push(SeccompRule::new(vec![
             condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
-            condition(2, Dword, Eq, libc::NETLINK_GENERIC as u64)?,
+            condition(2, Dword, Eq, protocol as u64)?,
         ])?);
+    }
+    if who == Who::NetworkHelper {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            // Without the flags in it.
+            sockets.push(SeccompRule::new(vec![
+                condition(0, Dword, Eq, family as u64)?,
+                condition(1, Dword, MaskedEq(0xf), libc::SOCK_DGRAM as u64)?,
+            ])?);
+        }
+        rules.insert(libc::SYS_connect, Vec::new());
     }
     let socketpair = one_of(0, &[libc::AF_UNIX as u64])?;
     rules.insert(libc::SYS_socketpair, socketpair);
@@ -260,17 +302,9 @@ fn compile(
     SeccompFilter::new(rules, otherwise, matched, architecture)?.try_into()
 }
 
-/// Restricts this thread of a daemon and those it will make.
-pub(super) fn restrict() -> Result<(), seccompiler::Error> {
-    restrict_to(rules(false)?)
-}
-
-/// The same for a helper.
-pub(super) fn restrict_helper() -> Result<(), seccompiler::Error> {
-    restrict_to(rules(true)?)
-}
-
-fn restrict_to(rules: Rules) -> Result<(), seccompiler::Error> {
+/// Restricts this thread and those it will make.
+pub(super) fn restrict(who: Who) -> Result<(), seccompiler::Error> {
+    let rules = rules(who)?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let allowed = compile(rules, refused, SeccompAction::Allow)?;
     // Its flags are behind a pointer, so it cannot be told from a fork; without it glibc uses clone.
@@ -289,11 +323,11 @@ mod tests {
     /// Runs `check` on a thread that is confined as a daemon's, and on one as its helper's: a process
     /// cannot be freed again.
     fn confined(check: impl Fn() + Clone + Send + 'static) {
-        for restrict in [restrict, restrict_helper] {
+        for who in [Who::Daemon, Who::Helper] {
             let check = check.clone();
             let thread = std::thread::spawn(move || {
                 nix::sys::prctl::set_no_new_privs().unwrap();
-                restrict().unwrap();
+                restrict(who).unwrap();
                 check();
             });
             thread.join().unwrap();
@@ -326,6 +360,30 @@ mod tests {
             )
             .unwrap();
         });
+    }
+
+    #[test]
+    fn the_helper_of_a_daemon_over_networks_makes_datagram_sockets_and_no_others() {
+        let thread = std::thread::spawn(|| {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            restrict(Who::NetworkHelper).unwrap();
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                socket(family, SockType::Datagram, flags, None).unwrap();
+                for kind in [SockType::Stream, SockType::Raw, SockType::SeqPacket] {
+                    let made = socket(family, kind, SockFlag::empty(), None);
+                    assert_eq!(errno(made), Some(nix::Error::EPERM), "{family:?} {kind:?}");
+                }
+            }
+            let made = socket(
+                AddressFamily::Packet,
+                SockType::Datagram,
+                SockFlag::empty(),
+                None,
+            );
+            assert_eq!(errno(made), Some(nix::Error::EPERM));
+        });
+        thread.join().unwrap();
     }
 
     #[test]

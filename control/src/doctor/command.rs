@@ -52,15 +52,14 @@ pub fn gateway(context: &Context, arguments: &Arguments) -> Outcome {
 pub fn agent(context: &Context, arguments: &Arguments) -> Outcome {
     let path = &*context.config;
     let config = Agent::load(path)?;
-    let enrolled = match Enrolment::load(&config.state_directory) {
-        Ok(enrolment) => enrolment.interface,
-        Err(_) => None,
-    };
-    let setup = Setup::agent(path, &config, enrolled.as_deref())?;
+    let enrolled = Enrolment::load(&config.state_directory).ok();
+    let setup = Setup::agent(path, &config, enrolled.as_ref())?;
     let client = Client::agent(&config.runtime_directory, setup.start.clone());
-    let told = client
-        .agent_status()
-        .map(|status| (vec![status.port], Vec::new()));
+    let told = client.agent_status().map(|status| {
+        // Over networks it is no interface's.
+        let port = Some(status.port).filter(|_| !setup.ports.is_empty());
+        (port.into_iter().collect(), Vec::new())
+    });
     tell(context, &setup, told, arguments)
 }
 

@@ -27,7 +27,7 @@ pub(super) fn check(
         None => return Vec::new(),
     };
     let mut findings = vec![wall(setup, name, link.index, inspection, facts)];
-    findings.extend(guards(setup, name, link.index, inspection));
+    findings.extend(guards(setup, wanted, link.index, inspection));
     findings.extend(others(name, inspection));
     findings
 }
@@ -99,7 +99,13 @@ fn wall(
 }
 
 /// The guards, once the wall stands.
-fn guards(setup: &Setup, name: &str, ifindex: u32, inspection: &Inspection) -> Option<Finding> {
+fn guards(
+    setup: &Setup,
+    wanted: &PortSetup,
+    ifindex: u32,
+    inspection: &Inspection,
+) -> Option<Finding> {
+    let name = &*wanted.interface;
     if !matches!(inspection.admission, Link::On { ifindex: on, .. } if on == ifindex) {
         return None;
     }
@@ -111,7 +117,12 @@ fn guards(setup: &Setup, name: &str, ifindex: u32, inspection: &Inspection) -> O
             "use Linux 6.6 or later",
         ));
     };
-    for (at, way) in [(0, "ingress"), (1, "egress")] {
+    // What the kernel sends by a shared port is its own affair.
+    let ways = [(0, "ingress"), (1, "egress")];
+    for (at, way) in ways
+        .into_iter()
+        .filter(|(at, _)| *at == 0 || !wanted.shared)
+    {
         let stands = match inspection.guards[at] {
             Link::On {
                 ifindex: on,
@@ -131,7 +142,10 @@ fn guards(setup: &Setup, name: &str, ifindex: u32, inspection: &Inspection) -> O
     Some(Finding::ok(
         name,
         "guards",
-        "stand at ingress and egress, and are pinned",
+        match wanted.shared {
+            true => "stand at ingress, and are pinned",
+            false => "stand at ingress and egress, and are pinned",
+        },
     ))
 }
 

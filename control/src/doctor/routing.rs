@@ -53,6 +53,15 @@ pub(super) fn check_port(
 ) -> Vec<Finding> {
     let name = &wanted.interface;
     let mut findings = Vec::new();
+    if wanted.shared {
+        findings.push(Finding::warn(
+            name,
+            "shared",
+            "everything but the tunnel's datagrams goes to the kernel, from whoever can reach this interface",
+            "see that the firewall lets in what it should: nft list ruleset; or give the tunnel an interface of its own",
+        ));
+        return findings;
+    }
     if wanted.admission == Admission::Tunnel {
         findings.push(match found.routes.first() {
             None => Finding::ok(name, "routes", "nothing is routed over it"),

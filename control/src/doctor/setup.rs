@@ -2,6 +2,7 @@
 
 use crate::choices::Admission;
 use crate::config::{Agent, Gateway, Rings};
+use crate::enrolment::{Encapsulation, Enrolment};
 use crate::interfaces;
 use crate::problem::Problem;
 use crate::registry;
@@ -47,6 +48,8 @@ pub struct PortSetup {
     pub interface: String,
     /// What it lets in.
     pub admission: Admission,
+    /// Whether the kernel has the interface too.
+    pub shared: bool,
     /// Its rings; of a port without keys the defaults.
     pub rings: Rings,
     /// The addresses that it may have itself.
@@ -72,12 +75,14 @@ impl Setup {
         let tunnel = config.ports.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: Admission::Tunnel,
+            shared: port.encapsulation.is_shared(),
             rings: port.rings,
             addresses: Vec::new(),
         });
         let keyless = config.keyless.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: port.admission(),
+            shared: false,
             rings: Rings {
                 xdp: port.xdp,
                 ..Rings::default()
@@ -99,15 +104,30 @@ impl Setup {
         }
     }
 
-    /// Of an agent's.
+    /// Of an agent's, as it is enrolled. Over networks it has no port.
     ///
     /// # Errors
     /// It names no interface, and it cannot be told which is meant.
-    pub fn agent(path: &Path, config: &Agent, enrolled: Option<&str>) -> Result<Self, Problem> {
-        let interface = match config.interface.as_deref().or(enrolled) {
-            Some(interface) => interface.to_owned(),
-            None => interfaces::only_wired(&interfaces::list()?, path)?.to_owned(),
+    pub fn agent(
+        path: &Path,
+        config: &Agent,
+        enrolled: Option<&Enrolment>,
+    ) -> Result<Self, Problem> {
+        let over_networks =
+            enrolled.is_some_and(|one| matches!(one.encapsulation, Encapsulation::Udp { .. }));
+        let named = enrolled.and_then(|one| one.interface.as_ref());
+        let interface = match config.interface.as_ref().or(named) {
+            _ if over_networks => None,
+            Some(interface) => Some(interface.clone()),
+            None => Some(interfaces::only_wired(&interfaces::list()?, path)?.to_owned()),
         };
+        let port = interface.map(|interface| PortSetup {
+            interface,
+            admission: Admission::Tunnel,
+            shared: false,
+            rings: config.rings,
+            addresses: Vec::new(),
+        });
         Ok(Self {
             daemon: "portcullis-agent",
             start: systemd::start_agent(path),
@@ -119,12 +139,7 @@ impl Setup {
             host_interface: config.host_interface.clone(),
             kept_in: false,
             services: Vec::new(),
-            ports: vec![PortSetup {
-                interface,
-                admission: Admission::Tunnel,
-                rings: config.rings,
-                addresses: Vec::new(),
-            }],
+            ports: port.into_iter().collect(),
         })
     }
 }

@@ -16,6 +16,7 @@ fn setup() -> Setup {
     let port = |interface: &str, admission| PortSetup {
         interface: interface.into(),
         admission,
+        shared: false,
         rings: Rings::default(),
         addresses: match admission {
             Admission::Tunnel => Vec::new(),

@@ -62,8 +62,10 @@ pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
 pub fn agent(context: &Context, client: Client, config: &Agent, arguments: Arguments) -> Outcome {
     let port = || {
         let enrolled = Enrolment::load(&config.state_directory)?;
-        let setup = Setup::agent(&context.config, config, enrolled.interface.as_deref())?;
-        let Encapsulation::Ether { ethertype } = enrolled.encapsulation;
+        let setup = Setup::agent(&context.config, config, Some(&enrolled))?;
+        let Encapsulation::Ether { ethertype } = enrolled.encapsulation else {
+            return Err(crate::explain::over_networks());
+        };
         let port = setup.ports.first();
         Ok(port
             .map(|port| agents_port(&port.interface, ethertype))

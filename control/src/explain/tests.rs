@@ -15,7 +15,7 @@ fn tunnel(interface: &str, mac: Option<[u8; 6]>, tables: Option<Arc<PortTables>>
         mac,
         gate: Gate::Tunnel {
             role: wire::Role::Gateway,
-            ethertype: ETHERTYPE,
+            encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
             tables,
         },
     }

@@ -12,7 +12,7 @@ impl Daemon {
             mac: self.mac_of(&port.plan.interface),
             gate: Gate::Tunnel {
                 role: Role::Gateway,
-                ethertype: port.plan.ethertype,
+                encapsulation: port.plan.encapsulation.admission(),
                 tables: port.up.as_ref().map(|up| Arc::clone(&up.tables)),
             },
         });

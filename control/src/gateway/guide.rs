@@ -101,7 +101,10 @@ impl Guide {
         // A worker's Workstations share its queues.
         let queue = part.queues.start + live.workstation % (part.queues.len() as u32).max(1);
         let name = &port.plan.interface;
-        match rules.guide(live.peer_mac, queue) {
+        let Some(source) = live.path.mac() else {
+            return;
+        };
+        match rules.guide(source, queue) {
             Ok(true) => self.write(),
             Ok(false) => {
                 if self.told.insert(live.port) {
@@ -179,9 +182,11 @@ impl Daemon {
 
     /// Nothing of a Workstation is led anywhere once it has no session on the port.
     pub(super) fn unguide(&mut self, gone: &Live) {
-        let same = |live: &Live| live.port == gone.port && live.peer_mac == gone.peer_mac;
-        if !self.sessions.values().any(same) {
-            self.guide.release(gone.port, gone.peer_mac);
+        let same = |live: &Live| live.port == gone.port && live.path == gone.path;
+        if let Some(source) = gone.path.mac()
+            && !self.sessions.values().any(same)
+        {
+            self.guide.release(gone.port, source);
         }
     }
 

@@ -5,6 +5,7 @@
 //! the fewest, and among those to the one that its handshake came in at: one that is alone on a port
 //! is served where its frames arrive, and several on a port share its workers evenly.
 
+use dataplane::path::Path;
 use dataplane::{PortId, WorkstationId};
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ pub struct Live {
     /// The port it lives on.
     pub port: PortId,
     /// The Workstation's MAC address.
-    pub peer_mac: [u8; 6],
+    pub path: Path,
 }
 
 /// The workers of all Workstations, by port.

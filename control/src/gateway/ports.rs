@@ -1,8 +1,9 @@
 //! The Gateway's ports: raising them, losing them, and finding them again.
 
 use super::*;
+use crate::encapsulation::Encapsulation;
+use crate::handshake::Mac;
 use crate::handshake::gateway::PortConfig;
-use crate::handshake::inner_mtu;
 use crate::port::Notice;
 use crate::raise::Plan;
 use dataplane::port::PortError;
@@ -15,7 +16,7 @@ pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
         interface: port.interface.clone(),
         role: Role::Gateway,
         mac: None,
-        ethertype: port.ethertype,
+        encapsulation: port.encapsulation.clone(),
         pin_directory: config.pin_directory.clone(),
         rings: port.rings,
         session_slots: (config.max_workstations * SLOTS_EACH).min(u32::from(u16::MAX)),
@@ -55,12 +56,22 @@ impl Daemon {
                 tables.install_knock(*key_id, entry)
             })
         })?;
+        if port.plan.encapsulation.is_shared() {
+            tracing::warn!(
+                port = port.plan.interface,
+                "the port is SHARED: everything but the tunnel's datagrams goes to this machine's kernel; its firewall is what stands there"
+            );
+        }
         if let Some(up) = &port.up {
             let config = PortConfig {
                 port: id,
-                mac: up.mac,
+                encapsulation: port.plan.encapsulation.framing(),
+                mac: match port.plan.encapsulation {
+                    Encapsulation::Ether(_) => up.mac,
+                    Encapsulation::Udp(_) => Mac::default(),
+                },
                 ifindex: up.ifindex,
-                mtu: inner_mtu(up.mtu),
+                mtu: up.mtu,
             };
             self.machine.set_port(now(), config);
         }
@@ -87,11 +98,7 @@ impl Daemon {
     /// The host interface's MTU is the least of the ports' inner MTUs, so that the kernel cuts
     /// packets to what every Workstation can take.
     fn fit_host_mtu(&self) {
-        let least = self
-            .ports
-            .iter()
-            .filter_map(|port| Some(inner_mtu(port.up.as_ref()?.mtu)))
-            .min();
+        let least = self.ports.iter().filter_map(Port::inner_mtu).min();
         if let Some(mtu) = least
             && let Err(error) = self.host_mtu(mtu)
         {

@@ -1,7 +1,7 @@
 //! What the daemon tells of itself.
 
 use super::*;
-use crate::api::{Counters, PortStatus, SessionStatus, Status, WorkstationStatus, mac_text};
+use crate::api::{Counters, PortStatus, SessionStatus, Status, WorkstationStatus};
 use crate::handshake::gateway::WorkstationInfo;
 use crate::metrics::{More, Sample};
 use crate::port::by_name;
@@ -122,7 +122,7 @@ impl Daemon {
                 age_seconds: session.age.as_secs(),
                 cipher: session.cipher.name().to_owned(),
                 protection: session.protection.name().to_owned(),
-                peer_mac: mac_text(session.peer_mac),
+                peer: session.path.to_string(),
             });
             if let Some(session) = &info.cur {
                 let port = self.ports.get(usize::from(session.port));

@@ -233,6 +233,11 @@ impl Daemon {
 /// The verdicts that are drops, by name.
 fn refusals(verdicts: &[u64; Verdict::COUNT]) -> Counters {
     let mut all = by_name(verdicts);
-    all.remove(Verdict::Admitted.name());
+    for verdict in Verdict::ALL
+        .into_iter()
+        .filter(|verdict| !verdict.is_drop())
+    {
+        all.remove(verdict.name());
+    }
     all
 }

@@ -3,8 +3,9 @@
 //!
 //! Also the memory of handshake nonces, which lives as long as the cookies they came with.
 
-use super::Mac;
 use super::random::Randomness;
+use super::{Mac, Path};
+use std::net::IpAddr;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -28,6 +29,26 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Where a frame that came by a path to an interface is from.
+    pub fn new(ifindex: u32, path: &Path) -> Self {
+        let remote = match path {
+            Path::Ether(mac) => return Self::ether(ifindex, *mac),
+            Path::Udp(path) => Some(path.remote),
+            // Only a Workstation has one, and makes no cookies.
+            Path::Socket => None,
+        };
+        let address = remote.map(|remote| match remote.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        });
+        Self {
+            ifindex,
+            encapsulation: 2,
+            address: address.unwrap_or_default(),
+            port: remote.map_or(0, |remote| remote.port()),
+        }
+    }
+
     /// A source MAC address on an interface.
     pub fn ether(ifindex: u32, mac: Mac) -> Self {
         let mut address = [0; 16];

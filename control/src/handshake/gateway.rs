@@ -12,11 +12,11 @@ use super::cookie::{Cookies, Nonce, Origin};
 use super::kdf::{hello_prologue, rekey_prologue};
 use super::message::{self, Answer, Challenge, Inner, Offer};
 use super::model::{Flaw, planted};
-use super::noise::{NoiseError, Responder, Secrets, is_station, public_key};
+use super::noise::{NoiseError, Responder, Secrets, leads_to_station, public_key};
 use super::peer::{Keys, PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
 use super::slots::Slots;
-use super::{Action, Install, Mac, Parameters};
+use super::{Action, Encapsulation, Install, Mac, Parameters, Path, inner_mtu};
 use dataplane::keys::SessionKeys;
 use dataplane::lifetime::Lifetime;
 use dataplane::{PortId, WorkstationId};
@@ -43,12 +43,21 @@ const SESSIONS_EACH: usize = 8;
 pub struct PortConfig {
     /// Its number.
     pub port: PortId,
-    /// Its MAC address.
+    /// What is around the tunnel's frames on it.
+    pub encapsulation: Encapsulation,
+    /// Its MAC address on `ether`; zero on `udp`.
     pub mac: Mac,
     /// Its interface's index.
     pub ifindex: u32,
-    /// The largest inner packet it carries ([`super::inner_mtu`]).
-    pub mtu: u16,
+    /// Its interface's MTU.
+    pub mtu: u32,
+}
+
+impl PortConfig {
+    /// Whether Resets are sent on it. Over networks there is no broadcast address to send them to.
+    fn has_resets(&self) -> bool {
+        matches!(self.encapsulation, Encapsulation::Ether(_))
+    }
 }
 
 /// What a Gateway is started with.
@@ -183,9 +192,9 @@ impl Gateway {
         let mut peer = Peer::new(enrolled);
         peer.resets = self
             .ports
-            .keys()
-            .filter(|port| peer.may_use(**port))
-            .map(|port| ResetPlan::new(*port, now))
+            .values()
+            .filter(|port| port.has_resets() && peer.may_use(port.port))
+            .map(|port| ResetPlan::new(port.port, now))
             .collect();
         self.peers.insert(id, Box::new(peer));
         self.by_key.extend(key_ids.into_iter().map(|key| (key, id)));
@@ -286,7 +295,7 @@ impl Gateway {
     /// A port's carrier came up: Resets begin again there, for those who have not shaken hands.
     pub fn carrier_up(&mut self, now: Duration, port: PortId) {
         let now = self.clock.advance(now);
-        if !self.ports.contains_key(&port) {
+        if !self.ports.get(&port).is_some_and(PortConfig::has_resets) {
             return;
         }
         for peer in self.peers.values_mut() {
@@ -297,8 +306,9 @@ impl Gateway {
         }
     }
 
-    /// A handshake frame arrived on `port` from `source`; `frame` is what follows the EtherType.
-    pub fn frame(&mut self, now: Duration, port: PortId, source: Mac, frame: &[u8]) {
+    /// A handshake frame arrived on `port` from `source`; `frame` begins with the Portcullis header.
+    pub fn frame(&mut self, now: Duration, port: PortId, source: impl Into<Path>, frame: &[u8]) {
+        let source = source.into();
         let now = self.clock.advance(now);
         self.cookies.rotate(&mut self.random, now);
         let (Some(port), Some((header, payload))) =
@@ -307,7 +317,7 @@ impl Gateway {
             self.unattributed.malformed += 1;
             return;
         };
-        if !matches!(header.kind, kind::HELLO | kind::INITIATION) || !is_station(source) {
+        if !matches!(header.kind, kind::HELLO | kind::INITIATION) || !leads_to_station(&source) {
             self.unattributed.malformed += 1;
             return;
         }
@@ -334,7 +344,7 @@ impl Gateway {
         &mut self,
         id: WorkstationId,
         port: &PortConfig,
-        source: Mac,
+        source: Path,
         header: &Header,
         payload: &[u8],
     ) {
@@ -352,7 +362,7 @@ impl Gateway {
             cookie: self.cookies.make(
                 header.index,
                 header.counter,
-                &Origin::ether(port.ifindex, source),
+                &Origin::new(port.ifindex, &source),
             ),
             boot_id: self.boot_id,
             mac: port.mac,
@@ -376,7 +386,7 @@ impl Gateway {
         now: Duration,
         id: WorkstationId,
         port: &PortConfig,
-        source: Mac,
+        source: Path,
         header: &Header,
         payload: &[u8],
     ) {
@@ -386,7 +396,7 @@ impl Gateway {
         let Some((challenge_bytes, noise)) = payload.split_first_chunk::<CHALLENGE_LEN>() else {
             return;
         };
-        let origin = Origin::ether(port.ifindex, source);
+        let origin = Origin::new(port.ifindex, &source);
         let good = Challenge::decode(challenge_bytes).is_some_and(|challenge| {
             challenge.boot_id == self.boot_id
                 && challenge.mac == port.mac
@@ -451,19 +461,19 @@ impl Gateway {
             let time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
             session.rekeys.take(time, REKEYS).then_some((
                 session.port,
-                session.peer_mac,
+                session.path,
                 session.hash,
                 session.key_id,
             ))
         });
         let port = carrier.and_then(|(port, ..)| self.ports.get(&port).copied());
-        let (Some((_, mac, hash, key_id)), Some(port)) = (carrier, port) else {
+        let (Some((_, path, hash, key_id)), Some(port)) = (carrier, port) else {
             peer.outcomes.rekey_refused += 1;
             return;
         };
         let prologue = rekey_prologue(key_id, nonce, &hash);
         let from = (id, key_id);
-        let Some(answer) = self.establish(now, from, &port, mac, &prologue, &noise, false) else {
+        let Some(answer) = self.establish(now, from, &port, path, &prologue, &noise, false) else {
             return;
         };
         if let (Some(peer), Ok(answer)) = (self.peers.get_mut(&id), answer.try_into()) {
@@ -483,7 +493,7 @@ impl Gateway {
         now: Duration,
         (id, key_id): (WorkstationId, u32),
         port: &PortConfig,
-        source: Mac,
+        source: Path,
         prologue: &[u8],
         noise: &[u8],
         from_hello: bool,
@@ -517,7 +527,8 @@ impl Gateway {
                     return None;
                 }
             };
-        let Some(offer) = Offer::decode(&payload).filter(|offer| offer.mac == source) else {
+        let mac = source.mac().unwrap_or_default();
+        let Some(offer) = Offer::decode(&payload).filter(|offer| offer.mac == mac) else {
             peer.outcomes.bad_payload += 1;
             return None;
         };
@@ -541,7 +552,7 @@ impl Gateway {
             protection,
             padding: peer.terms.padding,
             parameters: Parameters {
-                mtu: port.mtu.min(offer.mtu),
+                mtu: inner_mtu(port.mtu, &source).min(offer.mtu),
                 v4: peer.terms.v4,
                 v6: peer.terms.v6,
                 gateway_v4: self.v4,
@@ -561,7 +572,7 @@ impl Gateway {
             index,
             key_id,
             port: port.port,
-            peer_mac: source,
+            path: source,
             hash: split.hash,
             installed: now,
             from_hello,
@@ -575,7 +586,7 @@ impl Gateway {
             port: port.port,
             index,
             peer_index: offer.index,
-            peer_mac: source,
+            path: source,
             mtu: answer.parameters.mtu,
             padding: answer.padding,
             keys: SessionKeys::derive(Role::Gateway, &split.w2g, &split.g2w, cipher, protection),
@@ -592,6 +603,16 @@ impl Gateway {
         let old = peer.confirm(now, index, &mut self.actions)?;
         self.by_key.remove(&old);
         Some(old)
+    }
+
+    /// The worker sends a session's frames another way now, because one that opened came by it.
+    pub fn roamed(&mut self, id: WorkstationId, index: u32, path: Path) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some(cur) = peer.cur.as_mut().filter(|cur| cur.index == index)
+        {
+            cur.path = path;
+            peer.outcomes.roamed += 1;
+        }
     }
 
     /// A session has sealed as much as its keys allow: it ends.
@@ -621,7 +642,7 @@ impl Gateway {
                 for keys in [Some(&peer.keys), peer.next.as_ref()].into_iter().flatten() {
                     self.actions.push(Action::Send {
                         port: plan.port,
-                        destination: BROADCAST,
+                        destination: BROADCAST.into(),
                         frame: message::frame(
                             kind::RESET,
                             keys.key_id,

@@ -113,6 +113,11 @@ impl Liveness {
         }
     }
 
+    /// PINGs without a PONG.
+    pub(super) fn unanswered(&self) -> usize {
+        self.outstanding.len()
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead
     }

@@ -4,9 +4,10 @@
 //! arguments and answer with [`Action`]s. They have no clock, no sockets and no randomness of their
 //! own, so every interleaving can be tested.
 
+pub use dataplane::path::{Encapsulation, Path};
 pub use dataplane::session::{Install, Padding};
 use dataplane::{PortId, WorkstationId};
-use wire::limits::{MAX_PAYLOAD, OVERHEAD};
+use wire::limits::{ETH_LEN, MAX_PAYLOAD, OVERHEAD, UDP_V4_LEN};
 
 mod clock;
 pub mod cookie;
@@ -32,8 +33,8 @@ pub enum Action {
     Send {
         /// The port.
         port: PortId,
-        /// The destination MAC address.
-        destination: Mac,
+        /// Where to.
+        destination: Path,
         /// From the Portcullis header on.
         frame: Vec<u8>,
     },
@@ -78,10 +79,15 @@ pub struct Parameters {
     pub gateway_v6: Option<std::net::Ipv6Addr>,
 }
 
-/// The largest inner packet that a port of this MTU carries in `ether` encapsulation.
-pub fn inner_mtu(port_mtu: u32) -> u16 {
+/// The largest inner packet that fits frames of this MTU which go by `path`. By a socket it is that of IPv4: who
+/// has opened it knows better.
+pub fn inner_mtu(port_mtu: u32, path: &Path) -> u16 {
+    let front = match path {
+        Path::Socket => UDP_V4_LEN,
+        other => other.front(),
+    };
     let room = (port_mtu as usize)
-        .saturating_sub(OVERHEAD)
+        .saturating_sub(front - ETH_LEN + OVERHEAD)
         .min(MAX_PAYLOAD);
     u16::try_from(room).unwrap_or(u16::MAX)
 }

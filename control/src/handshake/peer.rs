@@ -4,7 +4,7 @@
 use super::cookie::Nonces;
 use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::model::{Flaw, planted};
-use super::{Action, Mac, Padding};
+use super::{Action, Padding, Path};
 use dataplane::keys::{Cipher, Protection};
 use dataplane::{PortId, WorkstationId};
 use std::collections::VecDeque;
@@ -82,6 +82,7 @@ impl Outcomes {
             ("rekeys", self.rekeys),
             ("confirmed", self.confirmed),
             ("replaced", self.replaced),
+            ("roamed", self.roamed),
         ];
         good.into_iter().chain(self.refused())
     }
@@ -104,7 +105,7 @@ impl Outcomes {
 }
 
 /// Handshakes of one Workstation by outcome. Each is counted where it ended, so the sum of all but
-/// `challenges`, `confirmed` and `replaced` is the number of Initiations and RekeyInits.
+/// `challenges`, `confirmed`, `replaced` and `roamed` is the number of Initiations and RekeyInits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcomes {
     /// Hellos answered with a Challenge.
@@ -137,6 +138,8 @@ pub struct Outcomes {
     pub confirmed: u64,
     /// Sessions that took another one's place without a rekey inside it.
     pub replaced: u64,
+    /// Times the Workstation was found at another address within a session.
+    pub roamed: u64,
 }
 
 /// A session as the control plane sees it.
@@ -146,7 +149,7 @@ pub(super) struct Session {
     /// Whose keys it was agreed on with.
     pub(super) key_id: u32,
     pub(super) port: PortId,
-    pub(super) peer_mac: Mac,
+    pub(super) path: Path,
     /// Its handshake hash, for a rekey in it.
     pub(super) hash: [u8; 32],
     pub(super) installed: Duration,
@@ -405,7 +408,7 @@ impl Peer {
             if let Some(old) = self.cur.replace(session.clone()) {
                 if session.from_hello {
                     self.outcomes.replaced += 1;
-                    if (old.port, old.peer_mac) != (session.port, session.peer_mac) {
+                    if (old.port, old.path) != (session.port, session.path) {
                         self.replacements.push_back(now);
                     }
                 }

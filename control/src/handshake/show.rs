@@ -1,6 +1,6 @@
 //! What there is to show of a Workstation at the Gateway.
 
-use super::Mac;
+use super::Path;
 use super::peer::{Outcomes, Peer};
 use dataplane::keys::{Cipher, Protection};
 use dataplane::{PortId, WorkstationId};
@@ -14,7 +14,7 @@ pub struct SessionInfo {
     /// The port.
     pub port: PortId,
     /// The Workstation's MAC address.
-    pub peer_mac: Mac,
+    pub path: Path,
     /// Since it was installed.
     pub age: Duration,
     /// The cipher.
@@ -57,7 +57,7 @@ impl WorkstationInfo {
             cur: peer.cur.as_ref().map(|session| SessionInfo {
                 index: session.index,
                 port: session.port,
-                peer_mac: session.peer_mac,
+                path: session.path,
                 age: now.saturating_sub(session.installed),
                 cipher: session.cipher,
                 protection: session.protection,

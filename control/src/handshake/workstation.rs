@@ -5,6 +5,7 @@
 //! use stays as it is until a new one is proven by a frame that opens under it.
 
 mod attempt;
+mod mtu;
 mod reset;
 mod status;
 
@@ -15,10 +16,10 @@ use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::liveness::{Liveness, Verdict};
 use super::message::{self, Inner};
 use super::model::{Flaw, planted};
-use super::noise::is_station;
+use super::noise::leads_to_station;
 use super::random::Randomness;
 use super::slots::Slots;
-use super::{Action, Mac};
+use super::{Action, Mac, Path};
 use dataplane::PortId;
 use dataplane::keys::{Cipher, Protection};
 use dataplane::lifetime::Lifetime;
@@ -28,6 +29,7 @@ use wire::header::kind;
 use zeroize::Zeroizing;
 
 use attempt::{HELLO_FIRST, Handshake, PROVE_EVERY, REKEY_WAITS, Session};
+use mtu::PathMtu;
 use reset::remember;
 
 const PROVE_PINGS: u8 = 8;
@@ -48,7 +50,9 @@ pub struct WorkstationConfig {
     pub key_id: u32,
     /// The port.
     pub port: PortId,
-    /// Its MAC address.
+    /// Where a Hello goes: on `ether` to everybody, on `udp` to the Gateway's address.
+    pub gateway: Path,
+    /// Its MAC address on `ether`; zero on `udp`.
     pub mac: Mac,
     /// The largest inner packet it carries ([`super::inner_mtu`]).
     pub mtu: u16,
@@ -75,8 +79,13 @@ pub struct Workstation {
     knock: KnockKeys,
     key_id: u32,
     port: PortId,
+    gateway: Path,
     mac: Mac,
     mtu: u16,
+    /// Over networks: how much of it passes.
+    path: PathMtu,
+    /// The most that the Gateway can carry, where it has named less than it was offered.
+    gateway_mtu: u16,
     virtualised: bool,
     ciphers: Vec<Cipher>,
     protections: Vec<Protection>,
@@ -115,8 +124,11 @@ impl Workstation {
             gateway_public: config.gateway_public,
             key_id: config.key_id,
             port: config.port,
+            gateway: config.gateway,
             mac: config.mac,
             mtu: config.mtu,
+            path: PathMtu::new(),
+            gateway_mtu: u16::MAX,
             virtualised: config.virtualised,
             ciphers: config.ciphers,
             protections: config.protections,
@@ -153,6 +165,16 @@ impl Workstation {
         Duration::from_nanos(self.lifetime.reject_after())
     }
 
+    /// The port of the handshake under way, or of the session.
+    pub fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// PINGs on the session that wait for their PONG.
+    pub fn unanswered(&self) -> usize {
+        self.live.unanswered()
+    }
+
     /// Mixes fresh entropy into the random generator. Call it before each event.
     pub fn mix(&mut self, entropy: &[u8]) {
         self.random.mix(entropy);
@@ -166,22 +188,29 @@ impl Workstation {
         }
     }
 
-    /// A handshake frame arrived from `source`; `frame` is what follows the EtherType.
-    pub fn frame(&mut self, now: Duration, source: Mac, frame: &[u8]) {
+    /// A handshake frame arrived from `source`; `frame` begins with the Portcullis header.
+    pub fn frame(&mut self, now: Duration, source: impl Into<Path>, frame: &[u8]) {
+        self.frame_by(now, self.port, source, frame);
+    }
+
+    /// The same, where Hellos leave by several ports: the one that a Challenge first comes back by is the
+    /// handshake's, and its session's.
+    pub fn frame_by(&mut self, now: Duration, port: PortId, source: impl Into<Path>, frame: &[u8]) {
+        let source = source.into();
         let now = self.clock.advance(now);
         if matches!(self.handshake, Handshake::Stopped) {
             return;
         }
         let parsed = message::parse(frame).filter(|(header, payload)| {
             header.index == self.key_id
-                && is_station(source)
+                && leads_to_station(&source)
                 && message::tag_is_good(header, self.knock.g2w, payload)
         });
         let handled = match parsed {
             Some((header, payload)) => match header.kind {
-                kind::CHALLENGE => self.challenge(now, &header, payload),
+                kind::CHALLENGE => self.challenge(now, port, &header, payload),
                 kind::RESPONSE => self.response(now, &header, payload),
-                kind::RESET => self.reset(now, payload),
+                kind::RESET if self.is_ether() => self.reset(now, payload),
                 _ => None,
             },
             None => None,
@@ -195,6 +224,7 @@ impl Workstation {
     pub fn inner(&mut self, now: Duration, index: u32, message: &[u8]) {
         let now = self.clock.advance(now);
         match Inner::decode(message) {
+            Some(Inner::Pong(value)) if self.path.pong(now, &value) => self.take_path_mtu(now),
             Some(Inner::Pong(value)) => {
                 if self.cur.as_ref().is_some_and(|cur| cur.index == index) {
                     self.live.pong(now, &value);
@@ -258,12 +288,44 @@ impl Workstation {
         } else {
             self.handshakes.1 += 1;
         }
+        let from_hello = session.from_hello;
         if let Some(old) = self.cur.replace(session) {
             self.prev = Some((old.index, now + PREV_FOR));
+        }
+        if from_hello {
+            self.search_path(now);
         }
         self.live.restart(now);
         self.last_handshake = Some(now);
         self.last_failure = None;
+    }
+
+    /// Over networks the session's frames may take another path from now on.
+    pub fn path_changed(&mut self, now: Duration) {
+        let now = self.clock.advance(now);
+        self.search_path(now);
+    }
+
+    fn search_path(&mut self, now: Duration) {
+        if !self.is_ether() && self.cur.is_some() {
+            self.path.begin(now, self.mtu.min(self.gateway_mtu));
+            self.take_path_mtu(now);
+        }
+    }
+
+    /// Uses what the path is known to carry. The Gateway hears of it in a rekey.
+    fn take_path_mtu(&mut self, now: Duration) {
+        let mtu = self.path.of(self.mtu.min(self.gateway_mtu));
+        let Some(cur) = self.cur.as_mut().filter(|cur| cur.parameters.mtu != mtu) else {
+            return;
+        };
+        cur.rekey_at = cur.rekey_at.min(now);
+        // More is carried by the session that comes of the rekey.
+        if mtu < cur.parameters.mtu {
+            cur.parameters.mtu = mtu;
+            let parameters = Box::new(cur.parameters.clone());
+            self.actions.push(Action::Configure(parameters));
+        }
     }
 
     /// The port's carrier changed.
@@ -395,6 +457,7 @@ impl Workstation {
                 }
             }
         }
+        self.probe_path(now);
         match &mut self.handshake {
             Handshake::Hello(hello) if hello.next <= now => self.hello_again(now),
             Handshake::Init(init) if planted(Flaw::WaitsForEver) => {
@@ -442,6 +505,27 @@ impl Workstation {
             _ => {}
         }
         self.settle(now);
+    }
+
+    /// Over networks: sends a PING of the size that is in question.
+    fn probe_path(&mut self, now: Duration) {
+        let Some(index) = self.cur.as_ref().map(|cur| cur.index) else {
+            return self.path.stop();
+        };
+        if let Some(size) = self.path.tick(now) {
+            let value = self.random.bytes();
+            self.path.sent(now, size, value);
+            let mut message = Inner::Ping(value).encode();
+            message.resize(message.len().max(size.into()), 0);
+            self.actions.push(Action::SendInner {
+                workstation: 0,
+                index,
+                message,
+            });
+        }
+        if !self.is_ether() {
+            self.take_path_mtu(now);
+        }
     }
 
     /// Erases what is too old.
@@ -525,7 +609,11 @@ impl Workstation {
         }
     }
 
-    fn send(&mut self, destination: Mac, kind: u8, nonce: u64, payload: &[u8]) {
+    fn is_ether(&self) -> bool {
+        matches!(self.gateway, Path::Ether(_))
+    }
+
+    fn send(&mut self, destination: Path, kind: u8, nonce: u64, payload: &[u8]) {
         self.actions.push(Action::Send {
             port: self.port,
             destination,
@@ -549,6 +637,10 @@ impl Workstation {
         own.into_iter()
             .chain(cur.map(|cur| cur.installed + reject))
             .chain(cur.map(|_| self.live.deadline()))
+            .chain(
+                cur.map(|_| self.path.deadline())
+                    .filter(|_| !self.is_ether()),
+            )
             .chain(cur.filter(|_| idle).map(|cur| cur.rekey_at))
             .chain(self.prev.map(|(_, until)| until))
             .chain(self.reset.filter(|_| quiet).map(|(_, at)| at))

@@ -1,6 +1,8 @@
 //! The helper's own end: takes requests, holds them against its scope, and carries them out.
 
-use super::{Answer, KeylessScope, MOST_ADDRESSES, Request, Scope, notify, receive, send};
+use super::{
+    Answer, KeylessScope, MARK, MOST_ADDRESSES, NetworkScope, Request, Scope, notify, receive, send,
+};
 use crate::config::{Digest, Gateway};
 use crate::confine::{self, HelperPaths};
 use crate::files;
@@ -11,14 +13,18 @@ use crate::napi::NapiThreads;
 use crate::problem::{Kind, Problem};
 use crate::raise;
 use crate::raise::Plan;
-use dataplane::link::{Links, disable_ipv6};
+use crate::resolve;
+use dataplane::link::{KillSwitch, Links, disable_ipv6};
 use dataplane::port::ntuple::{Nic, Rule};
+use dataplane::port::socket::{SocketConfig, socket_for as socket_for_udp};
 use dataplane::port::xsk::socket_for;
+use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -88,6 +94,8 @@ struct Server {
     napi: Vec<Option<NapiThreads>>,
     /// The port that AF_XDP sockets are made for.
     sockets: Option<usize>,
+    /// The tunnel's own addresses, once there are any.
+    tunnel: Option<Vec<IpNet>>,
     /// Held while something is changed.
     lock: File,
 }
@@ -104,6 +112,7 @@ impl Server {
             scope,
             links,
             sockets: None,
+            tunnel: None,
             lock,
         })
     }
@@ -130,6 +139,7 @@ impl Server {
             },
             interfaces: names.collect(),
             needs_own_sysfs: self.needs_own_sysfs(),
+            over_networks: self.scope.network.is_some(),
         }
     }
 
@@ -235,6 +245,16 @@ impl Server {
                 if addresses.len() > MOST_ADDRESSES {
                     return Err(refused(&io::ErrorKind::InvalidInput.into()));
                 }
+                self.tunnel = Some(addresses.clone());
+                if self
+                    .scope
+                    .network
+                    .as_ref()
+                    .is_some_and(|network| network.kill_switch)
+                {
+                    // Before the kernel can tell anyone of them.
+                    self.raise_kill_switch()?;
+                }
                 let (name, routes) = (&self.scope.host_interface, &self.scope.routes);
                 hostif::configure(&self.links, name, mtu, &addresses, routes)
                     .map(|()| Answer::Done)
@@ -267,15 +287,78 @@ impl Server {
                 port.take_back(links)?;
                 standing(port, &mut descriptors)?
             }
+            Request::UdpSocket { remote } => {
+                descriptors.push(self.udp_socket(remote)?);
+                Answer::Done
+            }
+            Request::KillSwitch => Answer::Flag(self.raise_kill_switch()?),
             Request::Lower => {
+                if self.scope.network.is_some() {
+                    self.links.lower_kill_switch().map_err(|error| {
+                        monitor::problem("letting this machine's packets leave again", error)
+                    })?;
+                }
                 for plan in &self.scope.ports {
-                    raise::lower(&plan.interface, &plan.pin_directory)?;
+                    let shared = plan.encapsulation.is_shared();
+                    raise::lower(&plan.interface, &plan.pin_directory, shared)?;
                 }
                 hostif::delete(&self.scope.host_interface)?;
                 Answer::Done
             }
         };
         Ok((answer, descriptors))
+    }
+
+    fn network(&self) -> Result<&NetworkScope, Problem> {
+        let network = self.scope.network.as_ref();
+        network.ok_or_else(|| refused(&io::ErrorKind::NotFound.into()))
+    }
+
+    fn udp_socket(&self, remote: SocketAddr) -> Result<OwnedFd, Problem> {
+        let network = self.network()?;
+        if remote.port() != resolve::DNS && !network.ports.contains(&remote.port()) {
+            return Err(refused(&io::ErrorKind::AddrNotAvailable.into()));
+        }
+        let config = SocketConfig {
+            mark: Some(MARK),
+            interface: network.interface.clone(),
+            // A link of ten gigabits sends that in a millisecond.
+            send_buffer: Some(1 << 20),
+            ..SocketConfig::new(remote)
+        };
+        socket_for_udp(&config).map_err(|error| {
+            let tried = format!("opening a socket to {remote}");
+            Problem::new(Kind::Failed, tried, error, "it is tried again")
+        })
+    }
+
+    fn raise_kill_switch(&self) -> Result<bool, Problem> {
+        let switch = self.kill_switch()?;
+        self.links
+            .raise_kill_switch(&switch)
+            .map_err(|error| monitor::problem("keeping all but the tunnel from leaving", error))
+    }
+
+    fn kill_switch(&self) -> Result<KillSwitch, Problem> {
+        let network = self.network()?;
+        if !network.kill_switch {
+            return Err(refused(&io::ErrorKind::NotFound.into()));
+        }
+        // Those that a former session has left, until there is one.
+        let host = self.links.find(&self.scope.host_interface);
+        let had = host.map(|link| link.addresses).unwrap_or_default();
+        let all = self.tunnel.as_ref().unwrap_or(&had).iter();
+        let v4 = all.filter_map(|net| match net.addr() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+        Ok(KillSwitch {
+            addresses: v4.collect(),
+            interface: self.scope.host_interface.clone(),
+            routes: network.routes.clone(),
+            mark: MARK,
+            lan: network.lan,
+        })
     }
 
     fn plan(&self, port: usize) -> Result<&Plan, Problem> {
@@ -306,6 +389,10 @@ impl Server {
     /// Sets a port's link up, behind its wall.
     fn up(&self, port: usize) -> Result<(), Problem> {
         let plan = self.plan(port)?;
+        if plan.encapsulation.is_shared() {
+            // The interface is others' to set up, and to give addresses.
+            return Ok(());
+        }
         if let Err(error) = disable_ipv6(&plan.interface) {
             tracing::debug!(%error, "IPv6 stays on; the egress guard keeps what it sends inside");
         }
@@ -372,6 +459,7 @@ fn refused(error: &io::Error) -> Problem {
 mod tests {
     use super::*;
     use crate::config::Rings;
+    use crate::encapsulation::Encapsulation;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use wire::Role;
 
@@ -381,7 +469,7 @@ mod tests {
                 interface: "pc-none0".into(),
                 role: Role::Gateway,
                 mac: None,
-                ethertype: 0x88b5,
+                encapsulation: Encapsulation::Ether(0x88b5),
                 pin_directory: directory.to_owned(),
                 rings: Rings::default(),
                 session_slots: 8,
@@ -390,6 +478,7 @@ mod tests {
             host_interface: "pc-none1".into(),
             routes: Vec::new(),
             keyless: KeylessScope::default(),
+            network: None,
             runtime_directory: directory.to_owned(),
         }
     }

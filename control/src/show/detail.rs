@@ -31,10 +31,10 @@ pub fn workstation_in_full(one: &WorkstationStatus, colours: bool) -> String {
         ("to be given", wanted.join(", ")),
         ("session", session(one.session.as_ref())),
         (
-            "peer MAC",
+            "peer",
             one.session
                 .as_ref()
-                .map(|session| session.peer_mac.clone())
+                .map(|session| session.peer.clone())
                 .unwrap_or_default(),
         ),
         (
@@ -159,7 +159,7 @@ workstation alpha
   port         eth1
   may reach    tcp/9050, any@beta
   session      encrypt aes-256-gcm, 1m 1s old
-  peer MAC     02:00:00:00:00:02
+  peer         02:00:00:00:00:02
   handshake    1m 1s ago
   rekeys       0
   from it      4.7 GiB (10)

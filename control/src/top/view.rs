@@ -364,7 +364,7 @@ fn one(frame: &mut Frame<'_>, screen: &Screen, key: &Key, area: Rect) {
                         session.protection,
                         session.cipher,
                         duration(session.age_seconds),
-                        session.peer_mac,
+                        session.peer,
                         one.port.as_deref().unwrap_or("?"),
                     ),
                     None => one.refused.clone().unwrap_or_else(|| "none".into()),

@@ -149,7 +149,7 @@ impl Filter {
 
 /// The names of all verdicts that are drops.
 pub(super) fn verdict_names() -> impl Iterator<Item = &'static str> {
-    let tunnel = Verdict::ALL.into_iter().filter(|v| *v != Verdict::Admitted);
+    let tunnel = Verdict::ALL.into_iter().filter(|v| v.is_drop());
     let pinned = PinnedVerdict::ALL.into_iter().filter(|verdict| {
         !matches!(verdict, PinnedVerdict::Answered | PinnedVerdict::Passed)
             && !Verdict::ALL

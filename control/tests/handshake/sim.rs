@@ -3,15 +3,17 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 use dataplane::keys::{Cipher, Protection};
+use dataplane::path::UdpPath;
 use portcullis_control::handshake::gateway::*;
 use portcullis_control::handshake::noise::public_key;
 use portcullis_control::handshake::random::Randomness;
 use portcullis_control::handshake::workstation::*;
-use portcullis_control::handshake::{Action, Install, Mac, Padding};
+use portcullis_control::handshake::{Action, Encapsulation, Install, Mac, Padding, Path};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use wire::header::{kind, slot_of};
+use wire::limits::{BROADCAST, ETHERTYPE};
 use zeroize::Zeroizing;
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -165,6 +167,8 @@ pub const CLEAN: Network = Network {
 type Filter = Box<dyn FnMut(&Packet) -> Vec<(Duration, Packet)>>;
 
 pub struct Sim {
+    /// Whether all is over networks: MAC addresses stand for addresses there.
+    over_udp: bool,
     pub now: Duration,
     pub gateway: Gateway,
     pub workers: BTreeMap<u32, Worker>,
@@ -222,6 +226,7 @@ pub fn station_config(id: u32, seed: [u8; 32]) -> WorkstationConfig {
         psk: Zeroizing::new(station_psk(id)),
         key_id: key_id(id),
         port: 0,
+        gateway: BROADCAST.into(),
         mac: station_mac(id),
         mtu: 1460,
         virtualised: false,
@@ -231,16 +236,65 @@ pub fn station_config(id: u32, seed: [u8; 32]) -> WorkstationConfig {
     }
 }
 
-fn new_gateway(boot: u8, seed: [u8; 32], now: Duration) -> Gateway {
+/// The same configuration of one that is not on the Gateway's LAN.
+fn carried(config: WorkstationConfig, over_udp: bool) -> WorkstationConfig {
+    match over_udp {
+        false => config,
+        true => WorkstationConfig {
+            gateway: Path::Socket,
+            mac: [0; 6],
+            ..config
+        },
+    }
+}
+
+/// The way from the Gateway to whoever has this MAC address, or the address that it stands for.
+fn path_to(mac: Mac, over_udp: bool) -> Path {
+    let [a, b, c, d, e, f] = mac;
+    let host = Ipv6Addr::from([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f]);
+    match over_udp {
+        false => Path::Ether(mac),
+        true => Path::Udp(UdpPath {
+            next_hop: [2, 0, 0, 0, 0, 0xaa],
+            local: (
+                Ipv6Addr::from([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+                51888,
+            )
+                .into(),
+            remote: (host, 40_000).into(),
+        }),
+    }
+}
+
+/// The MAC address that a path leads to, or that stands for it.
+fn mac_at(path: Path) -> Mac {
+    match path {
+        Path::Ether(mac) => mac,
+        Path::Socket => GATEWAY_MAC,
+        Path::Udp(path) => match path.remote.ip() {
+            IpAddr::V6(v6) => *v6.octets().last_chunk().unwrap(),
+            IpAddr::V4(_) => unreachable!(),
+        },
+    }
+}
+
+fn new_gateway(boot: u8, seed: [u8; 32], now: Duration, over_udp: bool) -> Gateway {
     Gateway::new(
         GatewayConfig {
             static_keys: vec![Zeroizing::new(gateway_private())],
             boot_id: [boot; 8],
             ports: vec![PortConfig {
                 port: 0,
-                mac: GATEWAY_MAC,
+                encapsulation: match over_udp {
+                    false => Encapsulation::Ether(ETHERTYPE),
+                    true => Encapsulation::Udp,
+                },
+                mac: match over_udp {
+                    false => GATEWAY_MAC,
+                    true => [0; 6],
+                },
                 ifindex: 7,
-                mtu: 1460,
+                mtu: 1500,
             }],
             v4: Some(Ipv4Addr::new(10, 0, 0, 1)),
             v6: None,
@@ -269,8 +323,17 @@ fn unraw(raw: Duration, skew: i128) -> Duration {
 
 impl Sim {
     pub fn new(seed: u64, stations: u32) -> Self {
+        Self::start(seed, stations, false)
+    }
+
+    /// The same over networks.
+    pub fn over_udp(seed: u64, stations: u32) -> Self {
+        Self::start(seed, stations, true)
+    }
+
+    fn start(seed: u64, stations: u32, over_udp: bool) -> Self {
         let mut random = Randomness::new(blake3::derive_key("test sim", &seed.to_le_bytes()));
-        let mut gateway = new_gateway(1, random.bytes(), START);
+        let mut gateway = new_gateway(1, random.bytes(), START, over_udp);
         let mut nodes = BTreeMap::new();
         let mut all = BTreeMap::new();
         for id in 0..stations {
@@ -279,7 +342,7 @@ impl Sim {
             nodes.insert(
                 id,
                 new_node(
-                    Workstation::new(station_config(id, random.bytes()), START),
+                    Workstation::new(carried(station_config(id, random.bytes()), over_udp), START),
                     station_mac(id),
                 ),
             );
@@ -288,6 +351,7 @@ impl Sim {
             }
         }
         let mut sim = Self {
+            over_udp,
             now: START,
             gateway,
             workers: BTreeMap::new(),
@@ -353,6 +417,7 @@ impl Sim {
             Action::Send {
                 destination, frame, ..
             } => {
+                let destination = mac_at(destination);
                 let packet = Packet {
                     to: End::Gateway,
                     source: node.mac,
@@ -394,6 +459,7 @@ impl Sim {
             Action::Send {
                 destination, frame, ..
             } => {
+                let destination = mac_at(destination);
                 let to: Vec<u32> = if destination == [0xff; 6] {
                     self.stations.keys().copied().collect()
                 } else {
@@ -535,7 +601,7 @@ impl Sim {
             ) => {
                 let found = self.workers.iter_mut().find_map(|(id, worker)| {
                     let live = worker.find(index)?;
-                    let good = live.install.peer_mac == packet.source
+                    let good = mac_at(live.install.path) == packet.source
                         && live.install.keys.receive.aead == key
                         && live.seen.insert(counter);
                     good.then_some(*id)
@@ -564,7 +630,11 @@ impl Sim {
                 if good && matches!(kind_of, kind::RESPONSE | kind::RESET) {
                     remember(&mut node.nonces, nonce);
                 }
-                self.with_station(id, |station, now| station.frame(now, packet.source, &frame));
+                let source = match self.over_udp {
+                    false => Path::Ether(packet.source),
+                    true => Path::Socket,
+                };
+                self.with_station(id, |station, now| station.frame(now, source, &frame));
             }
             (
                 End::Station(id),
@@ -577,7 +647,7 @@ impl Sim {
             ) => {
                 let node = self.stations.get_mut(&id).unwrap();
                 let good = node.worker.find(index).is_some_and(|live| {
-                    live.install.peer_mac == packet.source
+                    mac_at(live.install.path) == packet.source
                         && live.install.keys.receive.aead == key
                         && live.seen.insert(counter)
                 });
@@ -608,6 +678,7 @@ impl Sim {
     /// Gives a frame to the Gateway's machine as if XDP had admitted it.
     pub fn gateway_frame_past_xdp(&mut self, source: Mac, frame: &[u8]) {
         let now = raw(self.now, self.gateway_skew);
+        let source = path_to(source, self.over_udp);
         self.gateway.frame(now, 0, source, frame);
         let actions: Vec<_> = self.gateway.actions().collect();
         let replied: usize = actions
@@ -823,7 +894,7 @@ impl Sim {
         self.boots = self.boots.wrapping_add(1);
         let seed = self.random.bytes();
         let now = raw(self.now, self.gateway_skew);
-        self.gateway = new_gateway(self.boots, seed, now);
+        self.gateway = new_gateway(self.boots, seed, now, self.over_udp);
         self.workers.clear();
         self.gateway_slots.clear();
         self.gateway_nonces.clear();
@@ -837,7 +908,8 @@ impl Sim {
     /// A Workstation's process ends and starts again.
     pub fn restart_station(&mut self, id: u32) {
         let seed = self.random.bytes();
-        self.restart_station_as(id, station_config(id, seed));
+        let config = carried(station_config(id, seed), self.over_udp);
+        self.restart_station_as(id, config);
     }
 
     /// As [`Sim::restart_station`], configured otherwise.
@@ -884,7 +956,7 @@ fn seal(live: &mut Live, to: End, source: Mac, plaintext: Vec<u8>) -> Packet {
     Packet {
         to,
         source,
-        destination: live.install.peer_mac,
+        destination: mac_at(live.install.path),
         body: Body::Data {
             index: live.install.peer_index,
             key: live.install.keys.send.aead,

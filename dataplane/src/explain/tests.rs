@@ -13,7 +13,7 @@ fn port() -> Admission {
     Admission {
         role: Role::Gateway,
         mac: NEAR,
-        ethertype: ETHERTYPE,
+        encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
     }
 }
 

@@ -3,7 +3,8 @@
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
-use wire::limits::ETHERTYPE;
+use wire::Udp;
+use wire::limits::{ETHERTYPE, UDP_PORT};
 
 use super::{OBJECT, WallError};
 
@@ -27,20 +28,39 @@ pub enum Refused {
     Kind,
 }
 
-/// Loads every program of the object, as a Gateway and as a Workstation would.
+/// How an object is told what it is for: who has the port, and how the tunnel's frames travel.
+const KINDS: [(u32, &str, Option<Udp>); 4] = [
+    (0, "Gateway", None),
+    (1, "Workstation", None),
+    (0, "Gateway over udp", Some(udp(false))),
+    (0, "Gateway over udp, shared", Some(udp(true))),
+];
+
+const fn udp(shared: bool) -> Udp {
+    Udp {
+        port: UDP_PORT,
+        v4: 0xc000_0201,
+        v6: [0xb80d_0120, 1 << 56],
+        shared,
+    }
+}
+
+/// Loads every program of the object, in each way in which it is used.
 ///
 /// # Errors
 /// [`WallError::Load`] when the object itself, or a map of it, is refused.
 pub fn verify() -> Result<Vec<Verified>, WallError> {
     let mut all = Vec::new();
-    for (role, end) in [(0u32, "Gateway"), (1, "Workstation")] {
-        let mut ebpf = load(role)?;
+    for (at, (role, end, udp)) in KINDS.iter().enumerate() {
+        let mut ebpf = load(*role, udp.as_ref())?;
         let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         for name in names {
-            // Only admission knows which end it is.
+            let guard = matches!(&*name, "ingress_udp" | "guard_udp" | "ingress_shared");
             let (program, skip) = match name.as_str() {
                 "admission" => (format!("{name} at the {end}"), false),
-                _ => (name.clone(), role != 0),
+                // They know the port's addresses.
+                _ if guard => (name.clone(), at != KINDS.len() - 1),
+                _ => (name.clone(), at != 0),
             };
             if let Some(loaded) = ebpf.program_mut(&name).filter(|_| !skip) {
                 all.push(Verified {
@@ -53,8 +73,17 @@ pub fn verify() -> Result<Vec<Verified>, WallError> {
     Ok(all)
 }
 
-fn load(role: u32) -> Result<Ebpf, WallError> {
-    EbpfLoader::new()
+fn load(role: u32, udp: Option<&Udp>) -> Result<Ebpf, WallError> {
+    let shared = u32::from(udp.is_some_and(|udp| udp.shared));
+    let mut loader = EbpfLoader::new();
+    if let Some(udp) = udp {
+        loader
+            .override_global("UDP_PORT", &udp.port, true)
+            .override_global("UDP_V4", &udp.v4, true)
+            .override_global("UDP_V6", &udp.v6, true)
+            .override_global("UDP_SHARED", &shared, true);
+    }
+    loader
         .override_global("ROLE", &role, true)
         .override_global("MAC", &0x0102_0304_0506_u64, true)
         .override_global("ETHERTYPE", &ETHERTYPE, true)

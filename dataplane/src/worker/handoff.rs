@@ -131,12 +131,13 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Puts a frame behind those that wait for its Workstation; gives it back when it has none here.
     fn accept(&mut self, parcel: Parcel) -> Option<Parcel> {
         let port = self.ports.get(parcel.port);
-        let current = port.is_some_and(|port| port.tables.id() == parcel.tables);
+        let port = port.filter(|port| port.tables.id() == parcel.tables);
+        let front = port.and_then(|port| port.encapsulation.front(&parcel.bytes));
         let owner = self.sessions.owner(parcel.header.index);
         let peer = owner
-            .filter(|(_, port)| current && *port == parcel.port)
+            .filter(|(_, port)| *port == parcel.port)
             .and_then(|(owner, _)| self.peers.get_mut(owner as usize)?.as_mut());
-        let Some(peer) = peer else {
+        let (Some(peer), Some(front)) = (peer, front) else {
             return Some(parcel);
         };
         if let Some(ledger) = peer.ledger(parcel.port) {
@@ -148,6 +149,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             workstation: peer.id,
             port: parcel.port,
             length: parcel.header.length,
+            front: front as u8,
             frame: Held::Handed(parcel.bytes),
         };
         self.backlog.push(&mut peer.queue, waiting);

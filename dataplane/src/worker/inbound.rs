@@ -24,6 +24,7 @@ struct Head {
     owner: WorkstationId,
     length: u16,
     kind: u8,
+    front: u8,
 }
 
 impl Head {
@@ -33,6 +34,7 @@ impl Head {
         owner: NOBODY,
         length: 0,
         kind: 0,
+        front: 0,
     };
 
     fn header(&self) -> Header {
@@ -55,9 +57,6 @@ enum Way {
     /// To another Workstation, past the Gateway's stack.
     Peer,
 }
-
-/// Where the payload starts in a frame.
-const PAYLOAD: usize = ETH_LEN + HEADER_LEN;
 
 impl<P: Port, H: Host> Worker<P, H> {
     /// Takes what the ports have received and sorts it by Workstation.
@@ -99,8 +98,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             if let Some(ahead) = batch.get(at + AHEAD) {
                 prefetch(port.io.data(ahead), 3);
             }
-            let bytes = port.io.data(frame).get(ETH_LEN..).unwrap_or_default();
-            let Ok(header) = Header::decode(bytes) else {
+            let bytes = port.io.data(frame);
+            let front = port.encapsulation.front(bytes).unwrap_or(bytes.len());
+            let Ok(header) = Header::decode(bytes.get(front..).unwrap_or_default()) else {
                 continue;
             };
             *head = Head {
@@ -109,6 +109,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 owner: NOBODY,
                 length: header.length,
                 kind: header.kind,
+                front: front as u8,
             };
             if header.kind != kind::DATA {
                 continue;
@@ -152,6 +153,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     workstation: peer.id,
                     port: id,
                     length: head.length,
+                    front: head.front,
                     frame: Held::Own(frame),
                 };
                 self.backlog.push(&mut peer.queue, waiting);
@@ -290,8 +292,9 @@ impl<P: Port, H: Host> Worker<P, H> {
         };
         let mut verified = 0u64;
         for (at, waiting) in run.iter_mut().enumerate() {
-            let (counter, end) = (waiting.counter, ETH_LEN + waiting.frame_len());
-            let frame = waiting.frame.data_mut(&mut port.io).get_mut(ETH_LEN..end);
+            let (counter, front) = (waiting.counter, usize::from(waiting.front));
+            let end = front + waiting.frame_len();
+            let frame = waiting.frame.data_mut(&mut port.io).get_mut(front..end);
             let frame = frame.ok_or(OpenError::Malformed);
             match frame.and_then(|frame| session.verify(counter, frame)) {
                 Ok(()) => verified |= 1 << at,
@@ -301,6 +304,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
         }
+        let before = session.highest();
+        let mut newest = None;
         let (mut opened, mut messages, mut relays) = (0, 0u64, 0u64);
         for (at, waiting) in run.iter().enumerate() {
             if verified >> at & 1 == 0 {
@@ -312,6 +317,9 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             opened += 1;
+            if session.highest() == Some(waiting.counter) && before < Some(waiting.counter) {
+                newest = Some(at);
+            }
             let payload = payload(waiting, &port.io);
             match inner::parse(payload) {
                 Ok(Inner::Packet(packet)) => {
@@ -352,6 +360,18 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.outbox.push_back(Event::Confirmed {
                 workstation: id,
                 index,
+            });
+        }
+        if port.encapsulation == Encapsulation::Udp
+            && peer.standing.current == index
+            && let Some(newest) = newest
+            && let Some(path) = moved(session, &run[newest], &port.io)
+        {
+            session.path = path;
+            self.outbox.push_back(Event::Roamed {
+                workstation: id,
+                index,
+                path,
             });
         }
         while messages != 0 {
@@ -473,8 +493,20 @@ impl<P: Port, H: Host> Worker<P, H> {
 /// The payload of a frame that verified.
 #[inline(always)]
 fn payload<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -> &'a [u8] {
-    let data = waiting.frame.data(io).get(PAYLOAD..).unwrap_or_default();
+    let start = usize::from(waiting.front) + HEADER_LEN;
+    let data = waiting.frame.data(io).get(start..).unwrap_or_default();
     data.get(..usize::from(waiting.length)).unwrap_or_default()
+}
+
+/// The way to the other side, where a frame that was opened shows that it is another now.
+#[inline]
+fn moved<F>(
+    session: &Session,
+    waiting: &Waiting<Held<F>>,
+    io: &impl Port<Frame = F>,
+) -> Option<Path> {
+    let path = Encapsulation::Udp.path_of(waiting.frame.data(io))?;
+    (path != session.path).then_some(path)
 }
 
 /// Tells whoever watches of a frame that is dropped; and of its packet, where that was opened.
@@ -488,11 +520,13 @@ fn tell<F>(
     packet: Option<&[u8]>,
 ) {
     if faucet.is_open() {
-        let frame = waiting.frame.data(io).get(..ETH_LEN + waiting.frame_len());
+        let end = usize::from(waiting.front) + waiting.frame_len();
+        let frame = waiting.frame.data(io).get(..end);
         let dropped = Dropped {
             port: waiting.port,
             of: waiting.workstation,
             frame: frame.unwrap_or_default(),
+            front: waiting.front.into(),
             packet,
         };
         faucet.tell(now, reason, &dropped);
@@ -529,7 +563,7 @@ fn unsorted<P: Port>(
         kind::DATA => handoff::pass_frame(seat, id, port, &head.header(), frame, counters),
         _ => {
             let at = seat.map_or(0, |seat| seat.number());
-            hand_over(port, (id, at), &head.header(), frame, events, counters);
+            hand_over(port, (id, at), head, frame, events, counters);
         }
     }
 }
@@ -569,7 +603,7 @@ fn permit(routes: &Routes, peer: &mut Peer, packet: &Packet, bytes: &[u8]) -> Re
 enum Handling {
     Ignore,
     Refuse,
-    Answer([u8; control::PING_LEN]),
+    Answer(Vec<u8>),
     Report(Vec<u8>),
 }
 
@@ -595,8 +629,10 @@ fn control_message(role: Role, payload: &[u8], peer: &mut Peer, now: u64) -> Han
         if !peer.may_pong(now) {
             return Handling::Refuse;
         }
-        let mut pong = [0; control::PING_LEN];
-        pong.copy_from_slice(message);
+        // As long as the PING: the path is to be known both ways.
+        let mut pong = payload.to_vec();
+        pong[..len].copy_from_slice(message);
+        pong[len..].fill(0);
         pong[0] = control::PONG;
         return Handling::Answer(pong);
     }
@@ -610,17 +646,17 @@ fn control_message(role: Role, payload: &[u8], peer: &mut Peer, now: u64) -> Han
 fn hand_over<P: Port>(
     port: &WorkerPort<P>,
     (id, worker): (PortId, u16),
-    header: &Header,
+    head: &Head,
     frame: &P::Frame,
     events: &Sender<Event>,
     counters: &WorkerCounters,
 ) {
     let bytes = port.io.data(frame);
-    let Some(body) = bytes.get(ETH_LEN..ETH_LEN + header.frame_len()) else {
+    let front = usize::from(head.front);
+    let body = bytes.get(front..front + head.header().frame_len());
+    let (Some(body), Some(source)) = (body, port.encapsulation.path_of(bytes)) else {
         return counters.unattributed.add(1);
     };
-    let mut source = [0; 6];
-    source.copy_from_slice(&bytes[6..12]);
     counters.handshakes.add(1);
     offer(
         events,

@@ -65,7 +65,8 @@ impl<P: Port, H: Host> Worker<P, H> {
         let id = self.order.first().copied().unwrap_or_default();
         let reserved = self.ports.get_mut(id).and_then(|port| {
             let mut frame = port.reserve()?;
-            let room = port.io.capacity().min(PAYLOAD + DIRECT + TAG_LEN);
+            let payload = port.front + HEADER_LEN;
+            let room = port.io.capacity().min(payload + DIRECT + TAG_LEN);
             port.io.set_len(&mut frame, room);
             Some((port, frame))
         });
@@ -81,7 +82,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             return Ok(self.segment(header, FRONT..FRONT + len, now));
         };
         let data = port.io.data_mut(&mut frame);
-        let first = data.get_mut(PAYLOAD..).unwrap_or_default();
+        let front = port.front;
+        let first = data.get_mut(front + HEADER_LEN..).unwrap_or_default();
         let room = first.len().saturating_sub(TAG_LEN);
         let first = &mut first[..room];
         let rest = &mut self.packet[FRONT..];
@@ -102,6 +104,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     port: id,
                     frame: Some(frame),
                     len,
+                    front,
                     peer: 0,
                     index: 0,
                     spent: None,
@@ -113,12 +116,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             return Ok(Read::Packet);
         }
-        let front = len.min(room);
-        self.packet[FRONT - front..FRONT].copy_from_slice(&first[..front]);
+        let head = len.min(room);
+        self.packet[FRONT - head..FRONT].copy_from_slice(&first[..head]);
         port.io.release(frame);
         // Packets read before it leave before it.
         self.seal_batch(now);
-        Ok(self.segment(header, FRONT - front..FRONT - front + len, now))
+        Ok(self.segment(header, FRONT - head..FRONT - head + len, now))
     }
 
     /// Where a packet with these addresses goes: the Workstation and the session that seals it. A
@@ -175,7 +178,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             };
             let Some(frame) = &packet.frame else { continue };
             let data = port.io.data(frame);
-            let pair = data.get(PAYLOAD..).and_then(inner::pair);
+            let pair = data.get(packet.payload()..).and_then(inner::pair);
             if let Some((same, peer, index)) = last
                 && pair == Some(same)
             {
@@ -231,7 +234,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             };
             let from = std::mem::replace(&mut packet.port, on);
-            packet.frame = self.ports.carry(from, frame, PAYLOAD + packet.len, on);
+            let len = packet.payload() + packet.len;
+            packet.frame = self.ports.carry(from, frame, len, on);
             if packet.frame.is_none()
                 && let Some(Some(peer)) = self.peers.get(id as usize)
             {
@@ -246,8 +250,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         let mtu = port.mtu(session);
+        let front = session.path.front();
+        port.front = front;
         let mut exhausted = false;
         for packet in run {
+            let from = packet.payload();
             let Some(frame) = &mut packet.frame else {
                 continue;
             };
@@ -262,7 +269,15 @@ impl<P: Port, H: Host> Worker<P, H> {
                     self.tags
                         .push(session.peer_admission(), spent.header().words());
                     packet.spent = Some(spent);
-                    prepare(port, frame, session.peer_mac, packet.len, padded);
+                    if packet.front != front {
+                        // It was read where the frames of another session have their payload.
+                        let to = front + HEADER_LEN;
+                        port.io.set_len(frame, from.max(to) + packet.len);
+                        let data = port.io.data_mut(frame);
+                        data.copy_within(from..from + packet.len, to);
+                        packet.front = front;
+                    }
+                    prepare(port, frame, &session.path, packet.len, padded);
                 }
                 Err(error) => {
                     exhausted |= error == SealError::Exhausted;
@@ -297,7 +312,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             if let Some(Some(peer)) = self.peers.get(packet.peer as usize)
                 && let Some(port) = self.ports.get(packet.port)
             {
-                let packet = &port.io.data(&frame)[PAYLOAD..][..packet.len];
+                let packet = &port.io.data(&frame)[packet.payload()..][..packet.len];
                 let seat = self.seat.as_mut();
                 handoff::pass_packet(seat, peer, VnetHeader::default(), packet, &self.counters);
             }
@@ -313,7 +328,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             let Some(tag) = tags.next() else { break };
             if let (Some(frame), Some(port)) = (&mut packet.frame, self.ports.get_mut(packet.port))
                 // A frame without its header does not open.
-                && spent.write_header(&mut port.io.data_mut(frame)[ETH_LEN..], *tag).is_err()
+                && spent.write_header(&mut port.io.data_mut(frame)[packet.front..], *tag).is_err()
             {
                 debug_assert!(false, "no room for a header");
             }
@@ -336,7 +351,8 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             };
             let data = port.io.data_mut(&mut frame);
-            let sealed = session.finish_seal(spent, &mut data[ETH_LEN..]);
+            let sealed = session.finish_seal(spent, &mut data[packet.front..]);
+            session.path.finish(data);
             if send(peer, port, frame, sealed) {
                 packets += 1;
                 bytes += packet.len as u64;
@@ -367,9 +383,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             return Read::Packets(1);
         };
         let session = self.sessions.get(index);
-        let Some((mtu, port)) = session.and_then(|session| {
+        let Some((mtu, front, port)) = session.and_then(|session| {
             let port = self.ports.get(session.port)?;
-            Some((port.mtu(session), session.port))
+            Some((port.mtu(session), session.path.front(), session.port))
         }) else {
             let packet = &self.packet[lies];
             handoff::pass_packet(self.seat.as_mut(), peer, header, packet, &self.counters);
@@ -392,8 +408,9 @@ impl<P: Port, H: Host> Worker<P, H> {
                 let Some(WorkerPort { io, .. }) = self.ports.get_mut(port) else {
                     break;
                 };
-                io.set_len(&mut frame, PAYLOAD + len);
-                if segments.next(&mut io.data_mut(&mut frame)[PAYLOAD..]) != Some(len) {
+                let payload = front + HEADER_LEN;
+                io.set_len(&mut frame, payload + len);
+                if segments.next(&mut io.data_mut(&mut frame)[payload..]) != Some(len) {
                     io.release(frame);
                     self.counters.host_malformed.add(1);
                     break;
@@ -401,6 +418,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 self.outgoing.push(Outgoing {
                     frame: Some(frame),
                     len,
+                    front,
                     port,
                     peer: id,
                     index,
@@ -451,6 +469,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         };
         let (id, on) = (session.workstation, session.port);
+        let front = session.path.front();
         let (Some(Some(peer)), Some(port)) = (self.peers.get(id as usize), self.ports.get_mut(on))
         else {
             return;
@@ -458,8 +477,9 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(mut frame) = port.reserve() else {
             return peer.counters.tx_full.add(1);
         };
-        port.io.set_len(&mut frame, PAYLOAD + message.len());
-        port.io.data_mut(&mut frame)[PAYLOAD..].copy_from_slice(message);
+        let payload = front + HEADER_LEN;
+        port.io.set_len(&mut frame, payload + message.len());
+        port.io.data_mut(&mut frame)[payload..].copy_from_slice(message);
         self.keep_or_drop_keys();
         let (Some(Some(peer)), Some(session), Some(port)) = (
             self.peers.get(id as usize),
@@ -469,8 +489,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             return self.release(on, frame);
         };
         let padded = session.padding.apply(message.len(), port.mtu(session));
-        prepare(port, &mut frame, session.peer_mac, message.len(), padded);
-        let sealed = session.seal(&mut port.io.data_mut(&mut frame)[ETH_LEN..], padded, now);
+        prepare(port, &mut frame, &session.path, message.len(), padded);
+        let data = port.io.data_mut(&mut frame);
+        let sealed = session.seal(&mut data[front..], padded, now);
+        session.path.finish(data);
         if sealed == Err(SealError::Exhausted) && session.runs_out() {
             self.outbox.push_back(Event::Exhausted {
                 workstation: id,
@@ -481,17 +503,19 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Sends a handshake frame.
-    pub(super) fn send_clear(&mut self, port: PortId, destination: [u8; 6], body: &[u8]) {
+    pub(super) fn send_clear(&mut self, port: PortId, destination: Path, body: &[u8]) {
         let Some(port) = self.ports.get_mut(port) else {
             return;
         };
         let Some(mut frame) = port.reserve() else {
             return;
         };
-        port.io.set_len(&mut frame, ETH_LEN + body.len());
+        let front = destination.front();
+        port.io.set_len(&mut frame, front + body.len());
         let data = port.io.data_mut(&mut frame);
-        write_ethernet(data, destination, port.mac, port.ethertype);
-        data[ETH_LEN..].copy_from_slice(body);
+        destination.write(data, port.mac, port.encapsulation);
+        data[front..].copy_from_slice(body);
+        destination.finish(data);
         if let Err(frame) = port.io.send(frame) {
             port.io.release(frame);
         }
@@ -506,24 +530,30 @@ pub(super) fn put(buffer: &mut [u8], packet: &[u8]) -> Option<Range<usize>> {
     Some(lies)
 }
 
-/// Where a frame's payload starts.
-const PAYLOAD: usize = ETH_LEN + HEADER_LEN;
+impl<F> Outgoing<F> {
+    /// Where the packet lies in its frame.
+    #[inline(always)]
+    fn payload(&self) -> usize {
+        self.front + HEADER_LEN
+    }
+}
 
-/// Makes room around a packet of `len` bytes that lies at its payload's place: its Ethernet header,
+/// Makes room around a packet of `len` bytes that lies at its payload's place: the outer headers,
 /// its padding, and place for the tag.
 #[inline]
 fn prepare<P: Port>(
     port: &mut WorkerPort<P>,
     frame: &mut P::Frame,
-    destination: [u8; 6],
+    path: &Path,
     len: usize,
     padded: usize,
 ) {
-    port.io.set_len(frame, PAYLOAD + padded + TAG_LEN);
+    let payload = path.front() + HEADER_LEN;
+    port.io.set_len(frame, payload + padded + TAG_LEN);
     let data = port.io.data_mut(frame);
-    write_ethernet(data, destination, port.mac, port.ethertype);
+    path.write(data, port.mac, port.encapsulation);
     if padded > len {
-        data[PAYLOAD + len..PAYLOAD + padded].fill(0);
+        data[payload + len..payload + padded].fill(0);
     }
 }
 
@@ -562,15 +592,4 @@ fn send<P: Port>(
     peer.counters.tx_full.add(1);
     port.io.release(frame);
     false
-}
-
-#[inline]
-fn write_ethernet(data: &mut [u8], destination: [u8; 6], source: [u8; 6], ethertype: u16) {
-    let Some(header) = data.first_chunk_mut::<ETH_LEN>() else {
-        return;
-    };
-    let [a, b, c, d, e, f] = destination;
-    let [g, h, i, j, k, l] = source;
-    let [m, n] = ethertype.to_be_bytes();
-    *header = [a, b, c, d, e, f, g, h, i, j, k, l, m, n];
 }

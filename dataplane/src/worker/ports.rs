@@ -1,18 +1,22 @@
 //! A worker's ports, by number.
 
 use crate::PortId;
+use crate::path::Encapsulation;
 use crate::port::Port;
 use crate::session::Session;
 use crate::wall::PortTables;
 use std::sync::Arc;
-use wire::limits::{ETH_LEN, OVERHEAD};
+use wire::limits::OVERHEAD;
 
 /// A port within a worker.
 pub struct WorkerPort<P> {
     pub io: P,
     pub tables: Arc<PortTables>,
     pub mac: [u8; 6],
-    pub ethertype: u16,
+    pub encapsulation: Encapsulation,
+    /// Bytes before the Portcullis header of what is read before its session is known: what the last session's
+    /// frames had.
+    pub front: usize,
     /// Something was received, sent or released since the last flush.
     pub touched: bool,
     /// The kernel has not taken all frames yet, or the link is down: flush again later.
@@ -26,7 +30,10 @@ impl<P: Port> WorkerPort<P> {
     /// other side is no promise about the memory here.
     #[inline]
     pub fn mtu(&self, session: &Session) -> usize {
-        let room = self.io.capacity().saturating_sub(ETH_LEN + OVERHEAD);
+        let room = self
+            .io
+            .capacity()
+            .saturating_sub(session.path.front() + OVERHEAD);
         usize::from(session.mtu).min(room)
     }
 

@@ -60,7 +60,7 @@ pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench 
         io: port,
         tables: Arc::clone(&tables),
         mac,
-        ethertype: ETHERTYPE,
+        encapsulation: portcullis_dataplane::path::Encapsulation::Ether(ETHERTYPE),
     };
     commands.send(Command::AddPort(Box::new(setup))).unwrap();
     let surroundings = Command::SetSurroundings(Arc::new(surroundings()));
@@ -145,7 +145,7 @@ impl Bench {
             ((7 << 16) | u32::from(seed), 9),
         );
         gateway.workstation = workstation;
-        far.peer_mac = GATEWAY_MAC;
+        far.path = GATEWAY_MAC.into();
         self.give(Command::Install(Box::new(gateway)));
         Remote(Session::new(&far, Engine::AesGcm, self.now).unwrap())
     }
@@ -189,7 +189,7 @@ impl Bench {
         let port = Admission {
             role: Role::Gateway,
             mac: GATEWAY_MAC,
-            ethertype: ETHERTYPE,
+            encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
         };
         self.far.set_admission(Box::new(move |frame| {
             wire::decide(&port, &frame, &tables.at(now, true)).0 == Verdict::Admitted

@@ -140,7 +140,7 @@ pub fn config(interface: &str, pins: &Pins) -> WallConfig {
         admission: Admission {
             role: Role::Gateway,
             mac: NEAR_MAC,
-            ethertype: wire::limits::ETHERTYPE,
+            encapsulation: wire::Encapsulation::Ether(wire::limits::ETHERTYPE),
         },
         pin_directory: pins.0.clone(),
         mode: XdpRequest::Auto,

@@ -543,7 +543,7 @@ mod tests {
         let port = Admission {
             role: Role::Gateway,
             mac: GATEWAY,
-            ethertype: ETHERTYPE,
+            encapsulation: wire::Encapsulation::Ether(ETHERTYPE),
         };
         let known = known();
         for attack in CATALOGUE.iter().filter(|attack| attack.from == From::Cable) {

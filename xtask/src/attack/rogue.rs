@@ -329,6 +329,7 @@ impl Rogue {
                     destination, frame, ..
                 } => {
                     let ethertype = wire::limits::ETHERTYPE;
+                    let destination = destination.mac().context("a way over networks")?;
                     self.socket
                         .send(&ethernet(destination, self.own, ethertype, &frame));
                 }
@@ -362,7 +363,7 @@ impl Rogue {
         let sealer = Sealer {
             half: Half::new(keys.cipher, &keys.send)?,
             index: install.peer_index,
-            gateway: install.peer_mac,
+            gateway: install.path.mac().context("a way over networks")?,
             own: self.own,
             v4: self.v4.context("ws4 was given no IPv4 address")?,
             v6: self.v6.context("ws4 was given no IPv6 address")?,
@@ -394,8 +395,9 @@ fn machine(enrolment: &Enrolment, own: Mac, seed: u64) -> Result<Workstation> {
             psk: Zeroizing::new(*enrolment.psk.as_bytes()),
             key_id: enrolment.key_id.get(),
             port: 0,
+            gateway: wire::limits::BROADCAST.into(),
             mac: own,
-            mtu: inner_mtu(CABLE_MTU),
+            mtu: inner_mtu(CABLE_MTU, &own.into()),
             virtualised: false,
             ciphers: vec![Cipher::Aes256Gcm],
             protections: vec![Protection::Encrypt],

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -209,6 +209,7 @@ fn spawn(
 #[derive(Debug)]
 pub struct NameServer {
     stop: Arc<AtomicBool>,
+    address: Arc<AtomicU32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -218,13 +219,23 @@ impl NameServer {
     /// # Errors
     /// The port cannot be bound.
     pub fn start(host: &Namespace, name: &str, address: Ipv4Addr) -> Result<Self> {
+        Self::at(host, Ipv4Addr::LOCALHOST, name, address)
+    }
+
+    /// Starts one that is asked at `own`.
+    ///
+    /// # Errors
+    /// The port cannot be bound.
+    pub fn at(host: &Namespace, own: Ipv4Addr, name: &str, address: Ipv4Addr) -> Result<Self> {
         let socket = host.run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53));
+            let socket = UdpSocket::bind((own, 53));
             socket.context("binding the name server's port")
         })?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let given = Arc::new(AtomicU32::new(address.to_bits()));
+        let address = Arc::clone(&given);
         let name = encoded(name);
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 512];
@@ -232,6 +243,7 @@ impl NameServer {
                 let Ok((len, from)) = socket.recv_from(&mut buffer) else {
                     continue;
                 };
+                let address = Ipv4Addr::from_bits(given.load(Ordering::Relaxed));
                 if let Some(answer) = answer(&buffer[..len], &name, address) {
                     let _ = socket.send_to(&answer, from);
                 }
@@ -239,8 +251,14 @@ impl NameServer {
         });
         Ok(Self {
             stop,
+            address,
             thread: Some(thread),
         })
+    }
+
+    /// Gives another address from now on.
+    pub fn change(&self, address: Ipv4Addr) {
+        self.address.store(address.to_bits(), Ordering::Relaxed);
     }
 }
 

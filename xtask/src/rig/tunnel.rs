@@ -365,6 +365,7 @@ pub struct Workstation {
     programs: Programs,
     interface: String,
     scratch: Scratch,
+    resolv_conf: Option<PathBuf>,
 }
 
 impl Workstation {
@@ -381,6 +382,7 @@ impl Workstation {
             programs: programs.clone(),
             interface: interface.to_owned(),
             scratch,
+            resolv_conf: None,
         };
         workstation.configure(&workstation.configuration())?;
         Ok(workstation)
@@ -448,15 +450,38 @@ impl Workstation {
 
     /// An agent command in its host: `--config FILE` and `arguments`, split at blanks.
     pub fn agent(&self, arguments: &str) -> Command {
-        let mut command = self
-            .namespace
-            .command(self.programs.path("portcullis-agent"));
+        let program = self.programs.path("portcullis-agent");
+        let mut command = match &self.resolv_conf {
+            None => self.namespace.command(program),
+            Some(path) => {
+                let mut command = self.namespace.command("unshare");
+                let mount = format!(
+                    "mount --bind {} /etc/resolv.conf && exec \"$@\"",
+                    path.display()
+                );
+                command
+                    .args(["--mount", "sh", "-c", &mount, "sh"])
+                    .arg(program);
+                command
+            }
+        };
         command
             .arg("--config")
             .arg(self.config())
             .args(arguments.split_whitespace());
         command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// Has the agent, from its next start on, see a resolv.conf(5) that names this name server.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn name_server(&mut self, address: Ipv4Addr) -> Result<()> {
+        let path = self.scratch.path().join("resolv.conf");
+        fs::write(&path, format!("nameserver {address}\n"))?;
+        self.resolv_conf = Some(path);
+        Ok(())
     }
 
     /// As [`Gateway::set_environment`].

@@ -8,11 +8,12 @@ use crate::handshake::kdf::{hello_prologue, rekey_prologue};
 use crate::handshake::message::{Answer, Challenge, Inner, Offer};
 use crate::handshake::model::{Flaw, planted};
 use crate::handshake::noise::{Initiator, Secrets, Split, is_station};
-use crate::handshake::{Action, Install, Mac, Parameters};
+use crate::handshake::{Action, Install, Mac, Parameters, Path};
+use dataplane::PortId;
 use dataplane::keys::{Cipher, Protection, SessionKeys};
 use std::time::Duration;
 use wire::header::kind;
-use wire::limits::{BROADCAST, HELLO_LEN, INITIATION_LEN};
+use wire::limits::{HELLO_LEN, INITIATION_LEN};
 use wire::{Header, Role};
 
 pub(super) const HELLO_FIRST: Duration = Duration::from_millis(250);
@@ -116,13 +117,13 @@ impl Workstation {
         hello.next = now + hello.interval * 19 / 20 - self.random.up_to(hello.interval / 5);
         hello.interval = (hello.interval * 2).min(HELLO_MOST);
         let nonce = hello.nonce;
-        self.send(BROADCAST, kind::HELLO, nonce, &[0; HELLO_LEN]);
+        self.send(self.gateway, kind::HELLO, nonce, &[0; HELLO_LEN]);
     }
 
     pub(super) fn offer(&self, index: u32) -> Offer {
         Offer {
             index,
-            mtu: self.mtu,
+            mtu: self.path.of(self.mtu),
             ciphers: self
                 .ciphers
                 .iter()
@@ -161,6 +162,7 @@ impl Workstation {
     pub(super) fn challenge(
         &mut self,
         now: Duration,
+        port: PortId,
         header: &Header,
         payload: &[u8],
     ) -> Option<()> {
@@ -172,7 +174,8 @@ impl Workstation {
         }
         let (nonce, rtt) = (hello.nonce, now.saturating_sub(hello.sent));
         let bytes = payload.try_into().ok()?;
-        let challenge = Challenge::decode(bytes).filter(|challenge| is_station(challenge.mac))?;
+        let challenge = Challenge::decode(bytes)?;
+        let path = self.path_to(challenge.mac)?;
         let first =
             Header::new(kind::INITIATION, INITIATION_LEN as u16, self.key_id, nonce).encode();
         let mut head = [0; 16];
@@ -189,7 +192,8 @@ impl Workstation {
             gateway_mac: challenge.mac,
         }));
         let payload = [bytes.as_slice(), &message].concat();
-        self.send(challenge.mac, kind::INITIATION, nonce, &payload);
+        self.port = port;
+        self.send(path, kind::INITIATION, nonce, &payload);
         Some(())
     }
 
@@ -258,6 +262,14 @@ impl Workstation {
         Some(())
     }
 
+    /// The way to a Gateway that says it has this MAC address; `None` where it cannot have it.
+    fn path_to(&self, mac: Mac) -> Option<Path> {
+        match self.gateway {
+            Path::Ether(_) => is_station(mac).then_some(Path::Ether(mac)),
+            udp => (mac == Mac::default()).then_some(udp),
+        }
+    }
+
     /// Reads Noise payload 2; `None` when it is malformed, contradicts what was said before, or is
     /// below what this Workstation accepts.
     pub(super) fn acceptable(&self, payload: &[u8], boot_id: [u8; 8], mac: Mac) -> Option<Answer> {
@@ -277,8 +289,17 @@ impl Workstation {
         split: &Split,
         from_hello: bool,
     ) {
+        let Some(path) = self.path_to(answer.mac) else {
+            return;
+        };
         let mut parameters = answer.parameters.clone();
-        parameters.mtu = parameters.mtu.min(self.mtu);
+        let offered = self.path.of(self.mtu);
+        self.gateway_mtu = match parameters.mtu < offered {
+            true => parameters.mtu,
+            false if from_hello => u16::MAX,
+            false => self.gateway_mtu,
+        };
+        parameters.mtu = parameters.mtu.min(offered);
         let session = Session {
             index,
             hash: split.hash,
@@ -302,7 +323,7 @@ impl Workstation {
             port: self.port,
             index,
             peer_index: answer.index,
-            peer_mac: answer.mac,
+            path,
             mtu: parameters.mtu,
             padding: answer.padding,
             keys: SessionKeys::derive(

@@ -29,7 +29,7 @@ pub enum RollbackSign {
 pub enum Failure {
     /// Hellos without a Challenge.
     #[error(
-        "no Gateway answers; check the cable, and that this Workstation is enrolled there on this port"
+        "no Gateway answers; check the cable, or over networks the endpoint, and that this Workstation is enrolled there on this port"
     )]
     NoChallenge,
     /// An Initiation without a Response.

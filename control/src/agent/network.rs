@@ -1,0 +1,284 @@
+//! A Gateway that is reached over networks: where it is looked for, and the sockets that lead there.
+//!
+//! While there is no session, Hellos leave by a socket for each address of each endpoint, of both IP versions at once,
+//! and the first that is answered has the session. When it falls silent, its socket is opened anew, because this
+//! machine may have come to another network, or a NAT may have forgotten it: the session goes on from there.
+
+use super::port::AgentPort;
+use crate::api::{Counters, PortState, PortStatus};
+use crate::encapsulation::{Endpoint, Host, is_a_hosts};
+use crate::helper::Helper;
+use crate::pool::Pool;
+use crate::port::losses;
+use crate::problem::{Kind, Problem};
+use crate::resolve::Resolver;
+use crossbeam::channel::{Receiver, bounded};
+use dataplane::PortId;
+use dataplane::link::Links;
+use dataplane::path::Encapsulation;
+use dataplane::port::RingStatistics;
+use dataplane::port::socket::{SocketMemory, SocketPort};
+use dataplane::wall::PortTables;
+use dataplane::worker::{Command, PortSetup};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Addresses that are tried at the same time.
+pub const MOST: usize = 16;
+/// How long a silent address waits for its socket to be opened anew.
+const REOPEN: Duration = Duration::from_secs(2);
+/// And how long where there is none, or this machine's addresses have changed.
+const REOPEN_SOON: Duration = Duration::from_millis(200);
+/// How often this machine's addresses are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long names that were looked up are believed while the Gateway is not found there.
+const LOOK_UP: Duration = Duration::from_secs(15);
+
+/// The way over networks.
+pub struct Network {
+    endpoints: Vec<Endpoint>,
+    /// What they are, by port number.
+    addresses: Vec<SocketAddr>,
+    /// Which of those have a socket, and since when.
+    open: Vec<Option<Instant>>,
+    tables: Arc<PortTables>,
+    /// Names being looked up, and when that was begun last.
+    lookup: Option<Receiver<Vec<SocketAddr>>>,
+    looked_up: Option<Instant>,
+    tried: Instant,
+    /// This machine's addresses, when they were looked at, and whether they have changed since the sockets were
+    /// opened.
+    own: BTreeSet<IpAddr>,
+    looked: Instant,
+    moved: bool,
+    /// The port of the session that is proven.
+    settled: Option<PortId>,
+    /// Why the last socket could not be had, said once.
+    reason: Option<String>,
+}
+
+impl Network {
+    /// The way to one of these endpoints.
+    ///
+    /// # Errors
+    /// There is no memory for its tables.
+    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self, Problem> {
+        let tables = PortTables::in_memory(super::SESSION_SLOTS, 1)
+            .map_err(|error| Problem::io("making room for sessions", &error))?;
+        Ok(Self {
+            endpoints,
+            addresses: Vec::new(),
+            open: Vec::new(),
+            tables: Arc::new(tables),
+            lookup: None,
+            looked_up: None,
+            tried: Instant::now() - REOPEN,
+            own: BTreeSet::new(),
+            looked: Instant::now() - LOOK,
+            moved: false,
+            settled: None,
+            reason: None,
+        })
+    }
+
+    /// The ports that Hellos leave by.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
+        let all = self.open.iter().enumerate();
+        all.filter_map(|(at, since)| since.map(|_| at as PortId))
+    }
+
+    /// Where the Gateway is found at the moment.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.addresses.get(usize::from(self.settled?)).copied()
+    }
+
+    /// Opens what is to be open. True when something was, so that a Hello should leave at once.
+    pub fn look(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>, silent: bool) -> bool {
+        if let Some(found) = self.lookup.as_ref().and_then(|found| found.try_recv().ok()) {
+            self.lookup = None;
+            self.take(found, pool);
+        }
+        let due = self.looked_up.is_none_or(|at| at.elapsed() >= LOOK_UP);
+        if self.settled.is_none() && self.lookup.is_none() && due {
+            self.look_up(helper);
+        }
+        let settled = self.settled.map(usize::from);
+        let lost = settled.is_some_and(|port| self.open[port].is_none());
+        let patience = match lost || self.moved {
+            true => REOPEN_SOON,
+            false => REOPEN,
+        };
+        if self.tried.elapsed() < patience {
+            return false;
+        }
+        let wanted: Vec<usize> = match settled {
+            Some(port) if silent || lost || self.moved => vec![port],
+            Some(_) => Vec::new(),
+            // Those that are open are opened anew too, for they may be of another network's.
+            None => (0..self.addresses.len()).collect(),
+        };
+        if wanted.is_empty() {
+            return false;
+        }
+        self.tried = Instant::now();
+        self.moved = false;
+        let mut opened = false;
+        for at in wanted {
+            opened |= self.open(at, helper, pool);
+        }
+        opened
+    }
+
+    fn open(&mut self, at: usize, helper: &Helper, pool: &Pool<AgentPort>) -> bool {
+        let remote = self.addresses[at];
+        let memory = SocketMemory::default();
+        let port = helper.udp_socket(remote).and_then(|socket| {
+            SocketPort::from_socket(socket, &memory).map_err(|error| {
+                let tried = format!("opening a socket to {remote}");
+                Problem::new(Kind::Failed, tried, error, "it is tried again")
+            })
+        });
+        match port {
+            Ok(port) => {
+                let setup = PortSetup {
+                    id: at as PortId,
+                    io: AgentPort::Network(port),
+                    tables: Arc::clone(&self.tables),
+                    mac: [0; 6],
+                    encapsulation: Encapsulation::Socket,
+                };
+                pool.give(0, Command::AddPort(Box::new(setup)));
+                self.open[at] = Some(Instant::now());
+                true
+            }
+            Err(problem) => {
+                let reason = format!("{problem}; {}", problem.remedy);
+                if self.reason.as_ref() != Some(&reason) {
+                    tracing::info!(%problem, "an address of the Gateway cannot be reached now");
+                }
+                self.reason = Some(reason);
+                self.close(at as PortId, pool);
+                false
+            }
+        }
+    }
+
+    fn close(&mut self, port: PortId, pool: &Pool<AgentPort>) {
+        if let Some(open) = self.open.get_mut(usize::from(port))
+            && open.take().is_some()
+        {
+            pool.give(0, Command::RemovePort(port));
+        }
+    }
+
+    /// A session is proven, by this port: the others are not needed any more.
+    pub fn settle(&mut self, port: PortId, pool: &Pool<AgentPort>) {
+        self.settled = Some(port);
+        self.reason = None;
+        for other in (0..self.open.len() as PortId).filter(|other| *other != port) {
+            self.close(other, pool);
+        }
+    }
+
+    /// The session is gone: the Gateway is looked for everywhere.
+    pub fn unsettle(&mut self) {
+        if self.settled.take().is_some() {
+            self.tried = Instant::now() - REOPEN;
+        }
+    }
+
+    /// Looks whether this machine is in other networks than before, of which its sockets know nothing.
+    pub fn look_at_addresses(&mut self, links: &Links, tunnel: &str) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let Ok(all) = links.list() else { return };
+        let usable = all
+            .iter()
+            .filter(|link| link.up && !link.loopback && link.name != tunnel);
+        let own = usable.flat_map(|link| link.addresses.iter().map(|net| net.addr()));
+        let own: BTreeSet<IpAddr> = own.filter(|address| is_a_hosts(*address)).collect();
+        if own != self.own {
+            self.moved = !self.own.is_empty();
+            self.own = own;
+        }
+    }
+
+    /// The worker has given a socket up.
+    pub fn failed(&mut self, port: PortId) {
+        if let Some(open) = self.open.get_mut(usize::from(port)) {
+            *open = None;
+        }
+    }
+
+    /// Takes over what the endpoints are now. A port keeps its number as long as its address is among them.
+    fn take(&mut self, found: Vec<SocketAddr>, pool: &Pool<AgentPort>) {
+        if found.is_empty() || found == self.addresses {
+            return;
+        }
+        for port in 0..self.open.len() as PortId {
+            self.close(port, pool);
+        }
+        self.settled = None;
+        tracing::info!(addresses = ?found, "the Gateway is looked for");
+        self.open = vec![None; found.len()];
+        self.addresses = found;
+        self.tried = Instant::now() - REOPEN;
+    }
+
+    /// Looks the endpoints up, on a thread of its own where there is a name.
+    fn look_up(&mut self, helper: &Arc<Helper>) {
+        self.looked_up = Some(Instant::now());
+        let (sender, receiver) = bounded(1);
+        let endpoints = self.endpoints.clone();
+        let resolver = Resolver::new(helper);
+        let work = move || {
+            let mut all = Vec::new();
+            for endpoint in endpoints {
+                let addresses = match &endpoint.host {
+                    Host::Address(address) => vec![*address],
+                    Host::Name(name) => resolver.addresses(name),
+                };
+                for address in addresses {
+                    let address = SocketAddr::new(address, endpoint.port);
+                    if all.len() < MOST && !all.contains(&address) {
+                        all.push(address);
+                    }
+                }
+            }
+            let _ = sender.send(all);
+        };
+        if self
+            .endpoints
+            .iter()
+            .all(|e| matches!(e.host, Host::Address(_)))
+        {
+            work();
+        } else if let Err(error) = std::thread::Builder::new()
+            .name("resolver".into())
+            .spawn(work)
+        {
+            tracing::warn!(%error, "no name can be looked up");
+        }
+        self.lookup = Some(receiver);
+    }
+
+    /// What there is to show of it.
+    pub fn status(&self, rings: Option<&RingStatistics>) -> PortStatus {
+        let endpoints: Vec<String> = self.endpoints.iter().map(Endpoint::to_string).collect();
+        let state = match self.ports().next() {
+            Some(_) => PortState::Up,
+            None => PortState::Down,
+        };
+        PortStatus {
+            interface: endpoints.join(", "),
+            state,
+            reason: self.reason.clone().filter(|_| self.settled.is_none()),
+            ring_losses: rings.map_or_else(Counters::new, losses),
+            ..PortStatus::default()
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The agent's port: rings of an interface of its own, or a socket of the kernel's.
+
+use dataplane::port::socket::{SocketFrame, SocketPort};
+use dataplane::port::xsk::{XskFrame, XskPort};
+use dataplane::port::{Port, PortError, RingStatistics};
+use std::os::fd::BorrowedFd;
+
+/// Either kind of port.
+#[allow(clippy::large_enum_variant)] // There is one of them.
+pub enum AgentPort {
+    /// An interface of its own.
+    Cable(XskPort),
+    /// A connected UDP socket.
+    Network(SocketPort),
+}
+
+/// A frame of either.
+pub enum AgentFrame {
+    /// Of the interface.
+    Cable(XskFrame),
+    /// Of the socket.
+    Network(SocketFrame),
+}
+
+impl From<XskPort> for AgentPort {
+    fn from(port: XskPort) -> Self {
+        Self::Cable(port)
+    }
+}
+
+/// Calls a method on the port that a frame is of.
+macro_rules! of {
+    ($port:expr, $frame:expr, $method:ident $(, $more:expr)*) => {
+        match ($port, $frame) {
+            (AgentPort::Cable(port), AgentFrame::Cable(frame)) => port.$method(frame $(, $more)*),
+            (AgentPort::Network(port), AgentFrame::Network(frame)) => port.$method(frame $(, $more)*),
+            _ => panic!("a frame of another port"),
+        }
+    };
+}
+
+/// Calls a method on whichever port it is.
+macro_rules! any {
+    ($port:expr, $method:ident) => {
+        match $port {
+            AgentPort::Cable(port) => port.$method(),
+            AgentPort::Network(port) => port.$method(),
+        }
+    };
+}
+
+impl Port for AgentPort {
+    type Frame = AgentFrame;
+
+    fn receive(&mut self, into: &mut Vec<AgentFrame>, max: usize) -> usize {
+        match self {
+            Self::Cable(port) => {
+                let mut frames = Vec::new();
+                let count = port.receive(&mut frames, max);
+                into.extend(frames.into_iter().map(AgentFrame::Cable));
+                count
+            }
+            Self::Network(port) => {
+                let mut frames = Vec::new();
+                let count = port.receive(&mut frames, max);
+                into.extend(frames.into_iter().map(AgentFrame::Network));
+                count
+            }
+        }
+    }
+
+    fn reserve(&mut self) -> Option<AgentFrame> {
+        match self {
+            Self::Cable(port) => port.reserve().map(AgentFrame::Cable),
+            Self::Network(port) => port.reserve().map(AgentFrame::Network),
+        }
+    }
+
+    fn release(&mut self, frame: AgentFrame) {
+        of!(self, frame, release);
+    }
+
+    fn send(&mut self, frame: AgentFrame) -> Result<(), AgentFrame> {
+        match (self, frame) {
+            (Self::Cable(port), AgentFrame::Cable(frame)) => {
+                port.send(frame).map_err(AgentFrame::Cable)
+            }
+            (Self::Network(port), AgentFrame::Network(frame)) => {
+                port.send(frame).map_err(AgentFrame::Network)
+            }
+            _ => panic!("a frame of another port"),
+        }
+    }
+
+    fn flush(&mut self) -> Result<usize, PortError> {
+        any!(self, flush)
+    }
+
+    fn data<'a>(&'a self, frame: &'a AgentFrame) -> &'a [u8] {
+        of!(self, frame, data)
+    }
+
+    fn data_mut<'a>(&'a mut self, frame: &'a mut AgentFrame) -> &'a mut [u8] {
+        of!(self, frame, data_mut)
+    }
+
+    fn set_len(&mut self, frame: &mut AgentFrame, len: usize) {
+        of!(self, frame, set_len, len);
+    }
+
+    fn capacity(&self) -> usize {
+        any!(self, capacity)
+    }
+
+    fn statistics(&self) -> RingStatistics {
+        any!(self, statistics)
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        any!(self, poll_fd)
+    }
+}

@@ -1,0 +1,672 @@
+//! Workstations over networks: the tunnel in UDP, through NAT and from place to place. Needs root and the
+//! programs (`cargo xtask test` builds them).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use portcullis_xtask::attack::{checksum, ethernet, udp_v4, udp_v6};
+use portcullis_xtask::rig::*;
+use wire::limits::{ETH_LEN, UDP_PORT};
+use wire::{Header, kind};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn start(shared: bool) -> Networks {
+    require_root().unwrap();
+    let mut networks = networks(&Programs::find().unwrap(), shared).unwrap();
+    networks.start().unwrap();
+    networks
+}
+
+fn verdicts(networks: &Networks) -> std::collections::BTreeMap<String, u64> {
+    networks.gateway.show().unwrap().verdicts("wan")
+}
+
+/// All that should pass passes: pings of both families up to the MTU, and TCP both ways.
+fn passes(networks: &Networks) {
+    let host = networks.workstation.namespace();
+    let mtu = networks.workstation.tunnel_mtu().unwrap();
+    for (to, header) in [(GATEWAY_V4.into(), 28), (GATEWAY_V6.into(), 48)] {
+        let sizes = [0, 1, 500, mtu - header];
+        let ping = ping(host, to, sizes, Duration::from_secs(2)).unwrap();
+        assert_eq!((ping.sent, ping.answered), (4, 4), "to {to}");
+    }
+    let rates = iperf3(networks.gateway.namespace(), host, GATEWAY_V4.into(), 1).unwrap();
+    assert!(rates.up > 1e6 && rates.down > 1e6, "{rates:?}");
+}
+
+/// An echo server on the Gateway, and a probe of it through the tunnel.
+fn probe(networks: &Networks) -> (Echo, Probe) {
+    let echo = Echo::start(networks.gateway.namespace(), 7).unwrap();
+    let host = networks.workstation.namespace();
+    let every = Duration::from_millis(5);
+    let probe = Probe::start(host, (GATEWAY_V4.into(), 7), every, 200).unwrap();
+    (echo, probe)
+}
+
+fn wait_seen_at(networks: &Networks, start: &[&str]) -> String {
+    wait_for(
+        &format!("the Workstation to be seen at {start:?}"),
+        PATIENCE,
+        || {
+            let seen = networks.seen_at().unwrap()?;
+            start
+                .iter()
+                .any(|start| seen.starts_with(start))
+                .then_some(seen)
+        },
+    )
+    .unwrap()
+}
+
+/// How old the session is, in seconds: it goes on.
+fn age(networks: &Networks) -> u64 {
+    let show = networks.gateway.show().unwrap();
+    let one = show.workstation("ws1").unwrap();
+    one["session"]["age_seconds"].as_u64().unwrap()
+}
+
+#[test]
+fn another_port_at_the_nat_in_mid_stream_costs_no_more_than_what_is_in_flight() {
+    let networks = only_v4();
+    let before = wait_seen_at(&networks, &["198.51.100.2:"]);
+    let (_echo, probe) = probe(&networks);
+    pause(Duration::from_secs(2)).unwrap();
+    // The translation is forgotten with the address, and made anew for the other.
+    let home = &networks.home;
+    home.sysctl("ipv4/conf/hw/promote_secondaries", "1")
+        .unwrap();
+    home.ip("addr add 198.51.100.3/24 dev hw").unwrap();
+    home.ip("addr del 198.51.100.2/24 dev hw").unwrap();
+    let after = wait_seen_at(&networks, &["198.51.100.3:"]);
+    assert_ne!(before, after);
+    pause(Duration::from_secs(1)).unwrap();
+    let report = probe.finish();
+    println!(
+        "{} of {} lost, longest gap {:?}",
+        report.lost(),
+        report.sent(),
+        report.longest_gap()
+    );
+    assert!(age(&networks) >= 3, "the session is a new one");
+    assert!(
+        report.lost() <= 20,
+        "{} of {} lost",
+        report.lost(),
+        report.sent()
+    );
+}
+
+fn only_v4() -> Networks {
+    require_root().unwrap();
+    let mut networks = networks(&Programs::find().unwrap(), false).unwrap();
+    let text =
+        networks
+            .workstation
+            .configuration()
+            .replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
+    networks
+        .workstation
+        .configure(&format!("endpoint = [\"{}\"]\n{text}", WAN[0]))
+        .unwrap();
+    networks.start().unwrap();
+    networks
+}
+
+#[test]
+fn a_workstation_that_moves_between_networks_and_ip_versions_keeps_its_session() {
+    let networks = start(false);
+    let (_echo, probe) = probe(&networks);
+    pause(Duration::from_secs(1)).unwrap();
+    let mut gaps = Vec::new();
+    for place in [true, false] {
+        let moved = std::time::Instant::now();
+        match place {
+            true => networks.elsewhere().unwrap(),
+            false => networks.at_home().unwrap(),
+        }
+        let starts: &[&str] = match place {
+            true => &["203.0.113.2:", "[2001:db8:3::2]:"],
+            false => &["198.51.100.2:", "[2001:db8:7::2]:"],
+        };
+        let seen = wait_seen_at(&networks, starts);
+        gaps.push((seen, moved.elapsed()));
+        pause(Duration::from_secs(1)).unwrap();
+    }
+    let report = probe.finish();
+    println!(
+        "{gaps:?}; {} of {} lost, longest gap {:?}",
+        report.lost(),
+        report.sent(),
+        report.longest_gap()
+    );
+    assert!(
+        report.longest_gap() < Duration::from_secs(5),
+        "{:?}",
+        report.longest_gap()
+    );
+}
+
+#[test]
+fn a_gateway_that_is_killed_and_started_again_is_found_within_five_seconds() {
+    let mut networks = start(false);
+    let (_echo, probe) = probe(&networks);
+    pause(Duration::from_secs(1)).unwrap();
+    networks.gateway.kill();
+    let killed = std::time::Instant::now();
+    networks.gateway.start().unwrap();
+    wait_for("the tunnel after a restart", PATIENCE, || {
+        networks
+            .workstation
+            .reaches(Duration::from_millis(100))
+            .then_some(())
+    })
+    .unwrap();
+    println!("reached again after {:?}", killed.elapsed());
+    pause(Duration::from_millis(200)).unwrap();
+    let report = probe.finish();
+    let after = report.recovered_after(killed).unwrap();
+    println!("traffic waited {after:?}");
+    assert!(after < Duration::from_secs(7), "{after:?}");
+}
+
+#[test]
+fn a_path_that_silently_loses_large_packets_is_found_out_and_tcp_gets_through() {
+    use portcullis_xtask::middlebox::Impairment;
+    let mut networks = only_v4();
+    assert_eq!(networks.workstation.tunnel_mtu().unwrap(), 1412);
+    for carries in [1400, 1280, 1346] {
+        networks.middlebox.impair(Impairment {
+            largest: ETH_LEN + carries,
+            ..Impairment::default()
+        });
+        networks.workstation.stop().unwrap();
+        networks.workstation.start().unwrap();
+        // IPv4 and UDP headers, the tunnel's own.
+        let fits = carries - 28 - 40;
+        wait_for("the MTU of the path", PATIENCE, || {
+            let mtu = networks.workstation.tunnel_mtu().unwrap();
+            (mtu <= fits && mtu + 8 > fits || mtu == 1192 && fits < 1200).then_some(())
+        })
+        .unwrap_or_else(|_| panic!("{carries}: {:?}", networks.workstation.tunnel_mtu()));
+        let mtu = networks.workstation.tunnel_mtu().unwrap();
+        println!("a path of {carries}: {mtu} inside, of {fits} that would fit");
+        let host = networks.workstation.namespace();
+        let ping = ping(host, GATEWAY_V4.into(), [mtu - 28], Duration::from_secs(2)).unwrap();
+        assert_eq!(ping.answered, 1, "{carries}");
+        let rates = iperf3(networks.gateway.namespace(), host, GATEWAY_V4.into(), 1).unwrap();
+        assert!(rates.up > 1e5 && rates.down > 1e5, "{carries}: {rates:?}");
+    }
+}
+
+/// Sends frames to the Gateway as a host on the Internet, and gives what came back from it but ARP and
+/// neighbour discovery.
+fn answers_to(networks: &Networks, frames: &[Vec<u8>]) -> Vec<Captured> {
+    let capture = Capture::filtered(&networks.internet, Some("ig"), 100, |frame| {
+        let neighbour = frame.ethertype() == 0x86dd
+            && frame.bytes[20] == 58
+            && (133..138).contains(&frame.bytes[54]);
+        frame.kind == PacketKind::Incoming && frame.ethertype() != 0x0806 && !neighbour
+    })
+    .unwrap();
+    let sender = PacketSocket::sender(&networks.internet, "ig").unwrap();
+    for frame in frames {
+        assert!(sender.send(frame));
+    }
+    // What is answered is answered before what comes after it.
+    pause(Duration::from_millis(300)).unwrap();
+    capture.settle().unwrap();
+    capture.take()
+}
+
+fn to_gateway(networks: &Networks, v4: bool, packet: &[u8]) -> Vec<u8> {
+    let gateway = mac_of(networks.gateway.namespace(), "wan").unwrap();
+    let own = mac_of(&networks.internet, "ig").unwrap();
+    ethernet(gateway, own, if v4 { 0x0800 } else { 0x86dd }, packet)
+}
+
+/// Packets to the Gateway's tunnel port of which none may be answered, and those that are no datagrams in whole.
+fn strangers(networks: &Networks) -> Vec<Vec<u8>> {
+    let v4: [Ipv4Addr; 2] = ["192.0.2.254", WAN[0]].map(|a| a.parse().unwrap());
+    let v6: [Ipv6Addr; 2] = ["2001:db8:1::fe", WAN[1]].map(|a| a.parse().unwrap());
+    let mut frames = Vec::new();
+    for size in [0, 1, 24, 56, 184, 1200] {
+        frames.push(to_gateway(
+            networks,
+            true,
+            &udp_v4(v4[0], v4[1], UDP_PORT, &vec![7; size]),
+        ));
+        frames.push(to_gateway(
+            networks,
+            false,
+            &udp_v6(v6[0], v6[1], UDP_PORT, &vec![7; size]),
+        ));
+    }
+    // A first fragment and a later one; options; extension headers.
+    let whole = udp_v4(v4[0], v4[1], UDP_PORT, &[7; 64]);
+    for offset in [0x2000u16, 8] {
+        let mut fragment = whole.clone();
+        fragment[6..8].copy_from_slice(&offset.to_be_bytes());
+        mend(&mut fragment);
+        frames.push(to_gateway(networks, true, &fragment));
+    }
+    let mut options = [&whole[..20], &[1, 1, 1, 0], &whole[20..]].concat();
+    options[0] = 0x46;
+    let length = options.len() as u16;
+    options[2..4].copy_from_slice(&length.to_be_bytes());
+    mend(&mut options);
+    frames.push(to_gateway(networks, true, &options));
+    let whole = udp_v6(v6[0], v6[1], UDP_PORT, &[7; 64]);
+    for (next, header) in [
+        (60u8, [17u8, 0, 1, 4, 0, 0, 0, 0]),
+        (0, [17, 0, 1, 4, 0, 0, 0, 0]),
+        (44, [17, 0, 0, 1, 0, 0, 0, 9]),
+    ] {
+        let mut packet = [&whole[..40], &header, &whole[40..]].concat();
+        packet[6] = next;
+        let length = packet.len() as u16 - 40;
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        frames.push(to_gateway(networks, false, &packet));
+    }
+    frames
+}
+
+fn mend(packet: &mut [u8]) {
+    let words = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let sum = checksum(&[&packet[..words]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn whoever_has_no_key_sees_a_dead_port_in_whatever_way_it_is_asked() {
+    for shared in [false, true] {
+        let networks = start(shared);
+        let frames = strangers(&networks);
+        let answers = answers_to(&networks, &frames);
+        let shown: Vec<&[u8]> = answers.iter().map(|frame| &frame.bytes[..]).collect();
+        // What goes to the Workstation is not an answer.
+        let to = |frame: &&[u8]| frame.windows(4).any(|w| w == [192, 0, 2, 254]) && frame[23] == 1;
+        let icmp6 = |frame: &&[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58;
+        assert!(
+            !shown.iter().any(|frame| to(frame) || icmp6(frame)),
+            "shared {shared}: {shown:02x?}"
+        );
+        let counted = verdicts(&networks);
+        let dropped = counted["malformed"] + counted["outer_malformed"];
+        assert!(dropped >= 13, "{counted:?}");
+        assert!(networks.workstation.reaches(Duration::from_secs(2)));
+    }
+}
+
+#[test]
+fn the_kernel_has_a_shared_port_but_for_the_tunnels_datagrams() {
+    let networks = start(true);
+    passes(&networks);
+    let (gateway, outside) = (networks.gateway.namespace(), &networks.internet);
+    for address in WAN {
+        let address = address.parse().unwrap();
+        let ping = ping(outside, address, [0, 1400, 3000], Duration::from_secs(2)).unwrap();
+        assert_eq!(ping.answered, 3, "{address}");
+        let rates = iperf3(gateway, outside, address, 1).unwrap();
+        assert!(rates.up > 1e7 && rates.down > 1e7, "{rates:?}");
+    }
+    let _echo = Echo::start(gateway, 7).unwrap();
+    let probe = Probe::start(
+        outside,
+        (WAN[0].parse().unwrap(), 7),
+        Duration::from_millis(5),
+        3000,
+    )
+    .unwrap();
+    pause(Duration::from_secs(1)).unwrap();
+    let report = probe.finish();
+    assert!(
+        report.sent() > 50 && report.lost() == 0,
+        "datagrams in fragments: {report:?}"
+    );
+    let counted = verdicts(&networks);
+    assert!(
+        counted["passed"] > 1000 && counted["admitted"] > 1000,
+        "{counted:?}"
+    );
+    // It is said wherever somebody looks.
+    let shown = networks.gateway.cli("show").unwrap();
+    assert!(shown.contains("shared"), "{shown}");
+    // The interface is left as it is when the wall is taken down.
+    let mut networks = networks;
+    networks.gateway.stop().unwrap();
+    assert!(
+        ping(
+            &networks.internet,
+            WAN[0].parse().unwrap(),
+            [56],
+            Duration::from_secs(1)
+        )
+        .unwrap()
+        .answered
+            == 1
+    );
+}
+
+/// Whoever is on the path may send again what it has seen, from wherever it likes.
+#[test]
+fn frames_sent_again_from_elsewhere_move_no_session_and_open_nothing() {
+    let networks = only_v4();
+    let before = wait_seen_at(&networks, &["198.51.100.2:"]);
+    let capture = Capture::filtered(&networks.internet, Some("ih"), 3000, |frame| {
+        frame.kind == PacketKind::Incoming
+            && frame.ethertype() == 0x0800
+            && frame.bytes.get(23) == Some(&17)
+    })
+    .unwrap();
+    let (_echo, probe) = probe(&networks);
+    wait_for("frames to send again", PATIENCE, || {
+        (capture.incoming() > 500).then_some(())
+    })
+    .unwrap();
+    capture.settle().unwrap();
+    let seen = capture.take();
+    let gateway = mac_of(networks.gateway.namespace(), "wan").unwrap();
+    let own = mac_of(&networks.internet, "ig").unwrap();
+    let sender = PacketSocket::sender(&networks.internet, "ig").unwrap();
+    let opened = networks.gateway.show().unwrap().number("ws1", "opened");
+    let mut sent = 0u64;
+    for round in 0..20u8 {
+        for frame in &seen {
+            let mut again = frame.bytes.clone();
+            again[..6].copy_from_slice(&gateway);
+            again[6..12].copy_from_slice(&own);
+            again[26..30].copy_from_slice(&[203, 0, 113, 66 + round]);
+            mend(&mut again[14..]);
+            // No UDP checksum.
+            again[40..42].fill(0);
+            sent += u64::from(sender.send(&again));
+        }
+    }
+    pause(Duration::from_millis(500)).unwrap();
+    assert_eq!(networks.seen_at().unwrap().as_deref(), Some(&*before));
+    let report = probe.finish();
+    let counted = networks.gateway.show().unwrap();
+    let genuine = counted.number("ws1", "opened") - opened;
+    assert!(sent > 1000, "{sent}");
+    assert!(
+        genuine <= report.sent() as u64 + 50,
+        "{genuine} of {sent} copies and {} datagrams",
+        report.sent()
+    );
+    assert!(
+        report.lost() <= report.sent() / 50,
+        "{} of {} lost",
+        report.lost(),
+        report.sent()
+    );
+    println!(
+        "{sent} copies: {:?}, {:?}",
+        verdicts(&networks),
+        counted.drops("ws1")
+    );
+}
+
+/// A recorded Hello is right for ever; what it may cost is bounded.
+#[test]
+fn a_flood_of_hellos_from_everywhere_ends_no_session_and_locks_no_other_workstation_out() {
+    let networks = only_v4();
+    let mut other = networks.neighbour(&Programs::find().unwrap()).unwrap();
+    let (_echo, probe) = probe(&networks);
+    let file = networks.gateway.directory().join("ws1.enrolment");
+    let (enrolment, _) = control::enrolment::Enrolment::read(&file).unwrap();
+    let knock = control::handshake::kdf::knock_keys(enrolment.psk.as_bytes());
+    let mut header = Header::new(kind::HELLO, 32, enrolment.key_id.get(), 77);
+    header.tag = header.handshake_tag(knock.w2g, &[0; 32]);
+    let hello = [&header.encode()[..], &[0; 32]].concat();
+    let frames: Vec<Vec<u8>> = (0..4096u32)
+        .map(|at| {
+            let source =
+                Ipv4Addr::from_bits(0x2c00_0000 + at.wrapping_mul(0x9e37_79b1) % 0x1000_0000);
+            to_gateway(
+                &networks,
+                true,
+                &udp_v4(source, WAN[0].parse().unwrap(), UDP_PORT, &hello),
+            )
+        })
+        .collect();
+    let sender = PacketSocket::sender(&networks.internet, "ig").unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let file = networks.gateway.add("ws2").unwrap();
+    other.enroll(&file).unwrap();
+    let mut took = Duration::ZERO;
+    let sent = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut sent = 0u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for frame in &frames {
+                    sent += u64::from(sender.send(frame));
+                }
+            }
+            sent
+        });
+        let begun = std::time::Instant::now();
+        let started = other.start();
+        took = begun.elapsed();
+        let _ = pause(Duration::from_secs(2));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        started.unwrap();
+        flood.join().unwrap()
+    });
+    let report = probe.finish();
+    println!(
+        "{sent} Hellos; ws2 in after {took:?}; {} of {} of ws1's lost",
+        report.lost(),
+        report.sent()
+    );
+    assert!(sent > 100_000, "{sent}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(
+        report.lost() <= report.sent() / 10,
+        "{} of {} lost",
+        report.lost(),
+        report.sent()
+    );
+}
+
+/// What leaves the Workstation by either interface and is neither the tunnel's nor what no interface can do without.
+fn leaks(networks: &Networks) -> Capture {
+    Capture::filtered(networks.workstation.namespace(), None, 20, |frame| {
+        let bytes = &frame.bytes;
+        let port = |at: usize| bytes.get(at..at + 2) == Some(&UDP_PORT.to_be_bytes()[..]);
+        let allowed = match frame.ethertype() {
+            0x0806 => true,
+            0x0800 => bytes.get(23) == Some(&17) && port(36),
+            // Neighbour discovery and MLD.
+            0x86dd if bytes.get(20) == Some(&58) => (133..138).contains(&bytes[54]),
+            0x86dd if bytes.get(20) == Some(&0) => true,
+            0x86dd => bytes.get(20) == Some(&17) && port(56),
+            _ => false,
+        };
+        frame.kind == PacketKind::Outgoing && !allowed
+    })
+    .unwrap()
+}
+
+/// Tries to get out past the tunnel, in the ways that programs have.
+fn try_to_leave(networks: &Networks) {
+    let host = networks.workstation.namespace();
+    let outside = [
+        "192.0.2.254",
+        "2001:db8:1::fe",
+        "192.168.7.1",
+        "198.51.100.254",
+    ];
+    for address in outside {
+        let _ = ping(
+            host,
+            address.parse().unwrap(),
+            [56],
+            Duration::from_millis(50),
+        );
+    }
+    host.run(|| {
+        for address in outside {
+            let to = (address.parse::<std::net::IpAddr>().unwrap(), 9);
+            let any: std::net::IpAddr = match to.0.is_ipv4() {
+                true => Ipv4Addr::UNSPECIFIED.into(),
+                false => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = std::net::UdpSocket::bind((any, 0))?;
+            let _ = socket.send_to(b"out", to);
+            for interface in [LAN, WLAN] {
+                let bound = std::net::UdpSocket::bind((any, 0))?;
+                let _ = nix::sys::socket::setsockopt(
+                    &bound,
+                    nix::sys::socket::sockopt::BindToDevice,
+                    &interface.into(),
+                );
+                let _ = bound.send_to(b"out", to);
+            }
+            let _ = std::net::TcpStream::connect_timeout(&to.into(), Duration::from_millis(50));
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn nothing_but_the_tunnel_leaves_a_laptop_whether_the_agent_runs_or_not() {
+    let mut networks = start(false);
+    let capture = leaks(&networks);
+    let quiet = |networks: &Networks, when: &str| {
+        try_to_leave(networks);
+        capture.settle().unwrap();
+        let leaked = capture.take();
+        assert!(leaked.is_empty(), "{when}: {:02x?}", leaked[0].bytes);
+    };
+    quiet(&networks, "in session");
+    networks.workstation.kill();
+    quiet(&networks, "killed");
+    networks.elsewhere().unwrap();
+    quiet(&networks, "killed, and elsewhere");
+    networks.workstation.start().unwrap();
+    quiet(&networks, "started again");
+    networks.workstation.stop().unwrap();
+    networks.at_home().unwrap();
+    quiet(&networks, "stopped, and at home again");
+    // Without the tunnel's interface too.
+    networks
+        .workstation
+        .namespace()
+        .ip("link del portcullis0")
+        .unwrap();
+    quiet(&networks, "without its interface");
+    networks.workstation.start().unwrap();
+    quiet(&networks, "and with it again");
+    networks.workstation.stop().unwrap();
+    // On purpose it is let out again, as it was before.
+    let output = networks.workstation.agent("down").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let host = networks.workstation.namespace();
+    let ping = ping(
+        host,
+        "192.0.2.254".parse().unwrap(),
+        [56],
+        Duration::from_secs(2),
+    )
+    .unwrap();
+    assert_eq!(ping.answered, 1);
+    assert!(capture.outgoing() > 0, "what leaves is seen");
+}
+
+/// A name server's answer changes while the Gateway moves.
+#[test]
+fn a_gateway_whose_name_has_another_address_is_found_there() {
+    require_root().unwrap();
+    let programs = Programs::find().unwrap();
+    let mut networks = networks(&programs, false).unwrap();
+    networks
+        .internet
+        .ip("addr add 192.0.2.53/24 dev ig")
+        .unwrap();
+    let address = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+    let server = NameServer::at(
+        &networks.internet,
+        address("192.0.2.53"),
+        "gw.example",
+        address("192.0.2.9"),
+    )
+    .unwrap();
+    let text =
+        networks
+            .workstation
+            .configuration()
+            .replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
+    networks
+        .workstation
+        .configure(&format!("endpoint = [\"gw.example\"]\n{text}"))
+        .unwrap();
+    networks
+        .workstation
+        .name_server(address("192.0.2.53"))
+        .unwrap();
+    networks.gateway.start().unwrap();
+    let file = networks.gateway.add("ws1").unwrap();
+    networks.workstation.enroll(&file).unwrap();
+    networks.workstation.launch().unwrap();
+    // Nobody is at the address that the name has now.
+    pause(Duration::from_secs(2)).unwrap();
+    assert!(!networks.workstation.reaches(Duration::from_millis(200)));
+    server.change(address(WAN[0]));
+    networks
+        .workstation
+        .wait_connected(Duration::from_secs(30))
+        .unwrap();
+    let status = networks.workstation.status().unwrap();
+    assert_eq!(status["gateway"], format!("{}:{UDP_PORT}", WAN[0]));
+}
+
+#[test]
+fn loss_delay_duplication_and_reordering_are_got_through() {
+    use portcullis_xtask::middlebox::Impairment;
+    let mut networks = only_v4();
+    networks.middlebox.impair(Impairment {
+        loss: 0.05,
+        duplication: 0.02,
+        reordering: 0.05,
+        hold: Duration::from_millis(30),
+        delay: Duration::from_millis(100),
+        ..Impairment::default()
+    });
+    let host = networks.workstation.namespace();
+    let body = 300_000;
+    let server = HttpServer::start(networks.gateway.namespace(), 8080).unwrap();
+    let to = std::net::SocketAddr::from((GATEWAY_V4, 8080));
+    let _ = (&server, to, body, host);
+    networks.workstation.rekey().unwrap();
+    networks.workstation.stop().unwrap();
+    networks.workstation.start().unwrap();
+    let ping = ping(
+        networks.workstation.namespace(),
+        GATEWAY_V4.into(),
+        [56; 40],
+        Duration::from_secs(1),
+    )
+    .unwrap();
+    assert!(ping.answered >= 25, "{ping:?}");
+    let counted = networks.gateway.show().unwrap();
+    assert_eq!(counted.number("ws1", "open_failed"), 0);
+}
+
+#[test]
+fn a_workstation_behind_nat_has_the_tunnel_and_xdp_lets_nothing_else_in() {
+    let networks = start(false);
+    passes(&networks);
+    let seen = networks.seen_at().unwrap().unwrap();
+    assert!(
+        seen.starts_with("198.51.100.2:") || seen.starts_with("[2001:db8:7::2]:"),
+        "{seen}"
+    );
+    // The router has asked for the Gateway's address, and nobody but XDP has answered.
+    let counted = verdicts(&networks);
+    assert!(counted["answered"] > 0, "{counted:?}");
+    assert!(counted["admitted"] > 1000, "{counted:?}");
+    assert_eq!(counted["passed"], 0);
+}
