@@ -7,6 +7,7 @@ use portcullis_benches::figure::{Figure, Provenance};
 use portcullis_benches::machine;
 use portcullis_benches::progress::{Progress, Task};
 
+use super::encapsulation::Encapsulation;
 use super::options::Options;
 
 /// A run of the instrument.
@@ -37,6 +38,11 @@ impl Bench {
     /// Whether everything together must be done in five minutes.
     pub fn quick(&self) -> bool {
         self.options.quick
+    }
+
+    /// What is around the tunnel's frames.
+    pub fn encapsulation(&self) -> Encapsulation {
+        self.options.encapsulation
     }
 
     /// How many times each thing is measured: what the user said, else one of these.

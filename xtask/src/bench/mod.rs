@@ -9,6 +9,7 @@ mod admission;
 mod aead;
 mod context;
 mod e2e;
+mod encapsulation;
 mod flood;
 mod options;
 mod peers;
@@ -27,6 +28,7 @@ use crate::report::Table;
 use crate::rig::{self, Serial, check, require_root, sweep};
 
 pub use context::Bench;
+pub use encapsulation::Encapsulation;
 pub use options::Options;
 pub use portcullis_benches::figure::{self, Figure, Provenance, median, percentile};
 pub use portcullis_benches::progress::{Progress, Task};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
-use super::SUITES;
+use super::{Encapsulation, SUITES};
 
 /// What to measure, and where the figures go.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -28,8 +28,11 @@ pub struct Options {
     /// Length of each that has one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: Option<u32>,
+    /// What is around the frames of the tunnel that e2e and peers measure
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub encapsulation: Encapsulation,
     /// Measure nothing: take the figures of an earlier run from this file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["suites", "quick", "runs", "seconds", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suites", "quick", "runs", "seconds", "json", "encapsulation"])]
     pub from: Option<PathBuf>,
 }
 
@@ -54,6 +57,9 @@ impl Options {
             if let Some(number) = number {
                 words.extend([name.into(), number.to_string().into()]);
             }
+        }
+        if self.encapsulation != Encapsulation::default() {
+            words.extend(["--encapsulation".into(), self.encapsulation.word().into()]);
         }
         for (name, path) in [
             ("--json", &self.json),
@@ -100,6 +106,8 @@ mod tests {
             "2",
             "--seconds",
             "9",
+            "--encapsulation",
+            "udp",
             "--json",
             "a b",
             "--report",

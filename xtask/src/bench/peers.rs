@@ -3,10 +3,15 @@
 //! the traffic share this machine's cores. In a round each tunnel is measured once, one after the
 //! other, while the others are idle.
 //!
+//! With `--encapsulation udp` ours runs over UDP too, and each that does is measured again over a path of 50 ms that
+//! loses one frame of a thousand.
+//!
 //! What cannot be had or does not start is named, in the output and by figures of no samples (`n` is 0)
 //! that say why; the others are measured all the same.
 
+mod cable;
 mod config;
+mod far;
 mod install;
 mod tunnel;
 
@@ -15,10 +20,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use self::cable::Between;
 use self::install::{Source, debian};
 use self::tunnel::Tunnel;
 use super::traffic::{ECHO_EVERY, UDP_PAYLOADS, UdpPlan, gigabytes, latency, tcp, udp_rates};
-use super::{Bench, Figure, Task, median};
+use super::{Bench, Encapsulation, Figure, Task, median};
 use crate::rig::check;
 
 /// Another tunnel.
@@ -77,6 +83,8 @@ const UDP1300: Quantity = ("udp1300.pdr.kpps", "kpps");
 
 /// Us.
 const OURS: &str = "portcullis";
+/// Us over UDP.
+const OVER_UDP: &str = "portcullis.udp";
 
 /// A tunnel in the comparison, and what was measured of it.
 #[derive(Debug)]
@@ -115,23 +123,38 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     for figure in figures(&entrants, &plan) {
         bench.record(figure);
     }
+    drop(entrants);
+    if bench.encapsulation() == Encapsulation::Udp {
+        far::run(bench)?;
+    }
     Ok(())
 }
 
 /// Starts ours and every other that can be had.
 fn start(bench: &Bench) -> Result<Vec<Entrant>> {
-    let task = bench.task("tunnels", 1 + PEERS.len() as u64);
+    let task = bench.task("tunnels", 2 + PEERS.len() as u64);
+    let mut entrants = Vec::new();
     task.doing(OURS);
-    let mut entrants = vec![Entrant {
-        name: OURS,
-        about: format!("Portcullis {}, AES-256-GCM", env!("CARGO_PKG_VERSION")),
-        tunnel: Ok(Tunnel::ours()?),
-        samples: BTreeMap::new(),
-    }];
+    entrants.push(Entrant::ours(OURS, "AES-256-GCM", Tunnel::ours()?));
     task.step();
+    if bench.encapsulation() == Encapsulation::Udp {
+        task.doing(OVER_UDP);
+        let tunnel = Tunnel::ours_over_udp(Between::Cable)?;
+        entrants.push(Entrant::ours(OVER_UDP, BY_SOCKET, tunnel));
+    }
+    task.step();
+    start_others(&mut entrants, Between::Cable, &task)?;
+    Ok(entrants)
+}
+
+/// What there is to say of ours over UDP.
+const BY_SOCKET: &str = "AES-256-GCM over UDP, the Gateway by AF_XDP, the Workstation by a socket";
+
+/// Starts every other tunnel that can be had.
+fn start_others(entrants: &mut Vec<Entrant>, between: Between, task: &Task) -> Result<()> {
     for peer in PEERS {
         task.doing(peer.name);
-        let (about, tunnel) = match peer.get(&task) {
+        let (about, tunnel) = match peer.get(between, task) {
             Ok((about, tunnel)) => (about, Ok(tunnel)),
             Err(error) => {
                 check()?;
@@ -147,23 +170,24 @@ fn start(bench: &Bench) -> Result<Vec<Entrant>> {
         });
         task.step();
     }
-    Ok(entrants)
+    Ok(())
 }
 
 impl Peer {
     /// Installs it, where it is missing, and starts it.
-    fn get(&self, task: &Task) -> Result<(String, Tunnel)> {
+    fn get(&self, between: Between, task: &Task) -> Result<(String, Tunnel)> {
         let (program, version) = self.source.get(self.program, task)?;
         Ok(match self.kind {
             Kind::WireGuard(options) => {
                 let wg = debian("wireguard-tools", "wg", task)?;
                 let about = format!("{version}, userspace WireGuard, ChaCha20-Poly1305");
-                (about, Tunnel::wireguard(&program, options, &wg)?)
+                let tunnel = Tunnel::wireguard(&program, options, &wg, between)?;
+                (about, tunnel)
             }
             Kind::OpenVpn => {
                 let openssl = debian("openssl", "openssl", task)?;
                 let about = format!("{version}, AES-256-GCM over UDP, no DCO, no compression");
-                (about, Tunnel::openvpn(&program, &openssl)?)
+                (about, Tunnel::openvpn(&program, &openssl, between)?)
             }
         })
     }
@@ -186,7 +210,7 @@ fn measure(entrant: &mut Entrant, plan: &Plan, task: &Task) -> Result<()> {
                 entrant.samples.entry(metric).or_default().push(value);
             }
         }
-        Err(error) if entrant.name == OURS => return Err(error),
+        Err(error) if entrant.is_ours() => return Err(error),
         Err(error) => {
             check()?;
             task.say(&format!("{} failed: {error:#}", entrant.name));
@@ -264,7 +288,6 @@ impl Plan {
 /// The figures of all entrants, and of ours over the others'.
 fn figures(entrants: &[Entrant], plan: &Plan) -> Vec<Figure> {
     let mut figures = Vec::new();
-    let ours = entrants.iter().find(|entrant| entrant.name == OURS);
     for entrant in entrants {
         for &(metric, unit) in plan.quantities() {
             let name = format!("peers.{}.{metric}", entrant.name);
@@ -272,24 +295,45 @@ fn figures(entrants: &[Entrant], plan: &Plan) -> Vec<Figure> {
             figures.push(entrant.figure(name, unit, &method, entrant.of(metric)));
         }
     }
-    for entrant in entrants.iter().filter(|entrant| entrant.name != OURS) {
-        for &(metric, _) in plan.quantities() {
-            let (ours, theirs) = (ours.map_or(&[][..], |o| o.of(metric)), entrant.of(metric));
-            let what = metric.rsplit_once('.').map_or(metric, |(what, _)| what);
-            let name = format!("peers.ratio.{}.{what}", entrant.name);
-            let method = "median of ours over median of theirs; min and max of single rounds";
-            let each: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
-            let mut figure = entrant.figure(name, "ratio", method, &each);
-            if figure.n > 0 {
-                figure.value = median(ours) / median(theirs);
+    for ours in entrants.iter().filter(|entrant| entrant.is_ours()) {
+        for theirs in entrants.iter().filter(|entrant| !entrant.is_ours()) {
+            for &(metric, _) in plan.quantities() {
+                figures.push(theirs.ratio("peers", ours, metric));
             }
-            figures.push(figure);
         }
     }
     figures
 }
 
 impl Entrant {
+    fn ours(name: &'static str, how: &str, tunnel: Tunnel) -> Self {
+        Self {
+            name,
+            about: format!("Portcullis {}, {how}", env!("CARGO_PKG_VERSION")),
+            tunnel: Ok(tunnel),
+            samples: BTreeMap::new(),
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        [OURS, OVER_UDP].contains(&self.name)
+    }
+
+    /// One of ours over this one. Over UDP the metric says so behind the other's name.
+    fn ratio(&self, prefix: &str, ours: &Self, metric: &str) -> Figure {
+        let (mine, theirs) = (ours.of(metric), self.of(metric));
+        let what = metric.rsplit_once('.').map_or(metric, |(what, _)| what);
+        let how = ours.name.strip_prefix(OURS).unwrap_or_default();
+        let name = format!("{prefix}.ratio.{}{how}.{what}", self.name);
+        let method = "median of ours over median of theirs; min and max of single rounds";
+        let each: Vec<f64> = mine.iter().zip(theirs).map(|(o, t)| o / t).collect();
+        let mut figure = self.figure(name, "ratio", method, &each);
+        if figure.n > 0 {
+            figure.value = median(mine) / median(theirs);
+        }
+        figure
+    }
+
     fn of(&self, metric: &str) -> &[f64] {
         self.samples.get(metric).map_or(&[], Vec::as_slice)
     }
@@ -358,6 +402,27 @@ mod tests {
     }
 
     #[test]
+    fn over_udp_there_are_ratios_beside_the_others_and_none_to_oneself() {
+        let all = [
+            entrant(OURS, "", &[4.0]),
+            entrant(OVER_UDP, "", &[3.0]),
+            entrant("gotatun", "", &[2.0]),
+        ];
+        let figures = figures(&all, &PLAN);
+        assert_eq!(
+            find(&figures, "peers.portcullis.udp.tcp.up.gbps").value,
+            3.0
+        );
+        assert_eq!(find(&figures, "peers.ratio.gotatun.tcp.up").value, 2.0);
+        assert_eq!(find(&figures, "peers.ratio.gotatun.udp.tcp.up").value, 1.5);
+        assert!(
+            !figures
+                .iter()
+                .any(|f| f.metric.contains("ratio.portcullis"))
+        );
+    }
+
+    #[test]
     fn what_was_not_measured_is_named_with_the_reason_and_no_samples() {
         let all = [
             entrant(OURS, "", &[4.0]),
@@ -392,9 +457,13 @@ mod tests {
 
     #[test]
     fn every_peer_has_metrics_of_its_own() {
-        let mut names: Vec<&str> = PEERS.iter().map(|peer| peer.name).chain([OURS]).collect();
+        let mut names: Vec<&str> = PEERS
+            .iter()
+            .map(|peer| peer.name)
+            .chain([OURS, OVER_UDP])
+            .collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), PEERS.len() + 1);
+        assert_eq!(names.len(), PEERS.len() + 2);
     }
 }

@@ -1,5 +1,6 @@
 //! A tunnel on the rig, ours or another: two namespaces, one cable of MTU 1500 between them, and a
-//! program at each end. Every tunnel has a cable and namespaces of its own, laid alike.
+//! program at each end. Every tunnel has a cable and namespaces of its own, laid alike. The cable may be
+//! a path of some length, by a middlebox in it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -13,10 +14,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::cable::{Between, CABLE, cable, hosts};
 use super::config::{self, INNER, OUTER, WIREGUARD_MTU};
+use crate::bench::encapsulation::over_udp;
+use crate::middlebox::{Impairment, Middlebox};
 use crate::rig::{
-    GATEWAY_V4, Namespace, Process, Programs, Scratch, Single, ping, set_link, single, veth,
-    wait_for,
+    GATEWAY_V4, Namespace, Process, Programs, Scratch, Single, ping, single, wait_for,
 };
 
 /// How long a tunnel may take until its first packet arrives.
@@ -36,10 +39,13 @@ pub(super) struct Tunnel {
     /// The Gateway's address inside.
     pub to: Ipv4Addr,
     programs: Ends,
+    /// Carries the frames of a path; it goes after the programs.
+    middlebox: Option<Middlebox>,
 }
 
 #[derive(Debug)]
 enum Ends {
+    None,
     Ours(Box<Single>),
     Others {
         // In the order in which they must go: what runs, what it left, where it ran.
@@ -62,15 +68,64 @@ impl Tunnel {
             workstation: Arc::clone(rig.workstation.namespace()),
             to: GATEWAY_V4,
             programs: Ends::Ours(Box::new(rig)),
+            middlebox: None,
         })
+    }
+
+    /// Portcullis over UDP, the Workstation by a socket.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(super) fn ours_over_udp(between: Between) -> Result<Self> {
+        let hosts = hosts()?;
+        let middlebox = between.lay(&hosts, ["ws1", CABLE])?;
+        let [gateway, workstation] = hosts;
+        let ends = (&gateway, &workstation);
+        let mut rig = over_udp(&Programs::find()?, ends, CABLE, OUTER)?;
+        rig.start()?;
+        Ok(Self {
+            gateway,
+            workstation,
+            to: GATEWAY_V4,
+            programs: Ends::Ours(Box::new(rig)),
+            middlebox,
+        })
+    }
+
+    /// No tunnel at all: what is between the ends.
+    ///
+    /// # Errors
+    /// What `ip` answered.
+    pub(super) fn none(between: Between) -> Result<Self> {
+        let (hosts, middlebox) = cable(between)?;
+        let [gateway, workstation] = hosts;
+        Ok(Self {
+            gateway,
+            workstation,
+            to: OUTER[0],
+            programs: Ends::None,
+            middlebox,
+        })
+    }
+
+    /// Has the path do this from now on.
+    pub(super) fn impair(&self, impairment: Impairment) {
+        if let Some(middlebox) = &self.middlebox {
+            middlebox.impair(impairment);
+        }
     }
 
     /// A userspace WireGuard, run as `program options NAME` and told its keys by `wg`.
     ///
     /// # Errors
     /// When it does not come up, with the end of what it wrote.
-    pub(super) fn wireguard(program: &Path, options: &[&str], wg: &Path) -> Result<Self> {
-        let hosts = cable()?;
+    pub(super) fn wireguard(
+        program: &Path,
+        options: &[&str],
+        wg: &Path,
+        between: Between,
+    ) -> Result<Self> {
+        let (hosts, middlebox) = cable(between)?;
         let scratch = Scratch::new("wireguard")?;
         let keys = [keys(wg, &scratch, "gw")?, keys(wg, &scratch, "ws")?];
         let names = [interface(), interface()];
@@ -110,15 +165,15 @@ impl Tunnel {
                 names[here]
             ))?;
         }
-        Self::others(hosts, running, sockets.into(), scratch)
+        Self::others((hosts, middlebox), running, sockets.into(), scratch)
     }
 
     /// OpenVPN.
     ///
     /// # Errors
     /// When it does not come up, with the end of what it wrote.
-    pub(super) fn openvpn(program: &Path, openssl: &Path) -> Result<Self> {
-        let hosts = cable()?;
+    pub(super) fn openvpn(program: &Path, openssl: &Path, between: Between) -> Result<Self> {
+        let (hosts, middlebox) = cable(between)?;
         let scratch = Scratch::new("openvpn")?;
         let mut prints = Vec::new();
         for host in &hosts {
@@ -142,11 +197,11 @@ impl Tunnel {
             command.arg("--config").arg(&file);
             running.push(Process::start("openvpn", command, &directory.join("log"))?);
         }
-        Self::others(hosts, pair(running)?, Vec::new(), scratch)
+        Self::others((hosts, middlebox), pair(running)?, Vec::new(), scratch)
     }
 
     fn others(
-        [gateway, workstation]: [Arc<Namespace>; 2],
+        ([gateway, workstation], middlebox): ([Arc<Namespace>; 2], Option<Middlebox>),
         mut running: [Process; 2],
         sockets: Vec<Socket>,
         scratch: Scratch,
@@ -156,7 +211,7 @@ impl Tunnel {
         let reached = wait_for("an answer through the tunnel", START, || {
             let ended = running.iter_mut().any(|program| program.exited().is_some());
             let sizes = [32, 1400];
-            let got = ping(&workstation, to.into(), sizes, Duration::from_millis(100));
+            let got = ping(&workstation, to.into(), sizes, Duration::from_millis(200));
             (ended || got.is_ok_and(|ping| ping.answered == 2)).then_some(ended)
         });
         if !matches!(reached, Ok(false)) {
@@ -175,6 +230,7 @@ impl Tunnel {
                 _sockets: sockets,
                 _scratch: scratch,
             },
+            middlebox,
         })
     }
 
@@ -182,36 +238,22 @@ impl Tunnel {
     ///
     /// # Errors
     /// When one has ended, with the last it wrote.
-    pub(super) fn pids(&mut self) -> Result<[u32; 2]> {
+    pub(super) fn pids(&mut self) -> Result<Vec<u32>> {
         let mut running = match &mut self.programs {
+            Ends::None => Vec::new(),
             Ends::Ours(rig) => vec![rig.gateway.process(), rig.workstation.process()],
             Ends::Others { running, .. } => running.iter_mut().map(Some).collect(),
         };
-        let mut pids = [0; 2];
-        for (pid, program) in pids.iter_mut().zip(&mut running) {
+        let mut pids = Vec::new();
+        for program in &mut running {
             let program = program.as_mut().context("it does not run")?;
             if let Some(status) = program.exited() {
                 bail!("it has ended ({status}): {}", program.log_tail(4));
             }
-            *pid = program.pid();
+            pids.push(program.pid());
         }
         Ok(pids)
     }
-}
-
-/// Two hosts and a cable between them, up, with addresses.
-fn cable() -> Result<[Arc<Namespace>; 2]> {
-    let hosts = [
-        Arc::new(Namespace::create("gw")?),
-        Arc::new(Namespace::create("ws")?),
-    ];
-    let name = "cable0";
-    veth((&hosts[0], name), (&hosts[1], name), 1500)?;
-    for (host, address) in hosts.iter().zip(OUTER) {
-        host.ip(&format!("address add {address}/24 dev {name}"))?;
-        set_link(host, name, true)?;
-    }
-    Ok(hosts)
 }
 
 /// The key pair of one end.

@@ -37,23 +37,20 @@ fn between<'a>(text: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
 /// Ours, then what others give for the same metric.
 fn rivals(figures: &[&Figure], metric: &str, label: &str) -> Vec<Bar> {
     let mut bars = Vec::new();
-    for figure in figures {
-        if figure.metric == format!("e2e.{metric}") {
-            bars.push(bar(label, figure, true));
-        }
+    let over_udp = format!("{label}, over UDP");
+    for (from, label) in [("e2e", label), ("e2e.udp", &over_udp)] {
+        let name = format!("{from}.{metric}");
+        let mut figures = figures.iter().filter(|figure| figure.metric == name);
+        bars.extend(figures.next().map(|figure| bar(label, figure, true)));
     }
     // Measured on its own rig, where ours was too.
     for figure in figures {
         match between(&figure.metric, "peers.", &format!(".{metric}")) {
-            Some(name) if !name.contains('.') => {
-                let ours = name == "portcullis";
-                let shown = if ours {
-                    "Portcullis, among these"
-                } else {
-                    name
-                };
-                bars.push(bar(shown, figure, ours));
+            Some("portcullis") => bars.push(bar("Portcullis, among these", figure, true)),
+            Some("portcullis.udp") => {
+                bars.push(bar("Portcullis over UDP, among these", figure, true));
             }
+            Some(name) if !name.contains('.') => bars.push(bar(name, figure, false)),
             _ => {}
         }
     }
