@@ -635,11 +635,6 @@ fn loss_delay_duplication_and_reordering_are_got_through() {
         delay: Duration::from_millis(100),
         ..Impairment::default()
     });
-    let host = networks.workstation.namespace();
-    let body = 300_000;
-    let server = HttpServer::start(networks.gateway.namespace(), 8080).unwrap();
-    let to = std::net::SocketAddr::from((GATEWAY_V4, 8080));
-    let _ = (&server, to, body, host);
     networks.workstation.rekey().unwrap();
     networks.workstation.stop().unwrap();
     networks.workstation.start().unwrap();

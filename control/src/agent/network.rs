@@ -144,7 +144,7 @@ impl Network {
             Ok(port) => {
                 let setup = PortSetup {
                     id: at as PortId,
-                    io: AgentPort::Network(port),
+                    io: AgentPort::network(port),
                     tables: Arc::clone(&self.tables),
                     mac: [0; 6],
                     encapsulation: Encapsulation::Socket,
@@ -214,7 +214,7 @@ impl Network {
         }
     }
 
-    /// Takes over what the endpoints are now. A port keeps its number as long as its address is among them.
+    /// Takes over what the endpoints are now, where that has changed: the sockets to what they were are closed.
     fn take(&mut self, found: Vec<SocketAddr>, pool: &Pool<AgentPort>) {
         if found.is_empty() || found == self.addresses {
             return;

@@ -8,10 +8,17 @@ use std::os::fd::BorrowedFd;
 /// Either kind of port.
 #[allow(clippy::large_enum_variant)] // There is one of them.
 pub enum AgentPort {
-    /// An interface of its own.
-    Cable(XskPort),
-    /// A connected UDP socket.
-    Network(SocketPort),
+    /// An interface of its own; and room for what it receives at a time, so that nothing is allocated for that.
+    Cable(XskPort, Vec<XskFrame>),
+    /// A connected UDP socket; and the same.
+    Network(SocketPort, Vec<SocketFrame>),
+}
+
+impl AgentPort {
+    /// The port of a socket.
+    pub fn network(port: SocketPort) -> Self {
+        Self::Network(port, Vec::new())
+    }
 }
 
 /// A frame of either.
@@ -24,16 +31,16 @@ pub enum AgentFrame {
 
 impl From<XskPort> for AgentPort {
     fn from(port: XskPort) -> Self {
-        Self::Cable(port)
+        Self::Cable(port, Vec::new())
     }
 }
 
-/// Calls a method on the port that a frame is of.
+/// Calls a method on the port that a frame is of; as with any port, another's frame is a panic.
 macro_rules! of {
     ($port:expr, $frame:expr, $method:ident $(, $more:expr)*) => {
         match ($port, $frame) {
-            (AgentPort::Cable(port), AgentFrame::Cable(frame)) => port.$method(frame $(, $more)*),
-            (AgentPort::Network(port), AgentFrame::Network(frame)) => port.$method(frame $(, $more)*),
+            (AgentPort::Cable(port, _), AgentFrame::Cable(frame)) => port.$method(frame $(, $more)*),
+            (AgentPort::Network(port, _), AgentFrame::Network(frame)) => port.$method(frame $(, $more)*),
             _ => panic!("a frame of another port"),
         }
     };
@@ -43,8 +50,8 @@ macro_rules! of {
 macro_rules! any {
     ($port:expr, $method:ident) => {
         match $port {
-            AgentPort::Cable(port) => port.$method(),
-            AgentPort::Network(port) => port.$method(),
+            AgentPort::Cable(port, _) => port.$method(),
+            AgentPort::Network(port, _) => port.$method(),
         }
     };
 }
@@ -54,16 +61,14 @@ impl Port for AgentPort {
 
     fn receive(&mut self, into: &mut Vec<AgentFrame>, max: usize) -> usize {
         match self {
-            Self::Cable(port) => {
-                let mut frames = Vec::new();
-                let count = port.receive(&mut frames, max);
-                into.extend(frames.into_iter().map(AgentFrame::Cable));
+            Self::Cable(port, frames) => {
+                let count = port.receive(frames, max);
+                into.extend(frames.drain(..).map(AgentFrame::Cable));
                 count
             }
-            Self::Network(port) => {
-                let mut frames = Vec::new();
-                let count = port.receive(&mut frames, max);
-                into.extend(frames.into_iter().map(AgentFrame::Network));
+            Self::Network(port, frames) => {
+                let count = port.receive(frames, max);
+                into.extend(frames.drain(..).map(AgentFrame::Network));
                 count
             }
         }
@@ -71,8 +76,8 @@ impl Port for AgentPort {
 
     fn reserve(&mut self) -> Option<AgentFrame> {
         match self {
-            Self::Cable(port) => port.reserve().map(AgentFrame::Cable),
-            Self::Network(port) => port.reserve().map(AgentFrame::Network),
+            Self::Cable(port, _) => port.reserve().map(AgentFrame::Cable),
+            Self::Network(port, _) => port.reserve().map(AgentFrame::Network),
         }
     }
 
@@ -82,10 +87,10 @@ impl Port for AgentPort {
 
     fn send(&mut self, frame: AgentFrame) -> Result<(), AgentFrame> {
         match (self, frame) {
-            (Self::Cable(port), AgentFrame::Cable(frame)) => {
+            (Self::Cable(port, _), AgentFrame::Cable(frame)) => {
                 port.send(frame).map_err(AgentFrame::Cable)
             }
-            (Self::Network(port), AgentFrame::Network(frame)) => {
+            (Self::Network(port, _), AgentFrame::Network(frame)) => {
                 port.send(frame).map_err(AgentFrame::Network)
             }
             _ => panic!("a frame of another port"),
