@@ -559,22 +559,8 @@ impl WallConfig {
             Role::Workstation => 1,
         };
         let workstations = self.workstation_slots;
-        let shared = u32::from(
-            matches!(self.admission.encapsulation, Encapsulation::Udp(udp) if udp.shared),
-        );
         let mut loader = EbpfLoader::new();
-        match &self.admission.encapsulation {
-            Encapsulation::Ether(ethertype) => {
-                loader.override_global("ETHERTYPE", ethertype, true);
-            }
-            Encapsulation::Udp(udp) => {
-                loader
-                    .override_global("UDP_PORT", &udp.port, true)
-                    .override_global("UDP_V4", &udp.v4, true)
-                    .override_global("UDP_V6", &udp.v6, true)
-                    .override_global("UDP_SHARED", &shared, true);
-            }
-        }
+        tell_encapsulation(&mut loader, &self.admission.encapsulation);
         loader
             .override_global("ROLE", &role, true)
             .override_global("MAC", &mac, true)
@@ -685,5 +671,22 @@ pub fn vacant(interface: &str, ifindex: u32, pin_directory: &Path) -> Result<(),
             interface: interface.to_owned(),
             program: attached.program,
         }),
+    }
+}
+
+/// Tells an object how the tunnel's frames travel.
+fn tell_encapsulation<'a>(loader: &mut EbpfLoader<'a>, encapsulation: &'a Encapsulation) {
+    match encapsulation {
+        Encapsulation::Ether(ethertype) => {
+            loader.override_global("ETHERTYPE", ethertype, true);
+        }
+        Encapsulation::Udp(udp) => {
+            let shared: &u32 = if udp.shared { &1 } else { &0 };
+            loader
+                .override_global("UDP_PORT", &udp.port, true)
+                .override_global("UDP_V4", &udp.v4, true)
+                .override_global("UDP_V6", &udp.v6, true)
+                .override_global("UDP_SHARED", shared, true);
+        }
     }
 }

@@ -16,7 +16,7 @@ use netns::{FAR_MAC, NEAR_MAC, Netns, Pair, Pins, Tap, attach_xdp, config, empty
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use portcullis_dataplane::wall::{
-    AttachMode, GuardHook, Wall, WallError, XdpRequest, ensure_bpffs, links, lower,
+    AttachMode, GuardHook, Wall, WallError, XdpRequest, ensure_bpffs, links, lower, verify,
 };
 use wire::Verdict;
 
@@ -463,5 +463,19 @@ fn a_size_out_of_range_is_refused_in_words() {
         config.session_slots = slots;
         let words = Wall::raise(&config).expect_err("refused").to_string();
         assert!(words.contains("session slots of port near0"), "{words}");
+    }
+}
+
+#[test]
+fn this_kernel_takes_every_program_in_each_way_in_which_it_is_used() {
+    let all = verify().unwrap();
+    let refused: Vec<_> = all.iter().filter(|one| one.answer.is_err()).collect();
+    assert!(refused.is_empty(), "{refused:#?}");
+    let names: Vec<&str> = all.iter().map(|one| one.program.as_str()).collect();
+    for name in [
+        "admission at the Gateway over udp, shared",
+        "admission at the Workstation",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
     }
 }

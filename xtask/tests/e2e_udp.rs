@@ -1,6 +1,7 @@
 //! Workstations over networks: the tunnel in UDP, through NAT and from place to place. Needs root and the
 //! programs (`cargo xtask test` builds them).
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -97,9 +98,8 @@ fn another_port_at_the_nat_in_mid_stream_costs_no_more_than_what_is_in_flight() 
     );
 }
 
-fn only_v4() -> Networks {
-    require_root().unwrap();
-    let mut networks = networks(&Programs::find().unwrap(), false).unwrap();
+/// Has the Workstation know the Gateway by one endpoint, on whatever interface leads there.
+fn reach_only_by(networks: &mut Networks, endpoint: impl Display) {
     let text =
         networks
             .workstation
@@ -107,8 +107,14 @@ fn only_v4() -> Networks {
             .replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
     networks
         .workstation
-        .configure(&format!("endpoint = [\"{}\"]\n{text}", WAN[0]))
+        .configure(&format!("endpoint = [\"{endpoint}\"]\n{text}"))
         .unwrap();
+}
+
+fn only_v4() -> Networks {
+    require_root().unwrap();
+    let mut networks = networks(&Programs::find().unwrap(), false).unwrap();
+    reach_only_by(&mut networks, WAN[0]);
     networks.start().unwrap();
     networks
 }
@@ -594,15 +600,7 @@ fn a_gateway_whose_name_has_another_address_is_found_there() {
         address("192.0.2.9"),
     )
     .unwrap();
-    let text =
-        networks
-            .workstation
-            .configuration()
-            .replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
-    networks
-        .workstation
-        .configure(&format!("endpoint = [\"gw.example\"]\n{text}"))
-        .unwrap();
+    reach_only_by(&mut networks, "gw.example");
     networks
         .workstation
         .name_server(address("192.0.2.53"))

@@ -3,10 +3,10 @@
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use thiserror::Error;
-use wire::Udp;
 use wire::limits::{ETHERTYPE, UDP_PORT};
+use wire::{Encapsulation, Udp};
 
-use super::{OBJECT, WallError};
+use super::{OBJECT, WallError, tell_encapsulation};
 
 /// A program, and the instructions its verification went through, or why it is refused.
 #[derive(Debug)]
@@ -29,20 +29,20 @@ pub enum Refused {
 }
 
 /// How an object is told what it is for: who has the port, and how the tunnel's frames travel.
-const KINDS: [(u32, &str, Option<Udp>); 4] = [
-    (0, "Gateway", None),
-    (1, "Workstation", None),
-    (0, "Gateway over udp", Some(udp(false))),
-    (0, "Gateway over udp, shared", Some(udp(true))),
+const KINDS: [(u32, &str, Encapsulation); 4] = [
+    (0, "Gateway", Encapsulation::Ether(ETHERTYPE)),
+    (1, "Workstation", Encapsulation::Ether(ETHERTYPE)),
+    (0, "Gateway over udp", udp(false)),
+    (0, "Gateway over udp, shared", udp(true)),
 ];
 
-const fn udp(shared: bool) -> Udp {
-    Udp {
+const fn udp(shared: bool) -> Encapsulation {
+    Encapsulation::Udp(Udp {
         port: UDP_PORT,
         v4: 0xc000_0201,
         v6: [0xb80d_0120, 1 << 56],
         shared,
-    }
+    })
 }
 
 /// Loads every program of the object, in each way in which it is used.
@@ -51,8 +51,8 @@ const fn udp(shared: bool) -> Udp {
 /// [`WallError::Load`] when the object itself, or a map of it, is refused.
 pub fn verify() -> Result<Vec<Verified>, WallError> {
     let mut all = Vec::new();
-    for (at, (role, end, udp)) in KINDS.iter().enumerate() {
-        let mut ebpf = load(*role, udp.as_ref())?;
+    for (at, (role, end, encapsulation)) in KINDS.iter().enumerate() {
+        let mut ebpf = load(*role, encapsulation)?;
         let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         for name in names {
             let guard = matches!(&*name, "ingress_udp" | "guard_udp" | "ingress_shared");
@@ -73,20 +73,12 @@ pub fn verify() -> Result<Vec<Verified>, WallError> {
     Ok(all)
 }
 
-fn load(role: u32, udp: Option<&Udp>) -> Result<Ebpf, WallError> {
-    let shared = u32::from(udp.is_some_and(|udp| udp.shared));
+fn load(role: u32, encapsulation: &Encapsulation) -> Result<Ebpf, WallError> {
     let mut loader = EbpfLoader::new();
-    if let Some(udp) = udp {
-        loader
-            .override_global("UDP_PORT", &udp.port, true)
-            .override_global("UDP_V4", &udp.v4, true)
-            .override_global("UDP_V6", &udp.v6, true)
-            .override_global("UDP_SHARED", &shared, true);
-    }
+    tell_encapsulation(&mut loader, encapsulation);
     loader
         .override_global("ROLE", &role, true)
         .override_global("MAC", &0x0102_0304_0506_u64, true)
-        .override_global("ETHERTYPE", &ETHERTYPE, true)
         .map_max_entries("SOURCES", 1)
         .load(OBJECT)
         .map_err(|error| WallError::load("no interface", error))
