@@ -3,6 +3,7 @@
 //! The machine's own resolver would be asked through the tunnel that is still to be found. So the name servers are
 //! asked here that it would ask: those of systemd-resolved's or DHCP's, and `/etc/hosts` before them.
 
+use crate::encapsulation::is_a_hosts;
 use crate::entropy;
 use crate::helper::Helper;
 use nix::sys::socket::setsockopt;
@@ -142,11 +143,10 @@ fn answer(bytes: &[u8], id: u16, name: &str, kind: TYPE) -> Option<Vec<IpAddr>> 
             RData::AAAA(aaaa) => Some(IpAddr::V6(Ipv6Addr::from_bits(aaaa.address))),
             _ => None,
         });
-    Some(
-        found
-            .filter(|a| crate::encapsulation::is_a_hosts(*a))
-            .collect(),
-    )
+    let mut found: Vec<IpAddr> = found.filter(|a| is_a_hosts(*a)).collect();
+    // Many name servers change the order with each answer, which is no change of the addresses.
+    found.sort();
+    Some(found)
 }
 
 /// The name servers of a resolv.conf(5), but for those on this machine, which would ask through the tunnel.
@@ -192,6 +192,12 @@ mod tests {
             (
                 "real.example",
                 RData::A(A {
+                    address: 0xc000_0202,
+                }),
+            ),
+            (
+                "real.example",
+                RData::A(A {
                     address: 0xc000_0201,
                 }),
             ),
@@ -213,10 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_taken_only_to_the_question_that_was_asked() {
+    fn an_answer_is_taken_only_to_the_question_that_was_asked_and_in_one_order() {
         let asked = question(7, "GW.example.", TYPE::A).unwrap();
         let good = reply(&asked, 7);
-        let wanted = vec![IpAddr::from([192, 0, 2, 1])];
+        let wanted = [1, 2].map(|last| IpAddr::from([192, 0, 2, last])).to_vec();
         assert_eq!(answer(&good, 7, "gw.example", TYPE::A), Some(wanted));
         assert_eq!(answer(&good, 8, "gw.example", TYPE::A), None);
         assert_eq!(answer(&good, 7, "other.example", TYPE::A), None);

@@ -98,7 +98,11 @@ impl Network {
     pub fn look(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>, silent: bool) -> bool {
         if let Some(found) = self.lookup.as_ref().and_then(|found| found.try_recv().ok()) {
             self.lookup = None;
-            self.take(found, pool);
+            match self.settled {
+                None => self.take(found, pool),
+                // The Gateway was found meanwhile; what is known now may not be so when it is looked for again.
+                Some(_) => self.looked_up = None,
+            }
         }
         let due = self.looked_up.is_none_or(|at| at.elapsed() >= LOOK_UP);
         if self.settled.is_none() && self.lookup.is_none() && due {
@@ -222,7 +226,6 @@ impl Network {
         for port in 0..self.open.len() as PortId {
             self.close(port, pool);
         }
-        self.settled = None;
         tracing::info!(addresses = ?found, "the Gateway is looked for");
         self.open = vec![None; found.len()];
         self.addresses = found;

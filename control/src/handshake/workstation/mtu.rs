@@ -14,17 +14,32 @@ const LEAST: u16 = 1280 - 40 - 8 - 40;
 const STEP: u16 = 8;
 /// How long a PONG is waited for, and how often a size is tried.
 const PATIENCE: Duration = Duration::from_millis(700);
-const TRIES: u8 = 3;
+const TRIES: usize = 3;
 /// How often the size in use is tried again, and a larger one.
 const CONFIRM: Duration = Duration::from_secs(30);
 const RAISE: Duration = Duration::from_secs(600);
 
-/// A PING of so many bytes that waits for its PONG.
+/// PINGs of so many bytes, the last of which waits for its PONG. One to an earlier try is as good: a way round half
+/// the world by satellite takes longer than the patience with each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Probe {
     size: u16,
-    value: [u8; 16],
-    tries: u8,
+    values: [[u8; 16]; TRIES],
+    tries: usize,
+}
+
+impl Probe {
+    const fn new(size: u16) -> Self {
+        Self {
+            size,
+            values: [[0; 16]; TRIES],
+            tries: 0,
+        }
+    }
+
+    fn is_answered_by(&self, value: &[u8; 16]) -> bool {
+        self.values[..self.tries].contains(value)
+    }
 }
 
 /// The search, and what it has found.
@@ -119,17 +134,19 @@ impl PathMtu {
 
     /// The PING asked for was sent.
     pub(super) fn sent(&mut self, now: Duration, size: u16, value: [u8; 16]) {
-        let tries = match self.probe {
-            Some(probe) if probe.size == size => probe.tries + 1,
-            _ => 1,
+        let mut probe = match self.probe {
+            Some(probe) if probe.size == size && probe.tries < TRIES => probe,
+            _ => Probe::new(size),
         };
-        self.probe = Some(Probe { size, value, tries });
+        probe.values[probe.tries] = value;
+        probe.tries += 1;
+        self.probe = Some(probe);
         self.next = now + PATIENCE;
     }
 
     /// A PONG came. True when it was to one of these PINGs.
     pub(super) fn pong(&mut self, now: Duration, value: &[u8; 16]) -> bool {
-        let Some(probe) = self.probe.take_if(|probe| probe.value == *value) else {
+        let Some(probe) = self.probe.take_if(|probe| probe.is_answered_by(value)) else {
             return false;
         };
         self.passes = self.passes.max(probe.size);
@@ -141,11 +158,7 @@ impl PathMtu {
         self.use_when_settled();
         if !self.is_settled() {
             // The next size, at once.
-            self.probe = Some(Probe {
-                size: self.middle(),
-                value: [0; 16],
-                tries: 0,
-            });
+            self.probe = Some(Probe::new(self.middle()));
         }
         true
     }
@@ -255,6 +268,22 @@ mod tests {
             let (found, _) = search(&mut mtu, Duration::ZERO, Duration::from_secs(300), carries, lost);
             prop_assert!((LEAST..=carries).contains(&found), "{} of {}", found, carries);
         }
+    }
+
+    #[test]
+    fn an_answer_that_takes_longer_than_the_patience_with_a_try_is_an_answer() {
+        let mut mtu = PathMtu::new();
+        mtu.begin(Duration::ZERO, 1412);
+        let late = PATIENCE + MS * 300;
+        assert_eq!(mtu.tick(Duration::ZERO), Some(1412));
+        mtu.sent(Duration::ZERO, 1412, [1; 16]);
+        assert_eq!(mtu.tick(PATIENCE), Some(1412));
+        mtu.sent(PATIENCE, 1412, [2; 16]);
+        assert!(!mtu.pong(late, &[0; 16]), "of a try that was not made");
+        assert!(mtu.pong(late, &[1; 16]));
+        assert_eq!(mtu.of(1412), 1412);
+        assert_eq!(mtu.deadline(), late + CONFIRM);
+        assert!(!mtu.pong(late + PATIENCE, &[2; 16]), "its size is known");
     }
 
     #[test]
