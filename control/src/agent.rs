@@ -44,7 +44,7 @@ use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
 use dataplane::worker::{Command, Event, PeerSetup};
 use ipnet::IpNet;
-use network::Network;
+use network::{Heard, Network};
 use port::AgentPort;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ const GATEWAY: u32 = 0;
 const SESSION_SLOTS: u32 = 32;
 /// How often traffic is looked at, and a missing port looked for.
 const ROUND: Duration = Duration::from_millis(100);
-/// The inner MTU over networks: what fits in 1500 bytes with IPv6, and so with IPv4.
-const NETWORK_MTU: u16 = 1412;
+/// The MTU of an interface that is not known yet.
+const ETHERNET_MTU: u32 = 1500;
 /// How often the kill switch is looked at.
 const KEEP_CLOSED: Duration = Duration::from_millis(500);
 /// Unanswered PINGs after which a socket is opened anew.
@@ -173,20 +173,17 @@ pub fn down(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     // Nobody starts an agent meanwhile.
     let _socket = Socket::bind(&config.runtime_directory)?;
     let identity = Enrolment::load(&config.state_directory)?;
-    match identity.encapsulation {
-        Encapsulation::Ether { .. } => {
-            let interface = interface(&config, config_path, &identity)?;
-            take_down(&config, &interface)?;
-        }
-        Encapsulation::Udp { .. } => {
-            let tried = "letting this machine's packets leave again";
-            let links = Links::open().map_err(|error| monitor::problem(tried, error))?;
-            links
-                .lower_kill_switch()
-                .map_err(|error| monitor::problem(tried, error))?;
-            hostif::delete(&config.host_interface)?;
-        }
+    let tried = "letting this machine's packets leave again";
+    let links = Links::open().map_err(|error| monitor::problem(tried, error))?;
+    // Whatever its enrolment is now: it may have been another.
+    links
+        .lower_kill_switch()
+        .map_err(|error| monitor::problem(tried, error))?;
+    if let Encapsulation::Ether { .. } = identity.encapsulation {
+        let interface = interface(&config, config_path, &identity)?;
+        raise::lower(&interface, &config.pin_directory, false)?;
     }
+    hostif::delete(&config.host_interface)?;
     Ok(())
 }
 
@@ -204,11 +201,6 @@ pub fn interface(
         Some(interface) => Ok(interface.clone()),
         None => Ok(interfaces::only_wired(&interfaces::list()?, config_path)?.to_owned()),
     }
-}
-
-fn take_down(config: &config::Agent, interface: &str) -> Result<(), Problem> {
-    raise::lower(interface, &config.pin_directory, false)?;
-    hostif::delete(&config.host_interface)
 }
 
 impl Agent {
@@ -251,7 +243,8 @@ impl Agent {
             Wanted::Network(endpoints) => {
                 let network = Network::new(endpoints)?;
                 let reach = Reach::Network(Box::new(network));
-                (reach, [0; 6], NETWORK_MTU, None, Vec::new())
+                let mtu = inner_mtu(ETHERNET_MTU, &Way::Socket);
+                (reach, [0; 6], mtu, None, Vec::new())
             }
         };
         // Addresses come with the first session; those of a former one stay until then, so that
@@ -378,16 +371,26 @@ impl Agent {
     }
 
     fn raise(&mut self, patience: Duration) -> Result<(), Problem> {
-        let Reach::Cable(port) = &mut self.reach else {
-            self.close_up()?;
-            self.look_at_network();
-            return Ok(());
-        };
         let key_id = self.identity.key_id.get();
         let knock = KnockEntry {
             key: kdf::knock_keys(self.identity.psk.as_bytes()).g2w,
             workstation: GATEWAY,
             ..KnockEntry::default()
+        };
+        let port = match &mut self.reach {
+            Reach::Cable(port) => port,
+            Reach::Network(network) => {
+                network
+                    .admit(key_id, &knock)
+                    .map_err(|error| Problem::io("letting the Gateway's answers in", &error))?;
+                if !self.config.kill_switch {
+                    // One that was configured before goes.
+                    self.helper.kill_switch()?;
+                }
+                self.close_up()?;
+                self.look_at_network();
+                return Ok(());
+            }
         };
         let expected = self.expected;
         port.raise(&self.links, &self.pool, patience, |tables, ring_frames| {
@@ -436,7 +439,16 @@ impl Agent {
             self.proven = status.handshakes.0;
             network.settle(self.machine.port(), &self.pool);
         }
-        if network.look(&self.helper, &self.pool, unanswered >= SILENT) {
+        let heard = match status.phase {
+            Phase::Init | Phase::Proving => Heard::Answer,
+            _ if unanswered >= SILENT => Heard::Nothing,
+            _ => Heard::Usual,
+        };
+        let opened = network.look(&self.helper, &self.pool, heard);
+        if let Some(mtu) = network.mtu() {
+            self.machine.mtu_changed(now(), mtu);
+        }
+        if opened {
             // A Hello leaves at once, or a PING, by which the Gateway learns of the new address.
             self.machine.carrier(now(), true);
             self.machine.path_changed(now());
@@ -641,10 +653,13 @@ impl Agent {
                 Action::Erase { index, .. } => self.pool.give(0, Command::Erase(index)),
                 Action::ExpectNonce(nonce) => {
                     self.expected = nonce;
-                    if let Reach::Cable(port) = &self.reach
-                        && let Some(up) = &port.up
-                    {
-                        up.tables.set_expected_nonce(nonce);
+                    match &self.reach {
+                        Reach::Cable(port) => {
+                            if let Some(up) = &port.up {
+                                up.tables.set_expected_nonce(nonce);
+                            }
+                        }
+                        Reach::Network(network) => network.expect_nonce(nonce),
                     }
                 }
                 Action::Configure(parameters) => self.configure(*parameters),

@@ -496,7 +496,7 @@ impl Daemon {
                 self.machine.roamed(workstation, index, path);
                 let name = self.registry.by_slot(workstation);
                 let name = name.map(|one| one.name.as_str());
-                tracing::info!(workstation = name, address = %path, "a Workstation is at another address");
+                tracing::debug!(workstation = name, address = %path, "a Workstation is at another address");
             }
             Event::Erased(index) => {
                 if let Some(live) = self.sessions.remove(&index) {

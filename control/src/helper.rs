@@ -137,7 +137,7 @@ enum Request {
     TakeBackKeyless { port: usize },
     /// A UDP socket of the tunnel's own, connected to an endpoint or a name server.
     UdpSocket { remote: SocketAddr },
-    /// Looks whether nothing can leave but the tunnel, and sees to it.
+    /// Looks whether nothing can leave but the tunnel, and sees to it; or to the contrary, where that is wanted.
     KillSwitch,
     /// Takes all walls and the host interface down.
     Lower,
@@ -389,7 +389,8 @@ impl Helper {
         }
     }
 
-    /// Sees to it that nothing leaves but the tunnel. True when it was not so.
+    /// Sees to it that nothing leaves but the tunnel, or, where that is not wanted, that all may. True when something
+    /// could leave that is not to.
     ///
     /// # Errors
     /// What the kernel answered.

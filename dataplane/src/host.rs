@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod coalesce;
 pub mod memory;
 pub mod segment;
+pub mod too_big;
 pub mod tun;
 pub mod vnet;
 

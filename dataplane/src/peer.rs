@@ -89,6 +89,7 @@ pub struct Peer {
     pub placed: Option<(u64, Pair, Place)>,
     pongs: Bucket,
     rekeys: Bucket,
+    too_big: Bucket,
 }
 
 impl Peer {
@@ -105,6 +106,7 @@ impl Peer {
             placed: None,
             pongs: Bucket::default(),
             rekeys: Bucket::default(),
+            too_big: Bucket::default(),
         }
     }
 
@@ -123,6 +125,11 @@ impl Peer {
     /// Whether a control message for the handshake may be handed on now: a few a second.
     pub fn may_control(&mut self, now: u64) -> bool {
         self.rekeys.take(now, (SECOND / 10, 20))
+    }
+
+    /// Whether it may be answered now that a packet for it is too big: a hundred times a second.
+    pub fn may_tell_too_big(&mut self, now: u64) -> bool {
+        self.too_big.take(now, (SECOND / 100, 20))
     }
 }
 

@@ -195,8 +195,10 @@ pub struct Session {
     peer_index: u32,
     /// The inner MTU.
     pub mtu: u16,
-    /// The way to the other side.
+    /// The way to the other side; whether control knows it, and since when it may be told again.
     pub path: Path,
+    path_untold: bool,
+    path_told: u64,
     told_worn: bool,
     told_exhausted: bool,
     /// The Workstation it belongs to.
@@ -252,9 +254,32 @@ impl Session {
             window: ReplayWindow::default(),
             failures: 0,
             allowance: lifetime.rekey_blocks(),
+            path_untold: false,
+            path_told: 0,
             told_worn: false,
             told_exhausted: false,
         })
+    }
+
+    /// Frames go this way from now on.
+    #[inline]
+    pub fn roam(&mut self, path: Path) {
+        if self.path != path {
+            self.path = path;
+            self.path_untold = true;
+        }
+    }
+
+    /// The way, where it is another than control was told; at most once a second, for who has two ways can change
+    /// from one to the other with every frame.
+    #[inline]
+    pub fn untold_path(&mut self, now: u64) -> Option<Path> {
+        if !self.path_untold || now.saturating_sub(self.path_told) < SECOND {
+            return None;
+        }
+        self.path_untold = false;
+        self.path_told = now;
+        Some(self.path)
     }
 
     fn expired(&self, now: u64) -> bool {

@@ -181,7 +181,8 @@ pub enum Event {
         /// Our index of the session.
         index: u32,
     },
-    /// The other side of a session has another address now.
+    /// The other side of a session has another address now. Told at most once a second of a session, whatever
+    /// happens in between.
     Roamed {
         /// The Workstation.
         workstation: WorkstationId,
@@ -341,7 +342,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// One round. `now` is nanoseconds of CLOCK_BOOTTIME. True when there was something to do.
     pub fn step(&mut self, now: u64) -> bool {
         let mut worked = self.obey(now);
-        worked |= self.receive();
+        worked |= self.receive(now);
         self.announce(now);
         worked |= self.take_in(now);
         worked |= self.serve(now);

@@ -6,7 +6,9 @@
 use crate::header::{Header, kind, slot_of};
 use crate::limits::*;
 use crate::siphash::SipHash24;
-use crate::tables::{Bucket, Credit, KnockEntry, SessionEntry, Source, SourceKey, seen_cell};
+use crate::tables::{
+    Bucket, Credit, KnockEntry, SessionEntry, Source, SourceKey, SourceKind, seen_cell,
+};
 use crate::udp::Udp;
 use crate::verdict::Verdict;
 
@@ -189,7 +191,13 @@ fn decide_ether(
     if header.kind == kind::DATA {
         decide_data(&header, Some(source), tables)
     } else {
-        decide_handshake(port.role, &header, Source::mac(source), frame, tables)
+        decide_handshake(
+            port.role,
+            &header,
+            Source::mac(source),
+            (frame, ETH_LEN),
+            tables,
+        )
     }
 }
 
@@ -220,7 +228,13 @@ fn decide_udp(port: &Admission, udp: &Udp, frame: &impl Frame, tables: &impl Tab
     if header.kind == kind::DATA {
         decide_data(&header, None, tables)
     } else {
-        decide_handshake(port.role, &header, datagram.source, frame, tables)
+        decide_handshake(
+            port.role,
+            &header,
+            datagram.source,
+            (frame, ETH_LEN),
+            tables,
+        )
     }
 }
 
@@ -282,12 +296,30 @@ fn decide_data(header: &Header, ether: Option<[u8; 6]>, tables: &impl Tables) ->
     (verdict, Some(workstation))
 }
 
+/// Decides about a handshake frame that came by a connected UDP socket: it begins with the Portcullis header, and is
+/// from the one place that the socket is connected to. Data there is for the AEAD alone.
+pub fn decide_connected(role: Role, frame: &impl Frame, tables: &impl Tables) -> Verdict {
+    let Some(words) = frame.words(0) else {
+        return Verdict::Short;
+    };
+    let Ok(header) = Header::from_words(words) else {
+        return Verdict::Malformed;
+    };
+    let is_handshake = !matches!(header.kind, kind::DATA | kind::RESET);
+    if !is_for(role, header.kind) || !is_handshake || !frame.holds(header.frame_len()) {
+        return Verdict::Malformed;
+    }
+    let source = Source::new(SourceKind::V4, 0);
+    decide_handshake(role, &header, source, (frame, 0), tables).0
+}
+
+/// `front`: where in the frame its Portcullis header is.
 #[inline(always)]
 fn decide_handshake(
     role: Role,
     header: &Header,
     source: Source,
-    frame: &impl Frame,
+    (frame, front): (&impl Frame, usize),
     tables: &impl Tables,
 ) -> Decision {
     let key_id = header.index;
@@ -296,7 +328,7 @@ fn decide_handshake(
         return (Verdict::UnknownKey, None);
     };
     let attributed = |verdict| (verdict, Some(workstation));
-    match tag_of(header, key, frame) {
+    match tag_of(header, key, (frame, front)) {
         None => return attributed(Verdict::Malformed),
         Some(tag) if tag != header.tag => return attributed(Verdict::BadTag),
         Some(_) => {}
@@ -346,7 +378,7 @@ fn decide_handshake(
 
 /// The tag a handshake frame should carry; `None` where the payload is not there.
 #[inline(always)]
-fn tag_of(header: &Header, key: [u64; 2], frame: &impl Frame) -> Option<u64> {
+fn tag_of(header: &Header, key: [u64; 2], (frame, front): (&impl Frame, usize)) -> Option<u64> {
     let [first, second] = header.words();
     let mut hash = SipHash24::new(key);
     hash.word(first);
@@ -355,7 +387,7 @@ fn tag_of(header: &Header, key: [u64; 2], frame: &impl Frame) -> Option<u64> {
         if at * 8 >= header.length as usize {
             break;
         }
-        hash.word(frame.word(ETH_LEN + HEADER_LEN + at * 8)?);
+        hash.word(frame.word(front + HEADER_LEN + at * 8)?);
     }
     Some(hash.finish())
 }

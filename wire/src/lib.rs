@@ -22,7 +22,7 @@ pub mod udp;
 pub mod verdict;
 pub mod watch;
 
-pub use admission::{Admission, Encapsulation, Frame, Role, Tables, decide};
+pub use admission::{Admission, Encapsulation, Frame, Role, Tables, decide, decide_connected};
 pub use header::{Header, Malformed, kind};
 pub use pinned::PinnedVerdict;
 pub use replay::ReplayWindow;

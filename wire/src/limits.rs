@@ -19,6 +19,8 @@ pub const HEADER_LEN: usize = 24;
 pub const TAG_LEN: usize = 16;
 /// Bytes that the tunnel adds to an inner packet inside an Ethernet payload.
 pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+/// The inner packet that every network carries: what is left of IPv6's least MTU (RFC 8200, section 5).
+pub const UDP_LEAST_MTU: usize = 1280 - (UDP_V6_LEN - ETH_LEN) - OVERHEAD;
 /// Largest `length` of a Data frame.
 pub const MAX_PAYLOAD: usize = 9216;
 /// Data counters are below this; a larger one is malformed.

@@ -7,12 +7,13 @@
 use super::port::AgentPort;
 use crate::api::{Counters, PortState, PortStatus};
 use crate::encapsulation::{Endpoint, Host, is_a_hosts};
+use crate::handshake::{Path as Way, inner_mtu};
 use crate::helper::Helper;
 use crate::pool::Pool;
 use crate::port::losses;
 use crate::problem::{Kind, Problem};
 use crate::resolve::Resolver;
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, TryRecvError, bounded};
 use dataplane::PortId;
 use dataplane::link::Links;
 use dataplane::path::Encapsulation;
@@ -20,15 +21,17 @@ use dataplane::port::RingStatistics;
 use dataplane::port::socket::{SocketMemory, SocketPort};
 use dataplane::wall::PortTables;
 use dataplane::worker::{Command, PortSetup};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wire::tables::KnockEntry;
 
 /// Addresses that are tried at the same time.
 pub const MOST: usize = 16;
-/// How long a silent address waits for its socket to be opened anew.
+/// How long a silent address waits for its socket to be opened anew; each time twice as long, up to the longest.
 const REOPEN: Duration = Duration::from_secs(2);
+const REOPEN_LATE: Duration = Duration::from_secs(8);
 /// And how long where there is none, or this machine's addresses have changed.
 const REOPEN_SOON: Duration = Duration::from_millis(200);
 /// How often this machine's addresses are looked at.
@@ -36,21 +39,33 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long names that were looked up are believed while the Gateway is not found there.
 const LOOK_UP: Duration = Duration::from_secs(15);
 
+/// What is heard of the Gateway at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// A session, or a Hello that waits for its answer.
+    Usual,
+    /// A session that has fallen silent.
+    Nothing,
+    /// The answer to a Hello: a handshake is under way.
+    Answer,
+}
+
 /// The way over networks.
 pub struct Network {
     endpoints: Vec<Endpoint>,
     /// What they are, by port number.
     addresses: Vec<SocketAddr>,
-    /// Which of those have a socket, and since when.
-    open: Vec<Option<Instant>>,
+    /// Which of those have a socket, and by which of this machine's addresses it leaves.
+    open: Vec<Option<IpAddr>>,
     tables: Arc<PortTables>,
     /// Names being looked up, and when that was begun last.
     lookup: Option<Receiver<Vec<SocketAddr>>>,
     looked_up: Option<Instant>,
     tried: Instant,
-    /// This machine's addresses, when they were looked at, and whether they have changed since the sockets were
-    /// opened.
-    own: BTreeSet<IpAddr>,
+    patience: Duration,
+    /// This machine's addresses with the MTU of their interfaces, when they were looked at, and whether they have
+    /// changed since the sockets were opened.
+    own: BTreeMap<IpAddr, u32>,
     looked: Instant,
     moved: bool,
     /// The port of the session that is proven.
@@ -75,7 +90,8 @@ impl Network {
             lookup: None,
             looked_up: None,
             tried: Instant::now() - REOPEN,
-            own: BTreeSet::new(),
+            patience: REOPEN,
+            own: BTreeMap::new(),
             looked: Instant::now() - LOOK,
             moved: false,
             settled: None,
@@ -86,7 +102,7 @@ impl Network {
     /// The ports that Hellos leave by.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
         let all = self.open.iter().enumerate();
-        all.filter_map(|(at, since)| since.map(|_| at as PortId))
+        all.filter_map(|(at, own)| own.map(|_| at as PortId))
     }
 
     /// Where the Gateway is found at the moment.
@@ -94,38 +110,55 @@ impl Network {
         self.addresses.get(usize::from(self.settled?)).copied()
     }
 
+    /// The largest inner packet that the proven session's interface carries.
+    pub fn mtu(&self) -> Option<u16> {
+        let own = (*self.open.get(usize::from(self.settled?))?)?;
+        Some(inner_mtu(*self.own.get(&own)?, &Way::Socket))
+    }
+
+    /// Lets handshakes with this key in, and of those the attempt that is under way.
+    ///
+    /// # Errors
+    /// What the tables answered.
+    pub fn admit(&self, key_id: u32, knock: &KnockEntry) -> std::io::Result<()> {
+        self.tables.install_knock(key_id, knock)
+    }
+
+    /// The nonce of the attempt that is under way.
+    pub fn expect_nonce(&self, nonce: u64) {
+        self.tables.set_expected_nonce(nonce);
+    }
+
     /// Opens what is to be open. True when something was, so that a Hello should leave at once.
-    pub fn look(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>, silent: bool) -> bool {
-        if let Some(found) = self.lookup.as_ref().and_then(|found| found.try_recv().ok()) {
-            self.lookup = None;
-            match self.settled {
-                None => self.take(found, pool),
-                // The Gateway was found meanwhile; what is known now may not be so when it is looked for again.
-                Some(_) => self.looked_up = None,
-            }
-        }
-        let due = self.looked_up.is_none_or(|at| at.elapsed() >= LOOK_UP);
-        if self.settled.is_none() && self.lookup.is_none() && due {
-            self.look_up(helper);
-        }
+    pub fn look(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>, heard: Heard) -> bool {
+        self.look_names_up(helper, pool);
         let settled = self.settled.map(usize::from);
-        let lost = settled.is_some_and(|port| self.open[port].is_none());
+        let lost = settled.is_some_and(|port| self.open.get(port).is_none_or(Option::is_none));
         let patience = match lost || self.moved {
             true => REOPEN_SOON,
-            false => REOPEN,
+            false => self.patience,
         };
+        if settled.is_some() && heard == Heard::Usual {
+            self.patience = REOPEN;
+        }
         if self.tried.elapsed() < patience {
             return false;
         }
         let wanted: Vec<usize> = match settled {
-            Some(port) if silent || lost || self.moved => vec![port],
+            Some(port) if heard == Heard::Nothing || lost || self.moved => vec![port],
             Some(_) => Vec::new(),
+            // The Gateway has answered, and its next answer comes to the same socket.
+            None if heard == Heard::Answer && !self.moved => Vec::new(),
             // Those that are open are opened anew too, for they may be of another network's.
             None => (0..self.addresses.len()).collect(),
         };
         if wanted.is_empty() {
             return false;
         }
+        self.patience = match self.moved {
+            true => REOPEN,
+            false => (self.patience * 2).min(REOPEN_LATE),
+        };
         self.tried = Instant::now();
         self.moved = false;
         let mut opened = false;
@@ -135,8 +168,31 @@ impl Network {
         opened
     }
 
+    /// Sees to it that it is known what the endpoints' names stand for.
+    fn look_names_up(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>) {
+        match self.lookup.as_ref().map(Receiver::try_recv) {
+            Some(Ok(found)) => {
+                self.lookup = None;
+                match self.settled {
+                    None => self.take(found, pool),
+                    // The Gateway was found meanwhile; what is known now may not be so when it is looked for again.
+                    Some(_) => self.looked_up = None,
+                }
+            }
+            // Its thread could not be started, or has failed.
+            Some(Err(TryRecvError::Disconnected)) => self.lookup = None,
+            Some(Err(TryRecvError::Empty)) | None => {}
+        }
+        let due = self.looked_up.is_none_or(|at| at.elapsed() >= LOOK_UP);
+        if self.settled.is_none() && self.lookup.is_none() && due {
+            self.look_up(helper);
+        }
+    }
+
     fn open(&mut self, at: usize, helper: &Helper, pool: &Pool<AgentPort>) -> bool {
-        let remote = self.addresses[at];
+        let Some(&remote) = self.addresses.get(at) else {
+            return false;
+        };
         let memory = SocketMemory::default();
         let port = helper.udp_socket(remote).and_then(|socket| {
             SocketPort::from_socket(socket, &memory).map_err(|error| {
@@ -146,6 +202,7 @@ impl Network {
         });
         match port {
             Ok(port) => {
+                self.open[at] = Some(port.local().ip());
                 let setup = PortSetup {
                     id: at as PortId,
                     io: AgentPort::network(port),
@@ -154,7 +211,6 @@ impl Network {
                     encapsulation: Encapsulation::Socket,
                 };
                 pool.give(0, Command::AddPort(Box::new(setup)));
-                self.open[at] = Some(Instant::now());
                 true
             }
             Err(problem) => {
@@ -177,9 +233,13 @@ impl Network {
         }
     }
 
-    /// A session is proven, by this port: the others are not needed any more.
+    /// A session is proven, by this port: the others are not needed any more. One that is not there any more is none.
     pub fn settle(&mut self, port: PortId, pool: &Pool<AgentPort>) {
+        if usize::from(port) >= self.addresses.len() {
+            return;
+        }
         self.settled = Some(port);
+        self.patience = REOPEN;
         self.reason = None;
         for other in (0..self.open.len() as PortId).filter(|other| *other != port) {
             self.close(other, pool);
@@ -190,6 +250,7 @@ impl Network {
     pub fn unsettle(&mut self) {
         if self.settled.take().is_some() {
             self.tried = Instant::now() - REOPEN;
+            self.patience = REOPEN;
         }
     }
 
@@ -203,10 +264,10 @@ impl Network {
         let usable = all
             .iter()
             .filter(|link| link.up && !link.loopback && link.name != tunnel);
-        let own = usable.flat_map(|link| link.addresses.iter().map(|net| net.addr()));
-        let own: BTreeSet<IpAddr> = own.filter(|address| is_a_hosts(*address)).collect();
+        let own = usable.flat_map(|link| link.addresses.iter().map(|net| (net.addr(), link.mtu)));
+        let own: BTreeMap<_, _> = own.filter(|(address, _)| is_a_hosts(*address)).collect();
         if own != self.own {
-            self.moved = !self.own.is_empty();
+            self.moved |= !self.own.is_empty();
             self.own = own;
         }
     }
@@ -230,6 +291,7 @@ impl Network {
         self.open = vec![None; found.len()];
         self.addresses = found;
         self.tried = Instant::now() - REOPEN;
+        self.patience = REOPEN;
     }
 
     /// Looks the endpoints up, on a thread of its own where there is a name.

@@ -7,7 +7,7 @@
 pub use dataplane::path::{Encapsulation, Path};
 pub use dataplane::session::{Install, Padding};
 use dataplane::{PortId, WorkstationId};
-use wire::limits::{ETH_LEN, MAX_PAYLOAD, OVERHEAD, UDP_V4_LEN};
+use wire::limits::{ETH_LEN, MAX_PAYLOAD, OVERHEAD, UDP_V6_LEN};
 
 mod clock;
 pub mod cookie;
@@ -79,11 +79,11 @@ pub struct Parameters {
     pub gateway_v6: Option<std::net::Ipv6Addr>,
 }
 
-/// The largest inner packet that fits frames of this MTU which go by `path`. By a socket it is that of IPv4: who
-/// has opened it knows better.
+/// The largest inner packet that fits frames of this MTU which go by `path`. By a socket it is that of IPv6, for a
+/// session may come from one IP version to the other.
 pub fn inner_mtu(port_mtu: u32, path: &Path) -> u16 {
     let front = match path {
-        Path::Socket => UDP_V4_LEN,
+        Path::Socket => UDP_V6_LEN,
         other => other.front(),
     };
     let room = (port_mtu as usize)

@@ -127,7 +127,7 @@ impl Workstation {
             gateway: config.gateway,
             mac: config.mac,
             mtu: config.mtu,
-            path: PathMtu::new(),
+            path: PathMtu::new(!matches!(config.gateway, Path::Ether(_))),
             gateway_mtu: u16::MAX,
             virtualised: config.virtualised,
             ciphers: config.ciphers,
@@ -389,16 +389,19 @@ impl Workstation {
     }
 
     /// The port carries packets of another size. The Gateway hears of it in a handshake, so a rekey
-    /// begins.
+    /// begins; over networks as soon as it is known what passes.
     pub fn mtu_changed(&mut self, now: Duration, mtu: u16) {
         let now = self.clock.advance(now);
         if mtu == self.mtu {
             return;
         }
         self.mtu = mtu;
-        if let Some(cur) = &mut self.cur {
+        if self.is_ether()
+            && let Some(cur) = &mut self.cur
+        {
             cur.rekey_at = cur.rekey_at.min(now);
         }
+        self.search_path(now);
         if !matches!(self.handshake, Handshake::Stopped) {
             self.settle(now);
         }

@@ -291,13 +291,16 @@ impl Server {
                 descriptors.push(self.udp_socket(remote)?);
                 Answer::Done
             }
-            Request::KillSwitch => Answer::Flag(self.raise_kill_switch()?),
-            Request::Lower => {
-                if self.scope.network.is_some() {
-                    self.links.lower_kill_switch().map_err(|error| {
-                        monitor::problem("letting this machine's packets leave again", error)
-                    })?;
+            Request::KillSwitch => Answer::Flag(match self.network()?.kill_switch {
+                true => self.raise_kill_switch()?,
+                false => {
+                    self.lower_kill_switch()?;
+                    false
                 }
+            }),
+            Request::Lower => {
+                // Whatever this machine's enrolment is now: it may have been another.
+                self.lower_kill_switch()?;
                 for plan in &self.scope.ports {
                     let shared = plan.encapsulation.is_shared();
                     raise::lower(&plan.interface, &plan.pin_directory, shared)?;
@@ -337,6 +340,12 @@ impl Server {
         self.links
             .raise_kill_switch(&switch)
             .map_err(|error| monitor::problem("keeping all but the tunnel from leaving", error))
+    }
+
+    fn lower_kill_switch(&self) -> Result<(), Problem> {
+        self.links
+            .lower_kill_switch()
+            .map_err(|error| monitor::problem("letting this machine's packets leave again", error))
     }
 
     fn kill_switch(&self) -> Result<KillSwitch, Problem> {

@@ -60,7 +60,7 @@ enum Way {
 
 impl<P: Port, H: Host> Worker<P, H> {
     /// Takes what the ports have received and sorts it by Workstation.
-    pub(super) fn receive(&mut self) -> bool {
+    pub(super) fn receive(&mut self, now: u64) -> bool {
         let mut worked = false;
         for at in 0..self.order.len() {
             let id = self.order[at];
@@ -75,7 +75,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             let mut received = std::mem::take(&mut self.received);
             let mut frames = received.drain(..);
             while frames.len() > 0 {
-                self.sort(id, &mut frames);
+                self.sort(id, &mut frames, now);
             }
             drop(frames);
             self.received = received;
@@ -86,7 +86,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Puts the next batch of received frames into the queues of their Workstations. The headers
     /// are read first, so that the sessions and Workstations they name are on their way when they
     /// are needed. What is the same for a run of frames of one session is done once for it.
-    fn sort(&mut self, id: PortId, frames: &mut std::vec::Drain<'_, P::Frame>) {
+    fn sort(&mut self, id: PortId, frames: &mut std::vec::Drain<'_, P::Frame>, now: u64) {
         let Some(port) = self.ports.get_mut(id) else {
             return;
         };
@@ -138,7 +138,13 @@ impl<P: Port, H: Host> Worker<P, H> {
                 // A run of nobody's frames is one frame.
                 if let Some(frame) = frames.next() {
                     let seat = self.seat.as_mut();
-                    unsorted(id, port, first, &frame, seat, &self.events, &self.counters);
+                    let admitted = first.kind == kind::DATA || admits(port, self.role, &frame, now);
+                    match admitted {
+                        true => {
+                            unsorted(id, port, first, &frame, seat, &self.events, &self.counters)
+                        }
+                        false => self.counters.unattributed.add(1),
+                    }
                     port.io.release(frame);
                 }
                 continue;
@@ -304,7 +310,6 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
             }
         }
-        let before = session.highest();
         let mut newest = None;
         let (mut opened, mut messages, mut relays) = (0, 0u64, 0u64);
         for (at, waiting) in run.iter().enumerate() {
@@ -317,7 +322,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             opened += 1;
-            if session.highest() == Some(waiting.counter) && before < Some(waiting.counter) {
+            if session.highest() == Some(waiting.counter) {
                 newest = Some(at);
             }
             let payload = payload(waiting, &port.io);
@@ -362,17 +367,19 @@ impl<P: Port, H: Host> Worker<P, H> {
                 index,
             });
         }
-        if port.encapsulation == Encapsulation::Udp
-            && peer.standing.current == index
-            && let Some(newest) = newest
-            && let Some(path) = moved(session, &run[newest], &port.io)
-        {
-            session.path = path;
-            self.outbox.push_back(Event::Roamed {
-                workstation: id,
-                index,
-                path,
-            });
+        if port.encapsulation == Encapsulation::Udp && peer.standing.current == index {
+            if let Some(newest) = newest
+                && let Some(path) = Encapsulation::Udp.path_of(run[newest].frame.data(&port.io))
+            {
+                session.roam(path);
+            }
+            if let Some(path) = session.untold_path(now) {
+                self.outbox.push_back(Event::Roamed {
+                    workstation: id,
+                    index,
+                    path,
+                });
+            }
         }
         while messages != 0 {
             self.take_message(&run[messages.trailing_zeros() as usize], now);
@@ -498,17 +505,6 @@ fn payload<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -
     data.get(..usize::from(waiting.length)).unwrap_or_default()
 }
 
-/// The way to the other side, where a frame that was opened shows that it is another now.
-#[inline]
-fn moved<F>(
-    session: &Session,
-    waiting: &Waiting<Held<F>>,
-    io: &impl Port<Frame = F>,
-) -> Option<Path> {
-    let path = Encapsulation::Udp.path_of(waiting.frame.data(io))?;
-    (path != session.path).then_some(path)
-}
-
 /// Tells whoever watches of a frame that is dropped; and of its packet, where that was opened.
 #[inline]
 fn tell<F>(
@@ -544,6 +540,14 @@ fn count_failure(peer: &Peer, error: OpenError) -> Reason {
     };
     counter.add(1);
     reason
+}
+
+/// Whether a handshake frame may go on to control. XDP has seen to that where there is one.
+fn admits<P: Port>(port: &WorkerPort<P>, role: Role, frame: &P::Frame, now: u64) -> bool {
+    port.encapsulation != Encapsulation::Socket || {
+        let frame = port.io.data(frame);
+        wire::decide_connected(role, &frame, &port.tables.at(now, true)) == wire::Verdict::Admitted
+    }
 }
 
 /// What is no Data of a session of this port: control gets handshakes, another worker what is its

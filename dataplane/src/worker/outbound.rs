@@ -3,6 +3,7 @@
 use super::*;
 use crate::host::LARGEST_PACKET;
 use crate::host::segment::{self, Segmenter};
+use crate::host::too_big;
 use crate::host::vnet::{self, VnetHeader};
 use crate::inner::{self, Pair};
 use crate::session::SealError;
@@ -243,7 +244,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         let (Some(Some(peer)), Some(session), Some(port)) = (
-            self.peers.get(id as usize),
+            self.peers.get_mut(id as usize),
             self.sessions.get(index),
             self.ports.get_mut(on),
         ) else {
@@ -253,6 +254,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let front = session.path.front();
         port.front = front;
         let mut exhausted = false;
+        let mut answer = None;
         for packet in run {
             let from = packet.payload();
             let Some(frame) = &mut packet.frame else {
@@ -282,10 +284,20 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Err(error) => {
                     exhausted |= error == SealError::Exhausted;
                     if let Some(frame) = packet.frame.take() {
+                        if answer.is_none()
+                            && error == SealError::TooLarge
+                            && peer.may_tell_too_big(now)
+                        {
+                            let packet = &port.io.data(&frame)[from..][..packet.len];
+                            answer = too_big::answer(packet, mtu);
+                        }
                         refuse(peer, port, frame, error);
                     }
                 }
             }
+        }
+        if let Some(answer) = answer {
+            self.coalescer.write(&[&answer], &mut self.host);
         }
         if session.wears_out() {
             self.outbox.push_back(Event::Worn {
@@ -394,11 +406,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         let counters = Arc::clone(&peer.counters);
         // The segments are read from the buffer while the rest of the worker seals them.
         let buffer = std::mem::take(&mut self.packet);
-        let mut count = 0;
-        if let Ok(mut segments) = Segmenter::new(header, &buffer[lies]) {
+        let (mut count, mut too_big) = (0, false);
+        if let Ok(mut segments) = Segmenter::new(header, &buffer[lies.clone()]) {
             while let len @ 1.. = segments.next_len() {
                 if len > mtu {
                     counters.too_big.add(1);
+                    too_big = true;
                     break;
                 }
                 let Some(mut frame) = self.reserve(port, now) else {
@@ -433,7 +446,34 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.packet = buffer;
         self.seal_batch(now);
         self.counters.super_packets_read.add(u64::from(count > 1));
+        if too_big {
+            self.answer_too_big(id, lies, mtu, now);
+        }
         Read::Packets(count.max(1))
+    }
+
+    /// Tells whoever has sent a packet how much of it would have been carried: the host by its interface, a
+    /// Workstation by its session.
+    #[cold]
+    fn answer_too_big(&mut self, id: WorkstationId, lies: Range<usize>, mtu: usize, now: u64) {
+        let Some(Some(peer)) = self.peers.get_mut(id as usize) else {
+            return;
+        };
+        if !peer.may_tell_too_big(now) {
+            return;
+        }
+        let packet = &self.packet[lies];
+        let source = inner::pair(packet).map(|pair| pair.source());
+        let Some(answer) = too_big::answer(packet, mtu) else {
+            return;
+        };
+        let from_workstation = source.is_some_and(|source| self.routes.owner(source).is_some());
+        if self.role == Role::Workstation || !from_workstation {
+            self.coalescer.write(&[&answer], &mut self.host);
+        } else if let Some(lies) = put(&mut self.packet, &answer) {
+            // No answer is answered, so this ends here.
+            self.segment(VnetHeader::default(), lies, now);
+        }
     }
 
     /// A free frame of a port, which may be one of those that wait to be sealed.
@@ -474,6 +514,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         else {
             return;
         };
+        // A PONG is as long as its PING, which may have come by a path with smaller headers.
+        if front + OVERHEAD + message.len() > port.io.capacity() {
+            return peer.counters.too_big.add(1);
+        }
         let Some(mut frame) = port.reserve() else {
             return peer.counters.tx_full.add(1);
         };
@@ -488,7 +532,12 @@ impl<P: Port, H: Host> Worker<P, H> {
         ) else {
             return self.release(on, frame);
         };
-        let padded = session.padding.apply(message.len(), port.mtu(session));
+        // Over networks the handshake and what finds the path's MTU out are not to depend on that.
+        let most = match session.path {
+            Path::Ether(_) => port.mtu(session),
+            Path::Udp(_) | Path::Socket => port.mtu(session).min(UDP_LEAST_MTU),
+        };
+        let padded = session.padding.apply(message.len(), most);
         prepare(port, &mut frame, &session.path, message.len(), padded);
         let data = port.io.data_mut(&mut frame);
         let sealed = session.seal(&mut data[front..], padded, now);
@@ -507,10 +556,13 @@ impl<P: Port, H: Host> Worker<P, H> {
         let Some(port) = self.ports.get_mut(port) else {
             return;
         };
+        let front = destination.front();
+        if front + body.len() > port.io.capacity() {
+            return;
+        }
         let Some(mut frame) = port.reserve() else {
             return;
         };
-        let front = destination.front();
         port.io.set_len(&mut frame, front + body.len());
         let data = port.io.data_mut(&mut frame);
         destination.write(data, port.mac, port.encapsulation);

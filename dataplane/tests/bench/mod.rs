@@ -10,6 +10,7 @@ use portcullis_dataplane::counters::{PeerCounters, WorkerCounters};
 use portcullis_dataplane::engine::Engine;
 use portcullis_dataplane::host::memory::MemoryHost;
 use portcullis_dataplane::keys::{Cipher, Protection};
+use portcullis_dataplane::path::{Encapsulation, Path, UdpPath};
 use portcullis_dataplane::policy::{Policy, Surroundings};
 use portcullis_dataplane::port::Port;
 use portcullis_dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
@@ -35,6 +36,16 @@ pub struct Bench {
 }
 
 pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench {
+    bench_by(Encapsulation::Ether(ETHERTYPE), role, peers, (port, far))
+}
+
+/// A bench whose port has this encapsulation.
+pub fn bench_by(
+    encapsulation: Encapsulation,
+    role: Role,
+    peers: u32,
+    (port, far): (MemoryPort, FarEnd),
+) -> Bench {
     let (commands, receiver) = unbounded();
     let (sender, events) = unbounded();
     let tables = Arc::new(PortTables::in_memory(64, 16).unwrap());
@@ -60,7 +71,7 @@ pub fn bench_on(role: Role, peers: u32, port: MemoryPort, far: FarEnd) -> Bench 
         io: port,
         tables: Arc::clone(&tables),
         mac,
-        encapsulation: portcullis_dataplane::path::Encapsulation::Ether(ETHERTYPE),
+        encapsulation,
     };
     commands.send(Command::AddPort(Box::new(setup))).unwrap();
     let surroundings = Command::SetSurroundings(Arc::new(surroundings()));
@@ -114,6 +125,20 @@ impl Remote {
         frame
     }
 
+    /// A frame as a network carries it on this way, seen from here.
+    pub fn frame_by(&mut self, way: UdpPath, payload: &[u8], now: u64) -> Vec<u8> {
+        let way = Path::Udp(way);
+        let front = way.front();
+        let mut frame = vec![0; front + OVERHEAD + payload.len()];
+        frame[front + HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        self.0
+            .seal(&mut frame[front..], payload.len(), now)
+            .unwrap();
+        way.write(&mut frame, WORKSTATION_MAC, Encapsulation::Udp);
+        way.finish(&mut frame);
+        frame
+    }
+
     /// The payload of a frame from the bench.
     pub fn open(&mut self, frame: &[u8], now: u64) -> Vec<u8> {
         let mut body = frame[ETH_LEN..].to_vec();
@@ -138,6 +163,11 @@ impl Bench {
 
     /// Installs a session for a Workstation, pending; `seed` tells sessions apart.
     pub fn session(&mut self, workstation: u32, seed: u8) -> Remote {
+        self.session_by(workstation, seed, WORKSTATION_MAC.into())
+    }
+
+    /// A session whose Workstation is found this way.
+    pub fn session_by(&mut self, workstation: u32, seed: u8, path: Path) -> Remote {
         let (mut gateway, mut far) = pair_for_tests(
             seed,
             Cipher::Aes256Gcm,
@@ -145,6 +175,7 @@ impl Bench {
             ((7 << 16) | u32::from(seed), 9),
         );
         gateway.workstation = workstation;
+        gateway.path = path;
         far.path = GATEWAY_MAC.into();
         self.give(Command::Install(Box::new(gateway)));
         Remote(Session::new(&far, Engine::AesGcm, self.now).unwrap())

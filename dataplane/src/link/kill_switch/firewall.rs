@@ -109,9 +109,7 @@ impl Links {
             let wanted = chains(family, switch, around);
             let replace = |flags| {
                 let messages = replacement(table.is_some(), flags, &comment, &wanted);
-                self.netfilter()
-                    .map_err(io::Error::other)?
-                    .batch(batch(family, messages))
+                self.netfilter()?.batch(batch(family, messages))
             };
             match replace(TableFlags::Owner | TableFlags::Persisent) {
                 // Before Linux 6.9.
@@ -132,10 +130,11 @@ impl Links {
 
     /// That nobody else owns a table.
     pub(super) fn claim_firewall(&self) -> Result<(), LinkError> {
-        let me = self.netfilter_port()?;
         for family in FAMILIES {
             let owner = self.firewall_table(family)?.and_then(|table| table.owner);
-            if owner.is_some_and(|owner| owner != me) {
+            if let Some(owner) = owner
+                && owner != self.netfilter_port()?
+            {
                 let why = "another process owns its nf_tables table; end that first";
                 let what = refused("taking the kill switch away");
                 return Err(what(io::Error::other(why)));
@@ -161,31 +160,40 @@ impl Links {
             }
             let messages = vec![(NfTablesMessage::DeleteTable(named(Vec::new())), 0)];
             let what = refused_by_netfilter("removing the kill switch's nf_tables table");
-            self.netfilter()?
-                .batch(batch(family, messages))
+            self.netfilter()
+                .and_then(|netfilter| netfilter.batch(batch(family, messages)))
                 .map_err(what)?;
         }
         Ok(())
     }
 
-    fn netfilter(&self) -> Result<&Netlink<NetfilterMessage>, LinkError> {
+    fn netfilter(&self) -> io::Result<&Netlink<NetfilterMessage>> {
         if let Some(open) = self.netfilter.get() {
             return Ok(open);
         }
-        let open = Netlink::of(NETLINK_NETFILTER, 0);
-        let open = open.map_err(refused_by_netfilter("opening a netfilter socket"))?;
+        let open = Netlink::of(NETLINK_NETFILTER, 0)?;
         Ok(self.netfilter.get_or_init(|| open))
     }
 
     fn netfilter_port(&self) -> Result<u32, LinkError> {
-        let port = self.netfilter()?.port();
+        let port = self.netfilter().and_then(Netlink::port);
         port.map_err(refused("asking a netfilter socket for its port"))
     }
 
+    /// The table, if there is one. Where the kernel has no nf_tables there is none.
     fn firewall_table(&self, family: NetfilterProtoFamily) -> Result<Option<Table>, LinkError> {
         let query = NfTablesMessage::GetTable(named(Vec::new()));
-        let answer = match self.netfilter()?.get(message(family, query)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        let netfilter = self.netfilter();
+        let answer = match netfilter.and_then(|netfilter| netfilter.get(message(family, query))) {
+            // Without nfnetlink, without nf_tables (`nfnetlink_rcv_msg`), without the table.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EPROTONOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)
+                ) =>
+            {
+                return Ok(None);
+            }
             other => other.map_err(refused_by_netfilter("looking for the kill switch's table"))?,
         };
         let mut table = Table::default();
@@ -209,8 +217,8 @@ impl Links {
 
     /// The chains of a table with their rules, as far as they can be told from the wanted ones.
     fn chains(&self, family: NetfilterProtoFamily) -> Result<Vec<Chain>, LinkError> {
-        let netfilter = self.netfilter()?;
         let what = || refused_by_netfilter("listing the kill switch's table");
+        let netfilter = self.netfilter().map_err(what())?;
         let query = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
         let mut chains = Vec::new();
         for answer in netfilter.dump(message(family, query)).map_err(what())? {
