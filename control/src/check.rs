@@ -64,7 +64,10 @@ pub fn check(path: &Path) -> Vec<Finding> {
                 config
                     .ports
                     .iter()
-                    .map(|port| self::port(&port.interface, &all)),
+                    .map(|port| match port.encapsulation.is_shared() {
+                        true => shared(&port.interface, &all),
+                        false => self::port(&port.interface, &all),
+                    }),
             );
             let keyless = config.keyless.iter();
             findings.extend(keyless.map(|port| self::keyless(port, &all)));
@@ -172,6 +175,21 @@ fn port(name: &str, all: &[Interface]) -> Finding {
             None => Finding::good(format!("{name} can be a port")),
         },
     }
+}
+
+/// The same for one that the kernel has too: addresses and routes are its own.
+fn shared(name: &str, all: &[Interface]) -> Finding {
+    let own = |interface: &Interface| Interface {
+        addresses: Vec::new(),
+        default_route: false,
+        ..interface.clone()
+    };
+    let all: Vec<Interface> = all.iter().map(own).collect();
+    let mut finding = port(name, &all);
+    if finding.ok {
+        finding.text = format!("{name} can be a port, shared with this machine's own traffic");
+    }
+    finding
 }
 
 /// The same for one without keys, which may have its own addresses.

@@ -148,6 +148,14 @@ impl Skb {
         unsafe { (*self.context).vlan_present != 0 }
     }
 
+    /// Whether that tag was one of no VLAN (IEEE 802.1p), which the kernel takes for none.
+    #[inline(always)]
+    pub fn was_priority_tagged(&self) -> bool {
+        // SAFETY: the kernel hands the program a valid context.
+        let tag = unsafe { (*self.context).vlan_tci };
+        self.was_tagged() && tag & 0xfff == 0
+    }
+
     /// A `T` at `at`, at any alignment.
     #[inline(always)]
     fn read<T: Copy>(&self, at: usize) -> Option<T> {

@@ -16,6 +16,7 @@ const SOLICITATION: u32 = 86;
 const IPV6_HEADER: u32 = 54;
 /// IPv6 extension headers that are followed; more are dropped.
 const EXTENSIONS: usize = 8;
+const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86DD;
 const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
@@ -46,18 +47,41 @@ pub fn leaves(context: *mut __sk_buff) -> Guarded {
     Guarded::Dropped
 }
 
-/// Follows IPv6 extension headers, which XDP leaves to this.
+/// Keeps from the kernel what is for the tunnel and hidden from XDP: behind IPv6 extension headers, or behind a tag
+/// of no VLAN, which the kernel has taken off.
 #[inline(always)]
 pub fn shared(context: *mut __sk_buff) -> Guarded {
     let packet = Skb::new(context, IPV6_HEADER);
-    if packet.be16(12) != Some(IPV6) {
-        return Guarded::On;
+    let tagged = packet.was_priority_tagged();
+    match packet.be16(12) {
+        Some(IPV4) if tagged => shared_v4(&packet),
+        Some(IPV6) => shared_v6(&packet, tagged),
+        _ => Guarded::On,
     }
+}
+
+#[inline(always)]
+fn shared_v4(packet: &Skb) -> Guarded {
+    let (Some(start), Some(fragment), Some(protocol)) =
+        (packet.be16(ETH_LEN), packet.be16(20), packet.be16(22))
+    else {
+        return Guarded::On;
+    };
+    let header = (start >> 8 & 15) as usize * 4;
+    let is_udp = protocol as u8 == UDP && fragment & 0x1fff == 0;
+    if is_udp && packet.far_be16(ETH_LEN + header + 2) == Some(udp().port) {
+        return Guarded::Dropped;
+    }
+    Guarded::On
+}
+
+#[inline(always)]
+fn shared_v6(packet: &Skb, tagged: bool) -> Guarded {
     let Some(next) = packet.be16(20) else {
         return Guarded::On;
     };
     let mut next = (next >> 8) as u8;
-    if !is_extension(next) {
+    if !is_extension(next) && !tagged {
         return Guarded::On;
     }
     let mut at = ETH_LEN + 40;

@@ -2,12 +2,15 @@
 //! programs (`cargo xtask test` builds them).
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use portcullis_xtask::attack::{checksum, ethernet, udp_v4, udp_v6};
 use portcullis_xtask::rig::*;
-use wire::limits::{ETH_LEN, UDP_PORT};
+use wire::limits::{ETH_LEN, HELLO_LEN, INITIATION_LEN, UDP_PORT};
 use wire::{Header, kind};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,11 +103,8 @@ fn another_port_at_the_nat_in_mid_stream_costs_no_more_than_what_is_in_flight() 
 
 /// Has the Workstation know the Gateway by one endpoint, on whatever interface leads there.
 fn reach_only_by(networks: &mut Networks, endpoint: impl Display) {
-    let text =
-        networks
-            .workstation
-            .configuration()
-            .replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
+    let text = networks.workstation.configuration();
+    let text = text.replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
     networks
         .workstation
         .configure(&format!("endpoint = [\"{endpoint}\"]\n{text}"))
@@ -205,6 +205,143 @@ fn a_path_that_silently_loses_large_packets_is_found_out_and_tcp_gets_through() 
     }
 }
 
+/// A connection that the Gateway sends on as fast as it goes, and what has arrived of it.
+struct Download {
+    arrived: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Download {
+    fn start(networks: &Networks) -> Self {
+        let to = (GATEWAY_V4, 5201);
+        let listener = networks
+            .gateway
+            .namespace()
+            .run(|| Ok(TcpListener::bind(to)?));
+        let listener = listener.unwrap();
+        let host = networks.workstation.namespace();
+        let mut client = host.run(|| Ok(TcpStream::connect(to)?)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        server
+            .set_write_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        let (arrived, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counted, stopped) = (Arc::clone(&arrived), Arc::clone(&stop));
+        let receive = std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok(count) = client.read(&mut buffer) {
+                    counted.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            }
+        });
+        let stopped = Arc::clone(&stop);
+        let send = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let _ = server.write(&[7; 1 << 14]);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            arrived,
+            stop,
+            threads: vec![receive, send],
+        }
+    }
+
+    /// Bytes that have arrived so far.
+    fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The Gateway's kernel knows nothing of a session's MTU but what it is told.
+#[test]
+fn a_connection_goes_on_when_the_workstation_moves_to_a_narrower_path() {
+    use portcullis_xtask::middlebox::Impairment;
+    let networks = only_v4();
+    networks.elsewhere().unwrap();
+    wait_seen_at(&networks, &["203.0.113.2:"]);
+    networks.middlebox.impair(Impairment {
+        largest: ETH_LEN + 1300,
+        ..Impairment::default()
+    });
+    let download = Download::start(&networks);
+    wait_for("the download", PATIENCE, || {
+        (download.arrived() > 1 << 20).then_some(())
+    })
+    .unwrap();
+    networks.at_home().unwrap();
+    wait_seen_at(&networks, &["198.51.100.2:"]);
+    wait_for("the MTU of the path", PATIENCE, || {
+        let mtu = networks.workstation.tunnel_mtu().unwrap();
+        (1192..=1232).contains(&mtu).then_some(())
+    })
+    .unwrap();
+    let before = download.arrived();
+    wait_for("the download to go on", PATIENCE, || {
+        (download.arrived() > before + (1 << 20)).then_some(())
+    })
+    .unwrap_or_else(|_| panic!("{} more bytes", download.arrived() - before));
+}
+
+#[test]
+fn a_path_that_carries_more_than_ethernet_does_is_used_in_full() {
+    require_root().unwrap();
+    let mut networks = networks(&Programs::find().unwrap(), false).unwrap();
+    for (host, interface) in [
+        (networks.gateway.namespace(), "wan"),
+        (&networks.internet, "ig"),
+        (&networks.internet, "iw"),
+        (networks.workstation.namespace(), WLAN),
+    ] {
+        host.ip(&format!("link set dev {interface} mtu 9000"))
+            .unwrap();
+    }
+    networks.elsewhere().unwrap();
+    networks.start().unwrap();
+    let found = |mtu: u32, what: &str| {
+        wait_for(what, PATIENCE, || {
+            (networks.workstation.tunnel_mtu().unwrap() == mtu as usize).then_some(())
+        })
+        .unwrap_or_else(|_| panic!("{what}: {:?}", networks.workstation.tunnel_mtu()));
+        passes(&networks);
+    };
+    // IPv6 and UDP headers, the tunnel's own.
+    found(9000 - 48 - 40, "the MTU of a jumbo path");
+    networks.at_home().unwrap();
+    found(1500 - 48 - 40, "the MTU at home");
+    networks.elsewhere().unwrap();
+    found(9000 - 48 - 40, "the MTU of a jumbo path again");
+}
+
+/// Sends a frame, waiting a while where there is no room for it.
+fn send_in_time(sender: &PacketSocket, frame: &[u8]) -> bool {
+    (0..100).any(|_| {
+        let sent = sender.send(frame);
+        if !sent {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    })
+}
+
 /// Sends frames to the Gateway as a host on the Internet, and gives what came back from it but ARP and
 /// neighbour discovery.
 fn answers_to(networks: &Networks, frames: &[Vec<u8>]) -> Vec<Captured> {
@@ -274,7 +411,39 @@ fn strangers(networks: &Networks) -> Vec<Vec<u8>> {
         packet[4..6].copy_from_slice(&length.to_be_bytes());
         frames.push(to_gateway(networks, false, &packet));
     }
+    // All of them with a tag of no VLAN too, which the kernel takes off.
+    let tagged = |frame: &Vec<u8>| [&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat();
+    let all: Vec<_> = frames.iter().map(tagged).collect();
+    frames.extend(all);
+    frames.extend(keyless_frames(networks));
     frames
+}
+
+/// Frames as the protocol has them, of somebody who has no key, or no cookie.
+fn keyless_frames(networks: &Networks) -> Vec<Vec<u8>> {
+    let file = networks.gateway.directory().join("ws1.enrolment");
+    let (enrolment, _) = control::enrolment::Enrolment::read(&file).unwrap();
+    let key = control::handshake::kdf::knock_keys(enrolment.psk.as_bytes()).w2g;
+    let id = enrolment.key_id.get();
+    let frame = |kind, id: u32, nonce, key| {
+        let length = if kind == kind::HELLO {
+            HELLO_LEN
+        } else {
+            INITIATION_LEN
+        };
+        let mut header = Header::new(kind, length as u16, id, nonce);
+        header.tag = header.handshake_tag(key, &vec![0; length]);
+        let payload = [&header.encode()[..], &vec![0; length]].concat();
+        let [from, to] = ["192.0.2.254", WAN[0]].map(|a| a.parse().unwrap());
+        to_gateway(networks, true, &udp_v4(from, to, UDP_PORT, &payload))
+    };
+    vec![
+        frame(kind::HELLO, id, 1, [1, 2]),
+        frame(kind::HELLO, id ^ 1, 2, key),
+        frame(kind::INITIATION, id, 3, [1, 2]),
+        // Right but for its cookie, which the Gateway has made for nobody.
+        frame(kind::INITIATION, id, 4, key),
+    ]
 }
 
 fn mend(packet: &mut [u8]) {
@@ -290,18 +459,35 @@ fn whoever_has_no_key_sees_a_dead_port_in_whatever_way_it_is_asked() {
         let networks = start(shared);
         let frames = strangers(&networks);
         let answers = answers_to(&networks, &frames);
-        let shown: Vec<&[u8]> = answers.iter().map(|frame| &frame.bytes[..]).collect();
         // What goes to the Workstation is not an answer.
-        let to = |frame: &&[u8]| frame.windows(4).any(|w| w == [192, 0, 2, 254]) && frame[23] == 1;
-        let icmp6 = |frame: &&[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58;
-        assert!(
-            !shown.iter().any(|frame| to(frame) || icmp6(frame)),
-            "shared {shared}: {shown:02x?}"
-        );
+        let asker: Ipv6Addr = "2001:db8:1::fe".parse().unwrap();
+        let to_asker = |frame: &&Captured| {
+            frame.bytes.get(30..34) == Some(&[192, 0, 2, 254])
+                || frame.bytes.get(38..54) == Some(&asker.octets())
+        };
+        let answer = answers.iter().find(to_asker);
+        assert!(answer.is_none(), "shared {shared}: {answer:02x?}");
         let counted = verdicts(&networks);
-        let dropped = counted["malformed"] + counted["outer_malformed"];
-        assert!(dropped >= 13, "{counted:?}");
+        assert_eq!(counted["bad_tag"], 2, "{counted:?}");
+        assert_eq!(counted["unknown_key"], 1, "{counted:?}");
+        // Eight datagrams are long enough for a header. The rest of the first 18 is malformed outside, but for the three
+        // with extension headers on a shared port, which are not XDP's to follow; with a tag all 18 are of no kind
+        // that is known here.
+        let counts = ["malformed", "outer_malformed", "foreign"].map(|name| counted[name]);
+        let expected = if shared { [8, 6, 0] } else { [8, 12, 18] };
+        assert_eq!(counts, expected, "shared {shared}: {counted:?}");
         assert!(networks.workstation.reaches(Duration::from_secs(2)));
+        if !shared {
+            continue;
+        }
+        // And there, what is no tunnel's does have answers: the test can fail.
+        let [from, to] = ["192.0.2.254", WAN[0]].map(|a| a.parse().unwrap());
+        let closed = to_gateway(&networks, true, &udp_v4(from, to, 9, &[7; 24]));
+        let answers = answers_to(&networks, &[closed]);
+        assert!(
+            answers.iter().any(|frame| to_asker(&frame)),
+            "a closed port"
+        );
     }
 }
 
@@ -387,7 +573,7 @@ fn frames_sent_again_from_elsewhere_move_no_session_and_open_nothing() {
             mend(&mut again[14..]);
             // No UDP checksum.
             again[40..42].fill(0);
-            sent += u64::from(sender.send(&again));
+            sent += u64::from(send_in_time(&sender, &again));
         }
     }
     pause(Duration::from_millis(500)).unwrap();
@@ -438,14 +624,14 @@ fn a_flood_of_hellos_from_everywhere_ends_no_session_and_locks_no_other_workstat
         })
         .collect();
     let sender = PacketSocket::sender(&networks.internet, "ig").unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let file = networks.gateway.add("ws2").unwrap();
     other.enroll(&file).unwrap();
     let mut took = Duration::ZERO;
     let sent = std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             let mut sent = 0u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 for frame in &frames {
                     sent += u64::from(sender.send(frame));
                 }
@@ -456,7 +642,7 @@ fn a_flood_of_hellos_from_everywhere_ends_no_session_and_locks_no_other_workstat
         let started = other.start();
         took = begun.elapsed();
         let _ = pause(Duration::from_secs(2));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         started.unwrap();
         flood.join().unwrap()
     });

@@ -69,10 +69,13 @@ fn run(arguments: &Arguments) -> Outcome {
         let ports = own.map(|p| p.interface.as_str());
         let keyless = config.keyless.iter().map(|p| p.interface.as_str());
         let ports: Vec<_> = ports.chain(keyless).collect();
+        let down = match ports.is_empty() {
+            true => String::new(),
+            false => format!(" Ordinary interfaces again, set down: {}", ports.join(", ")),
+        };
         program::print(&format!(
-            "The wall is down and {} is gone. Ordinary interfaces again, set down: {}\n",
+            "The wall is down and {} is gone.{down}\n",
             config.host_interface,
-            ports.join(", ")
         ));
         return Ok(ExitCode::SUCCESS);
     }

@@ -264,11 +264,15 @@ fn rules(who: Who) -> Result<Rules, seccompiler::BackendError> {
     }
     if who == Who::NetworkHelper {
         for family in [libc::AF_INET, libc::AF_INET6] {
-            // Without the flags in it.
-            sockets.push(SeccompRule::new(vec![
-                condition(0, Dword, Eq, family as u64)?,
-                condition(1, Dword, MaskedEq(0xf), libc::SOCK_DGRAM as u64)?,
-            ])?);
+            // UDP, which is a datagram socket's own protocol too; not ICMP.
+            for protocol in [0, libc::IPPROTO_UDP] {
+                sockets.push(SeccompRule::new(vec![
+                    condition(0, Dword, Eq, family as u64)?,
+                    // Without the flags in it.
+                    condition(1, Dword, MaskedEq(0xf), libc::SOCK_DGRAM as u64)?,
+                    condition(2, Dword, Eq, protocol as u64)?,
+                ])?);
+            }
         }
         rules.insert(libc::SYS_connect, Vec::new());
     }
@@ -318,7 +322,7 @@ pub(super) fn restrict(who: Who) -> Result<(), seccompiler::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
     /// Runs `check` on a thread that is confined as a daemon's, and on one as its helper's: a process
     /// cannot be freed again.
@@ -370,6 +374,9 @@ mod tests {
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
                 let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
                 socket(family, SockType::Datagram, flags, None).unwrap();
+                socket(family, SockType::Datagram, flags, SockProtocol::Udp).unwrap();
+                let made = socket(family, SockType::Datagram, flags, SockProtocol::Icmp);
+                assert_eq!(errno(made), Some(nix::Error::EPERM), "ICMP");
                 for kind in [SockType::Stream, SockType::Raw, SockType::SeqPacket] {
                     let made = socket(family, kind, SockFlag::empty(), None);
                     assert_eq!(errno(made), Some(nix::Error::EPERM), "{family:?} {kind:?}");
