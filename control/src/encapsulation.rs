@@ -82,7 +82,15 @@ impl Encapsulation {
 
     /// Whether the kernel has the interface too.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Udp(udp) if udp.shared)
+        self.shared_port().is_some()
+    }
+
+    /// The tunnel's UDP port, where the kernel has the interface too.
+    pub fn shared_port(&self) -> Option<u16> {
+        match self {
+            Self::Udp(udp) if udp.shared => Some(udp.port),
+            _ => None,
+        }
     }
 }
 

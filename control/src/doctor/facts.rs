@@ -74,6 +74,22 @@ pub(super) struct Routing {
     pub forwards_v6: Option<bool>,
     /// Whether a rule keeps what comes in on the host interface on this machine.
     pub kept_in: Option<bool>,
+    /// The first and the last port that programs are given which ask for none, and those left out of it (Linux,
+    /// networking/ip-sysctl: `ip_local_port_range`, `ip_local_reserved_ports`).
+    pub local_ports: Option<(u16, u16)>,
+    pub reserved_ports: Vec<(u16, u16)>,
+}
+
+impl Routing {
+    /// The reserved ports and one more, as the setting has them.
+    pub fn reserved_with(&self, port: u16) -> String {
+        let range = |(first, last): (u16, u16)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        let all = self.reserved_ports.iter().copied().chain([(port, port)]);
+        all.map(range).collect::<Vec<_>>().join(",")
+    }
 }
 
 /// A file or directory of ours.

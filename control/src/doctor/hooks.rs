@@ -121,7 +121,7 @@ fn guards(
     let ways = [(0, "ingress"), (1, "egress")];
     for (at, way) in ways
         .into_iter()
-        .filter(|(at, _)| *at == 0 || !wanted.shared)
+        .filter(|(at, _)| *at == 0 || wanted.shared.is_none())
     {
         let stands = match inspection.guards[at] {
             Link::On {
@@ -142,7 +142,7 @@ fn guards(
     Some(Finding::ok(
         name,
         "guards",
-        match wanted.shared {
+        match wanted.shared.is_some() {
             true => "stand at ingress, and are pinned",
             false => "stand at ingress and egress, and are pinned",
         },

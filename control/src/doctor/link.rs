@@ -46,7 +46,7 @@ pub(super) fn check(
 fn fitness(wanted: &PortSetup, link: &LinkInfo) -> Finding {
     let name = &wanted.interface;
     let outcome = match wanted.admission {
-        Admission::Tunnel if wanted.shared => keyless_fitness(link, None),
+        Admission::Tunnel if wanted.shared.is_some() => keyless_fitness(link, None),
         Admission::Tunnel => port_fitness(link),
         Admission::Pinned => keyless_fitness(link, Some(&wanted.addresses)),
         Admission::Open => keyless_fitness(link, None),
@@ -56,7 +56,7 @@ fn fitness(wanted: &PortSetup, link: &LinkInfo) -> Finding {
             name,
             "isolation",
             match wanted.admission {
-                Admission::Tunnel if wanted.shared => "in no bridge or bond",
+                Admission::Tunnel if wanted.shared.is_some() => "in no bridge or bond",
                 Admission::Tunnel => "in no bridge or bond, and without an address",
                 _ => "in no bridge or bond, and without a foreign address",
             },

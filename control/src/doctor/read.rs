@@ -50,7 +50,25 @@ fn routing(setup: &Setup, links: Option<&Links>) -> Routing {
         forwards_v4: on("/proc/sys/net/ipv4/ip_forward"),
         forwards_v6: on("/proc/sys/net/ipv6/conf/all/forwarding"),
         kept_in: links.and_then(|links| links.is_kept_in(&setup.host_interface).ok()),
+        local_ports: setting("ip_local_port_range").and_then(|text| {
+            let mut ports = text.split_whitespace().map(str::parse);
+            Some((ports.next()?.ok()?, ports.next()?.ok()?))
+        }),
+        reserved_ports: setting("ip_local_reserved_ports")
+            .map(|text| text.split(',').filter_map(ports).collect())
+            .unwrap_or_default(),
     }
+}
+
+fn setting(name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// `first-last`, or one port.
+fn ports(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 fn tun(setup: &Setup, links: Option<&Links>) -> Option<Tun> {

@@ -1,6 +1,6 @@
 //! Whether the kernel might pass on what comes from Workstations.
 
-use super::facts::{Facts, Port};
+use super::facts::{Facts, Port, Routing};
 use super::{Finding, PortSetup, Setup};
 use crate::choices::Admission;
 
@@ -45,15 +45,43 @@ pub(super) fn check(setup: &Setup, facts: &Facts) -> Vec<Finding> {
     found
 }
 
+/// On a shared port answers to a program that was given the tunnel's own port go to the tunnel.
+fn check_local_ports(name: &str, port: u16, routing: &Routing) -> Option<Finding> {
+    let within = |(first, last): (u16, u16)| (first..=last).contains(&port);
+    let given = within(routing.local_ports?);
+    let reserved = routing.reserved_ports.iter().copied().any(within);
+    Some(match given && !reserved {
+        false => Finding::ok(
+            name,
+            "local ports",
+            format!("no program is given UDP port {port}, which is the tunnel's"),
+        ),
+        true => Finding::warn(
+            name,
+            "local ports",
+            format!(
+                "UDP port {port} is the tunnel's, and may be given to a program that asks for any: its answers \
+                 would not come"
+            ),
+            format!(
+                "echo net.ipv4.ip_local_reserved_ports={} >/etc/sysctl.d/50-portcullis.conf && \
+                 sysctl -p /etc/sysctl.d/50-portcullis.conf",
+                routing.reserved_with(port)
+            ),
+        ),
+    })
+}
+
 pub(super) fn check_port(
     _setup: &Setup,
     wanted: &PortSetup,
     found: &Port,
-    _facts: &Facts,
+    facts: &Facts,
 ) -> Vec<Finding> {
     let name = &wanted.interface;
     let mut findings = Vec::new();
-    if wanted.shared {
+    if let Some(port) = wanted.shared {
+        findings.extend(check_local_ports(name, port, &facts.routing));
         findings.push(Finding::warn(
             name,
             "shared",

@@ -48,8 +48,8 @@ pub struct PortSetup {
     pub interface: String,
     /// What it lets in.
     pub admission: Admission,
-    /// Whether the kernel has the interface too.
-    pub shared: bool,
+    /// The tunnel's UDP port, where the kernel has the interface too.
+    pub shared: Option<u16>,
     /// Its rings; of a port without keys the defaults.
     pub rings: Rings,
     /// The addresses that it may have itself.
@@ -75,14 +75,14 @@ impl Setup {
         let tunnel = config.ports.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: Admission::Tunnel,
-            shared: port.encapsulation.is_shared(),
+            shared: port.encapsulation.shared_port(),
             rings: port.rings,
             addresses: Vec::new(),
         });
         let keyless = config.keyless.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: port.admission(),
-            shared: false,
+            shared: None,
             rings: Rings {
                 xdp: port.xdp,
                 ..Rings::default()
@@ -124,7 +124,7 @@ impl Setup {
         let port = interface.map(|interface| PortSetup {
             interface,
             admission: Admission::Tunnel,
-            shared: false,
+            shared: None,
             rings: config.rings,
             addresses: Vec::new(),
         });

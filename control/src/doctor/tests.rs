@@ -16,7 +16,7 @@ fn setup() -> Setup {
     let port = |interface: &str, admission| PortSetup {
         interface: interface.into(),
         admission,
-        shared: false,
+        shared: None,
         rings: Rings::default(),
         addresses: match admission {
             Admission::Tunnel => Vec::new(),
@@ -139,6 +139,7 @@ fn facts() -> Facts {
             forwards_v4: Some(false),
             forwards_v6: Some(false),
             kept_in: Some(true),
+            ..Routing::default()
         },
         files: vec![File {
             path: "/var/lib/portcullis/gateway.key".into(),
@@ -338,6 +339,27 @@ fn what_might_be_forwarded_is_found() {
         "forwarding",
         "net.ipv6.conf.all.forwarding=0",
     );
+    for (local, reserved, warned) in [
+        ((32768, 60999), vec![], true),
+        ((32768, 51887), vec![], false),
+        ((51888, 51888), vec![(51889, 60000)], true),
+        ((32768, 60999), vec![(8080, 8080), (51000, 52000)], false),
+    ] {
+        let (mut setup, mut facts) = (setup(), facts());
+        setup.ports[0].shared = Some(51888);
+        facts.routing.local_ports = Some(local);
+        facts.routing.reserved_ports = reserved;
+        let found = amiss(&setup, &facts);
+        let is_it = |found: &(Level, String, String, String)| found.2 == "local ports";
+        let finding = found.iter().find(|found| is_it(found));
+        assert_eq!(finding.is_some(), warned, "{local:?}: {found:?}");
+        // What is reserved already stays so.
+        let mends = |(.., remedy): &(_, _, _, String)| match local {
+            (51888, _) => remedy.contains("=51889-60000,51888 "),
+            _ => remedy.contains("=51888 "),
+        };
+        assert!(finding.is_none_or(mends), "{finding:?}");
+    }
     let eth1 = |f: &mut Facts| f.ports[0].routes = vec!["10.1.0.0/24".into()];
     planted(
         |_, f| eth1(f),
