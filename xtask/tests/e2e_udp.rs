@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use portcullis_xtask::attack::{checksum, ethernet, udp_v4, udp_v6};
 use portcullis_xtask::rig::*;
 use wire::limits::{ETH_LEN, HELLO_LEN, INITIATION_LEN, UDP_PORT};
@@ -188,21 +189,81 @@ fn a_path_that_silently_loses_large_packets_is_found_out_and_tcp_gets_through() 
         });
         networks.workstation.stop().unwrap();
         networks.workstation.start().unwrap();
-        // IPv4 and UDP headers, the tunnel's own.
-        let fits = carries - 28 - 40;
-        wait_for("the MTU of the path", PATIENCE, || {
-            let mtu = networks.workstation.tunnel_mtu().unwrap();
-            (mtu <= fits && mtu + 8 > fits || mtu == 1192 && fits < 1200).then_some(())
-        })
-        .unwrap_or_else(|_| panic!("{carries}: {:?}", networks.workstation.tunnel_mtu()));
-        let mtu = networks.workstation.tunnel_mtu().unwrap();
-        println!("a path of {carries}: {mtu} inside, of {fits} that would fit");
-        let host = networks.workstation.namespace();
-        let ping = ping(host, GATEWAY_V4.into(), [mtu - 28], Duration::from_secs(2)).unwrap();
-        assert_eq!(ping.answered, 1, "{carries}");
-        let rates = iperf3(networks.gateway.namespace(), host, GATEWAY_V4.into(), 1).unwrap();
-        assert!(rates.up > 1e5 && rates.down > 1e5, "{carries}: {rates:?}");
+        finds(
+            &networks,
+            carries,
+            &format!("the MTU of a path of {carries}"),
+        );
     }
+}
+
+/// The largest packet inside on an IPv4 path that carries `path` bytes one way is found, and TCP passes both ways.
+fn finds(networks: &Networks, path: usize, what: &str) {
+    let fits = path - 28 - 40;
+    wait_for(what, PATIENCE, || {
+        let mtu = networks.workstation.tunnel_mtu().unwrap();
+        (mtu <= fits && mtu + 8 > fits).then_some(())
+    })
+    .unwrap_or_else(|_| panic!("{what}: {:?}", networks.workstation.tunnel_mtu()));
+    let mtu = networks.workstation.tunnel_mtu().unwrap();
+    println!("{what}: {mtu} inside, of {fits} that would fit");
+    let (host, gateway) = (
+        networks.workstation.namespace(),
+        networks.gateway.namespace(),
+    );
+    let ping = ping(host, GATEWAY_V4.into(), [mtu - 28], Duration::from_secs(2)).unwrap();
+    assert_eq!(ping.answered, 1, "{what}");
+    let rates = iperf3(gateway, host, GATEWAY_V4.into(), 1).unwrap();
+    assert!(rates.up > 1e5 && rates.down > 1e5, "{what}: {rates:?}");
+}
+
+/// What the routers say by ICMP about it is nobody's to believe.
+#[test]
+fn a_path_that_is_narrower_one_way_than_the_other_is_found_out() {
+    let mut networks = only_v4();
+    for (router, interface, way) in [
+        (&networks.internet, "ih", "towards the Workstation"),
+        (&networks.home, "hw", "towards the Gateway"),
+    ] {
+        router
+            .ip(&format!("link set dev {interface} mtu 1300"))
+            .unwrap();
+        networks.workstation.stop().unwrap();
+        networks.workstation.start().unwrap();
+        finds(&networks, 1300, way);
+        router
+            .ip(&format!("link set dev {interface} mtu 1500"))
+            .unwrap();
+    }
+}
+
+/// What a NAT remembers of a session ends 30 seconds after the last packet: a PING comes before that, and where none
+/// could, the session goes on by another port.
+#[test]
+fn a_nat_that_forgets_after_thirty_seconds_ends_no_session() {
+    let mut networks = only_v4();
+    let before = wait_seen_at(&networks, &["198.51.100.2:"]);
+    let own = networks.workstation.address().unwrap();
+    let asked = |networks: &Networks| {
+        let gateway = networks.gateway.namespace();
+        let ping = ping(gateway, own.into(), [56], Duration::from_millis(500)).unwrap();
+        ping.answered == 1
+    };
+    pause(Duration::from_secs(35)).unwrap();
+    assert!(asked(&networks), "after 35 seconds without traffic");
+    assert_eq!(networks.seen_at().unwrap(), Some(before.clone()));
+
+    let signal = |networks: &mut Networks, signal| {
+        let process = networks.workstation.process().unwrap();
+        process.signal(signal).unwrap();
+    };
+    signal(&mut networks, Signal::SIGSTOP);
+    pause(Duration::from_secs(35)).unwrap();
+    assert!(!asked(&networks), "the NAT remembers");
+    signal(&mut networks, Signal::SIGCONT);
+    wait_for("the way back", PATIENCE, || asked(&networks).then_some(())).unwrap();
+    assert_ne!(networks.seen_at().unwrap(), Some(before));
+    assert!(age(&networks) >= 70, "the session is a new one");
 }
 
 /// A connection that the Gateway sends on as fast as it goes, and what has arrived of it.
