@@ -29,29 +29,9 @@ fn packaged(file: &str) -> std::path::PathBuf {
         .join(file)
 }
 
-/// A connection to the page by SOCKS 5 (RFC 1928), its name resolved by the proxy; the request sent.
+/// A connection to the page by the Gateway's SOCKS port; the request sent.
 fn socks(host: &Namespace, path: &str) -> anyhow::Result<BufReader<TcpStream>> {
-    host.run(|| {
-        let proxy = SocketAddr::from((GATEWAY_V4, 9050));
-        let mut stream = TcpStream::connect_timeout(&proxy, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.write_all(&[5, 1, 0])?;
-        let mut answer = [0; 2];
-        stream.read_exact(&mut answer)?;
-        anyhow::ensure!(answer == [5, 0], "the proxy wants {answer:?}");
-        let mut request = vec![5, 1, 0, 3, NAME.len() as u8];
-        request.extend(NAME.as_bytes());
-        request.extend(PORT.to_be_bytes());
-        stream.write_all(&request)?;
-        let mut answer = [0; 10];
-        stream.read_exact(&mut answer)?;
-        anyhow::ensure!(answer[1] == 0, "the proxy answered {answer:?}");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
-        )?;
-        Ok(BufReader::new(stream))
-    })
+    portcullis_xtask::rig::socks(host, (GATEWAY_V4, 9050).into(), (NAME, PORT), path)
 }
 
 /// How many bytes the page has by SOCKS, after its head.

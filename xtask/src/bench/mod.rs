@@ -18,6 +18,7 @@ mod release;
 mod report;
 mod restart;
 mod search;
+mod shared;
 mod traffic;
 
 use std::fs;
@@ -50,7 +51,7 @@ pub struct Suite {
 }
 
 /// All suites, in the order in which they run.
-pub const SUITES: [Suite; 7] = [
+pub const SUITES: [Suite; 8] = [
     Suite {
         name: "admission",
         about: "nanoseconds a verdict costs in XDP, over an empty program",
@@ -80,6 +81,11 @@ pub const SUITES: [Suite; 7] = [
         name: "restart",
         about: "kill -9 of the Gateway to the first reply, 1 and 64 Workstations",
         run: restart::run,
+    },
+    Suite {
+        name: "shared",
+        about: "what nginx and Tor on the Gateway keep beside the wall of a shared port",
+        run: shared::run,
     },
     Suite {
         name: "peers",

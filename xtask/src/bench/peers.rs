@@ -12,7 +12,7 @@
 mod cable;
 mod config;
 mod far;
-mod install;
+pub(super) mod install;
 mod tunnel;
 
 use std::collections::BTreeMap;

@@ -200,7 +200,10 @@ pub fn download(
 
 /// Requests `path` and gives the body to `each`, until it answers false or the body ends. While
 /// nothing comes, `each` is asked with nothing a few times a second.
-pub(super) fn fetch(
+///
+/// # Errors
+/// When the connection fails, or nothing comes for 30 seconds.
+pub fn fetch(
     namespace: &Namespace,
     address: (IpAddr, u16),
     path: &str,

@@ -36,7 +36,7 @@ mod udp;
 pub use capture::{Capture, Captured};
 pub use forward::Forward;
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};
-pub use http::{Download, HttpServer, body_sha256, download};
+pub use http::{Download, HttpServer, body_sha256, download, fetch};
 #[cfg(target_arch = "x86_64")]
 pub use inject::Captive;
 pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth, veth_queues};
@@ -52,7 +52,7 @@ pub use terminal::Terminal;
 pub use topology::{
     Demo, Many, Single, Tapped, demo, lay_tapped_cable, many, many_queues, single, tapped,
 };
-pub use tor::{NameServer, TorNetwork, resolve};
+pub use tor::{NameServer, TorNetwork, resolve, socks};
 pub use traffic::{
     Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
 };

@@ -4,7 +4,8 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -202,6 +203,37 @@ fn spawn(
     let mut command = host.command(programs.join("tor"));
     command.arg("-f").arg(&path);
     Process::start(name, command, &directory.join(format!("{name}.log")))
+}
+
+/// A connection by SOCKS 5 (RFC 1928) to a server whose name the proxy resolves; the request for `path` is sent.
+///
+/// # Errors
+/// When the proxy or the server cannot be reached, or nothing comes for 30 seconds.
+pub fn socks(
+    host: &Namespace,
+    proxy: SocketAddr,
+    (name, port): (&str, u16),
+    path: &str,
+) -> Result<BufReader<TcpStream>> {
+    let mut stream =
+        host.run(|| Ok(TcpStream::connect_timeout(&proxy, Duration::from_secs(5))?))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(&[5, 1, 0])?;
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer == [5, 0], "the proxy wants {answer:?}");
+    let mut request = vec![5, 1, 0, 3, u8::try_from(name.len())?];
+    request.extend(name.as_bytes());
+    request.extend(port.to_be_bytes());
+    stream.write_all(&request)?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer[1] == 0, "the proxy answered {answer:?}");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
+    )?;
+    Ok(BufReader::new(stream))
 }
 
 /// A name server on a host's loopback that gives one name's IPv4 address, and of every other says that

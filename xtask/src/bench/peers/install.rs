@@ -47,7 +47,7 @@ impl Source {
 ///
 /// # Errors
 /// When `apt-get` cannot install it.
-pub(super) fn debian(package: &str, program: &str, task: &Task) -> Result<PathBuf> {
+pub(in crate::bench) fn debian(package: &str, program: &str, task: &Task) -> Result<PathBuf> {
     if let Some(path) = find(program) {
         return Ok(path);
     }
