@@ -57,7 +57,7 @@ use zeroize::Zeroizing;
 
 /// The least MTU that IPv6 takes (RFC 8200, section 5).
 const IPV6_MTU: u16 = 1280;
-/// The agent's only port, and its only peer: the Gateway.
+/// The agent's port on a cable, and its only peer: the Gateway.
 const PORT: PortId = 0;
 const GATEWAY: u32 = 0;
 /// Session slots: one of each kind, and a few being erased.
@@ -165,7 +165,7 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     Ok(outcome?)
 }
 
-/// Takes down what an agent that is no longer running has left: the wall and the host interface.
+/// Takes down what an agent that is no longer running has left: the kill switch, the wall and the host interface.
 ///
 /// # Errors
 /// What is left standing, and why.
@@ -501,7 +501,7 @@ impl Agent {
                     Ok(Signal::Rekey) => self.rekey(),
                     Ok(Signal::Reload) => tracing::info!("an agent has nothing to reload; restart it to apply its configuration"),
                     Ok(Signal::Stop) | Err(_) => {
-                        tracing::info!("stopping; the wall stays up and nothing leaves the port");
+                        tracing::info!("stopping; wall and kill switch stay as they are");
                         return Ok(());
                     }
                 },
@@ -875,7 +875,7 @@ impl Agent {
         }
     }
 
-    /// Takes everything down on purpose. The port is an ordinary interface again, and set down.
+    /// Takes everything down on purpose. A port is an ordinary interface again, and set down.
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
         self.pool.give(0, Command::Stop);

@@ -42,7 +42,7 @@ pub struct Enrolment {
     pub psk: Psk,
     /// How frames travel.
     pub encapsulation: Encapsulation,
-    /// The interface that is cabled to the Gateway, where it was named at enrolment.
+    /// The interface that is cabled to the Gateway, or that the tunnel leaves by, where it was named at enrolment.
     pub interface: Option<String>,
 }
 

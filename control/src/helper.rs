@@ -2,9 +2,10 @@
 //! nothing else.
 //!
 //! A daemon starts it before it has a thread, a secret or a socket of its own, tells it once which
-//! interfaces are its ports, and gives up its own privileges. From then on it asks the helper to
-//! raise a wall, set a link up, make a rule in a NIC, set up the host interface, or for an AF_XDP
-//! socket. Requests are a closed set, and name ports by number: there is none for another interface.
+//! interfaces are its ports, or which UDP ports its endpoints have, and gives up its own privileges. From then on it
+//! asks the helper to raise a wall, set a link up, make a rule in a NIC, set up the host interface, look after the
+//! kill switch, or for an AF_XDP or UDP socket. Requests are a closed set, and name ports by number: there is none
+//! for another interface.
 //! Both go down together: the helper ends when its daemon is gone, the daemon when its helper is.
 
 mod keyless;
@@ -139,7 +140,7 @@ enum Request {
     UdpSocket { remote: SocketAddr },
     /// Looks whether nothing can leave but the tunnel, and sees to it; or to the contrary, where that is wanted.
     KillSwitch,
-    /// Takes all walls and the host interface down.
+    /// Takes all walls, the host interface and the kill switch down.
     Lower,
 }
 
@@ -412,7 +413,7 @@ impl Helper {
         }
     }
 
-    /// Takes all walls and the host interface down.
+    /// Takes all walls, the host interface and the kill switch down.
     ///
     /// # Errors
     /// What is left standing, and why.

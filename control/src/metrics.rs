@@ -295,7 +295,7 @@ fn ports(sample: &Sample) -> Vec<Family> {
     );
     let mut verdicts = Family::counter(
         "portcullis_port_frames_total",
-        "Frames that came in on a port by verdict of admission; every verdict but admitted is a drop.",
+        "Frames that came in on a port by verdict of admission; every verdict but admitted, passed and answered is a drop.",
     );
     let mut losses = Family::counter(
         "portcullis_port_ring_losses_total",
@@ -354,7 +354,7 @@ fn workstations(sample: &Sample) -> Vec<Family> {
     );
     let mut verdicts = Family::counter(
         "portcullis_workstation_frames_total",
-        "A Workstation's frames by verdict of admission; every verdict but admitted is a drop.",
+        "A Workstation's frames by verdict of admission; every verdict but admitted, passed and answered is a drop.",
     );
     let mut handshakes = Family::counter(
         "portcullis_workstation_handshakes_total",

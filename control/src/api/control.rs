@@ -126,8 +126,8 @@ pub trait AgentControl: Send + Sync + 'static {
     /// It cannot tell now.
     fn status(&self) -> Result<AgentStatus, Problem>;
 
-    /// Takes the tunnel down: session erased, host interface and wall gone, the port the kernel's
-    /// own again. The process ends after the answer.
+    /// Takes the tunnel down: session erased, host interface, wall and kill switch gone, the port the
+    /// kernel's own again. The process ends after the answer.
     ///
     /// # Errors
     /// What is left standing, and why.

@@ -415,7 +415,7 @@ async fn agent_status(State(served): Agent) -> Response {
     path = "/v1/down",
     operation_id = "down",
     responses(
-        (status = 200, description = "tunnel and wall are down", body = Done),
+        (status = 200, description = "tunnel, wall and kill switch are down", body = Done),
         (status = 409, description = "it does not fit what there is", body = ErrorBody),
     ),
 )]

@@ -24,7 +24,7 @@ use std::process::ExitCode;
   portcullis-agent enroll /media/usb/alpha.enrolment   take the keys made on the Gateway
   portcullis-agent up                                  serve the tunnel until told to stop
   portcullis-agent status                              whether all is well, and what it is doing
-  portcullis-agent down                                take tunnel and wall down
+  portcullis-agent down                                take tunnel, wall and kill switch down
 
 Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
 )]
@@ -45,8 +45,8 @@ enum Command {
     Enroll(enroll::Arguments),
     /// Serve the tunnel until told to stop.
     ///
-    /// Tries again for ever, whichever side starts first. Tunnel and wall stay up when it ends: what
-    /// leaves this machine still leaves by the tunnel or not at all.
+    /// Tries again for ever, whichever side starts first. Tunnel, wall and kill switch stay up when it ends:
+    /// what left this machine by the tunnel or not at all still does.
     #[command(after_help = "Examples:
   portcullis-agent up
   RUST_LOG=debug portcullis-agent up     log more
@@ -56,19 +56,20 @@ enum Command {
     Status(look::Look),
     Dump(look::Dump),
     Top(top::Arguments),
-    /// Examine this machine, its kernel and the port, and say what is not set up right and what mends it.
+    /// Examine this machine, its kernel and the port on a cable, and say what is not set up right and what mends it.
     Doctor(doctor::Arguments),
     /// Show samples of the frames that are dropped, live, each with its verdict.
     ///
-    /// Times are UTC.
+    /// Times are UTC. On a cable only: over networks drops are counted, and not shown.
     Watch(watch::Arguments),
     /// Say what the port does with a frame, and why, step by step.
     ///
     /// The frame is put to the code that decides in XDP, over the running agent's tables, which are only
-    /// read. Without the agent it is told as far as the frame itself decides.
+    /// read. Without the agent it is told as far as the frame itself decides. On a cable only: over networks the
+    /// kernel receives the tunnel's datagrams.
     Explain(explain::Arguments),
     Completions(completions::Arguments),
-    /// Take the tunnel down, and the wall: the port is an ordinary interface again.
+    /// Take the tunnel down, the wall (the port is an ordinary interface again), and the kill switch.
     #[command(after_help = "Example:
   portcullis-agent down")]
     Down,

@@ -23,8 +23,8 @@ use toml::{Spanned, Value};
 /// A Workstation's configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// The interface that is cabled to the Gateway; `None`: the one named at enrolment, or the only
-    /// wired one.
+    /// The interface that is cabled to the Gateway, or over networks the one that the tunnel leaves by; `None`:
+    /// the one named at enrolment, or the only wired one, or over networks whichever leads there.
     pub interface: Option<String>,
     /// The MAC address it is given.
     pub mac_address: MacAddress,

@@ -18,7 +18,7 @@ pub struct Live {
     pub workstation: WorkstationId,
     /// The port it lives on.
     pub port: PortId,
-    /// The Workstation's MAC address.
+    /// The way to the Workstation.
     pub path: Path,
 }
 

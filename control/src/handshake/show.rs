@@ -13,7 +13,7 @@ pub struct SessionInfo {
     pub index: u32,
     /// The port.
     pub port: PortId,
-    /// The Workstation's MAC address.
+    /// The way to the Workstation.
     pub path: Path,
     /// Since it was installed.
     pub age: Duration,

@@ -16,13 +16,14 @@ pub const COLUMNS: &[(&str, &str)] = &[
     (
         "agent",
         "version, uptime in seconds, AEAD engine, Workstation's name, key id, handshake's state, \
-         Gateway's MAC address, addresses, protection, cipher, session's age in seconds, seconds since \
-         the last handshake, packets and bytes received, packets and bytes sent, rekeys, rollbacks",
+         Gateway's MAC address (over networks its address and port), addresses, protection, cipher, session's \
+         age in seconds, seconds since the last handshake, packets and bytes received, packets and bytes sent, rekeys, rollbacks",
     ),
     (
         "port",
-        "interface, admission, state, MAC address, XDP mode, zero-copy (1 or 0), queues, frames \
-         admitted, frames dropped, frames lost at the rings, frames kept from leaving",
+        "interface (of an agent over networks the endpoints), admission, state, MAC address, XDP mode, \
+         zero-copy (1 or 0), queues, frames admitted, frames dropped, frames lost at the rings, frames kept \
+         from leaving",
     ),
     (
         "pin",
@@ -31,8 +32,8 @@ pub const COLUMNS: &[(&str, &str)] = &[
     (
         "workstation",
         "name, state, key id, addresses, port, what it may reach, protection, cipher, session's age in \
-         seconds, its MAC address, seconds since the last handshake, packets and bytes from it, packets \
-         and bytes to it, frames opened, frames dropped, rekeys",
+         seconds, its MAC address (over networks its address and port), seconds since the last handshake, \
+         packets and bytes from it, packets and bytes to it, frames opened, frames dropped, rekeys",
     ),
     (
         "count",

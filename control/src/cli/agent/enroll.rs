@@ -27,7 +27,8 @@ const LONGEST: u64 = 1 << 20;
 pub struct Arguments {
     /// The file that `portcullis workstation add` or `rotate` wrote; - for standard input.
     file: PathBuf,
-    /// The interface that is cabled to the Gateway; the only wired one when not given.
+    /// The interface that is cabled to the Gateway, the only wired one when not given; over networks the
+    /// one that the tunnel leaves by, whichever leads there when not given.
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
     /// Give up the identity this Workstation has.

@@ -37,7 +37,7 @@ Then on the Workstation:
         /// Its inner address, at most one of each family; the next free ones when not given.
         #[arg(long, value_name = "IP")]
         address: Vec<IpAddr>,
-        /// Serve it on this port only.
+        /// Serve it on this port only; to be said where ports differ in how they are reached.
         #[arg(long, value_name = "IF", add = candidates::ports())]
         port: Option<String>,
         /// encrypt (the default), or authenticate for a virtual LAN nobody else can listen to.
