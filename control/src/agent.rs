@@ -165,6 +165,18 @@ pub fn run(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     Ok(outcome?)
 }
 
+/// Lets this machine's packets leave again, whatever its enrolment is now: it may have been another when a kill
+/// switch was put up.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn open_up() -> Result<(), Problem> {
+    let tried = "letting this machine's packets leave again";
+    Links::open()
+        .and_then(|links| links.lower_kill_switch())
+        .map_err(|error| monitor::problem(tried, error))
+}
+
 /// Takes down what an agent that is no longer running has left: the kill switch, the wall and the host interface.
 ///
 /// # Errors
@@ -173,12 +185,7 @@ pub fn down(config: config::Agent, config_path: &Path) -> anyhow::Result<()> {
     // Nobody starts an agent meanwhile.
     let _socket = Socket::bind(&config.runtime_directory)?;
     let identity = Enrolment::load(&config.state_directory)?;
-    let tried = "letting this machine's packets leave again";
-    let links = Links::open().map_err(|error| monitor::problem(tried, error))?;
-    // Whatever its enrolment is now: it may have been another.
-    links
-        .lower_kill_switch()
-        .map_err(|error| monitor::problem(tried, error))?;
+    open_up()?;
     if let Encapsulation::Ether { .. } = identity.encapsulation {
         let interface = interface(&config, config_path, &identity)?;
         raise::lower(&interface, &config.pin_directory, false)?;
@@ -242,9 +249,10 @@ impl Agent {
             }
             Wanted::Network(endpoints) => {
                 let network = Network::new(endpoints)?;
+                let watched = vec![network.name(); network::MOST];
                 let reach = Reach::Network(Box::new(network));
                 let mtu = inner_mtu(ETHERNET_MTU, &Way::Socket);
-                (reach, [0; 6], mtu, None, Vec::new())
+                (reach, [0; 6], mtu, None, watched)
             }
         };
         // Addresses come with the first session; those of a former one stay until then, so that

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use wire::limits::{HEADER_LEN, SECOND, UDP_V6_LEN};
+use wire::limits::{ETH_LEN, ETHERTYPE, HEADER_LEN, SECOND, UDP_V6_LEN};
 use wire::tables::Bucket;
 
 use crate::wall::{Wanted, burst};
@@ -214,10 +214,14 @@ impl Faucet {
             inner: [0; INNER],
             inner_len: 0,
         };
-        let outer = (dropped.front + HEADER_LEN).min(OUTER);
+        // What a socket has received gets an Ethernet header of nobody's, as all who read samples expect one.
+        let made = if dropped.front == 0 { ETH_LEN } else { 0 };
+        sample.outer[12..ETH_LEN].copy_from_slice(&ETHERTYPE.to_be_bytes());
+        let outer = (dropped.front + HEADER_LEN).min(OUTER - made);
         if let Some(bytes) = dropped.frame.get(..outer) {
-            sample.outer[..outer].copy_from_slice(bytes);
-            sample.outer_len = outer as u8;
+            sample.outer[made..made + outer].copy_from_slice(bytes);
+            sample.outer_len = (made + outer) as u8;
+            sample.length += made as u32;
         }
         let packet = dropped.packet.unwrap_or_default();
         let head = headers(packet);

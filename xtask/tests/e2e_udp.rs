@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -874,7 +875,7 @@ fn loss_delay_duplication_and_reordering_are_got_through() {
     let mut networks = only_v4();
     networks.middlebox.impair(Impairment {
         loss: 0.05,
-        duplication: 0.02,
+        duplication: 0.2,
         reordering: 0.05,
         hold: Duration::from_millis(30),
         delay: Duration::from_millis(100),
@@ -883,16 +884,33 @@ fn loss_delay_duplication_and_reordering_are_got_through() {
     networks.workstation.rekey().unwrap();
     networks.workstation.stop().unwrap();
     networks.workstation.start().unwrap();
+    let mut watch = networks
+        .workstation
+        .agent("watch --verdict replayed --count 1");
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
     let ping = ping(
         networks.workstation.namespace(),
         GATEWAY_V4.into(),
-        [56; 40],
+        [56; 60],
         Duration::from_secs(1),
     )
     .unwrap();
-    assert!(ping.answered >= 25, "{ping:?}");
+    assert!(ping.answered >= 36, "{ping:?}");
     let counted = networks.gateway.show().unwrap();
     assert_eq!(counted.number("ws1", "open_failed"), 0);
+    assert!(counted.number("ws1", "replayed") > 0, "copies are seen");
+    // Which is to be seen at the Workstation too.
+    wait_for("a copy that is shown", PATIENCE, || {
+        watch.try_wait().unwrap()
+    })
+    .unwrap();
+    let mut shown = String::new();
+    watch.stdout.unwrap().read_to_string(&mut shown).unwrap();
+    let endpoint = format!(" {}:{UDP_PORT} replayed", WAN[0]);
+    assert!(
+        shown.contains(&endpoint) && shown.contains("Portcullis Data"),
+        "{shown}"
+    );
 }
 
 #[test]

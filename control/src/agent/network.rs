@@ -99,6 +99,12 @@ impl Network {
         })
     }
 
+    /// What it is called where a cable's interface would be: its endpoints.
+    pub fn name(&self) -> String {
+        let endpoints: Vec<String> = self.endpoints.iter().map(Endpoint::to_string).collect();
+        endpoints.join(", ")
+    }
+
     /// The ports that Hellos leave by.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
         let all = self.open.iter().enumerate();
@@ -333,13 +339,12 @@ impl Network {
 
     /// What there is to show of it.
     pub fn status(&self, rings: Option<&RingStatistics>) -> PortStatus {
-        let endpoints: Vec<String> = self.endpoints.iter().map(Endpoint::to_string).collect();
         let state = match self.ports().next() {
             Some(_) => PortState::Up,
             None => PortState::Down,
         };
         PortStatus {
-            interface: endpoints.join(", "),
+            interface: self.name(),
             state,
             reason: self.reason.clone().filter(|_| self.settled.is_none()),
             ring_losses: rings.map_or_else(Counters::new, losses),

@@ -12,6 +12,7 @@ use crate::problem::Kind;
 use crate::top::Source;
 use crate::{agent, doctor, explain, files, helper, log, program, systemd, watch};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use nix::unistd::geteuid;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,7 +61,7 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show samples of the frames that are dropped, live, each with its verdict.
     ///
-    /// Times are UTC. On a cable only: over networks drops are counted, and not shown.
+    /// Times are UTC. Over networks, where there is no XDP, those are shown that the worker drops.
     Watch(watch::Arguments),
     /// Say what the port does with a frame, and why, step by step.
     ///
@@ -143,6 +144,8 @@ fn down(context: Context) -> Outcome {
     let over_networks =
         enrolled.is_ok_and(|one| matches!(one.encapsulation, Encapsulation::Udp { .. }));
     match context.client.agent_down() {
+        // The helper of an agent on a cable may not touch what a former enrolment has left.
+        Ok(_) if !over_networks && geteuid().is_root() => agent::open_up()?,
         Ok(_) => {}
         Err(problem) if problem.kind == Kind::Unavailable => {
             agent::down(context.config, &context.path)?;

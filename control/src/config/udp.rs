@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use toml::Spanned;
 use wire::limits::UDP_PORT;
 
-/// Endpoints that can be named.
-const MAX_ENDPOINTS: usize = 8;
+/// The most endpoints that can be named.
+const MAX_ENDPOINTS: usize = 7;
 
 impl Check<'_> {
     /// How a tunnel port's frames travel.
@@ -108,16 +108,14 @@ impl Check<'_> {
             }
             endpoints.push(endpoint);
         }
-        match endpoints.len() {
-            0 | MAX_ENDPOINTS.. => {
-                let at = texts.first().map_or(0, |text| text.span().start);
-                Err(self.problem(
-                    at,
-                    format!("there are {} endpoints", endpoints.len()),
-                    format!("name 1 to {}", MAX_ENDPOINTS - 1),
-                ))
-            }
-            _ => Ok(endpoints),
+        if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
+            let at = texts.first().map_or(0, |text| text.span().start);
+            return Err(self.problem(
+                at,
+                format!("there are {} endpoints", endpoints.len()),
+                format!("name 1 to {MAX_ENDPOINTS}"),
+            ));
         }
+        Ok(endpoints)
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn check(
     findings
 }
 
-/// A NIC has nothing to spread the tunnel's frames by: without a rule they all come by one queue.
+/// A NIC has nothing to spread the frames of a cable by: without a rule they all come by one queue.
 fn count(name: &str, wanted: &PortSetup, found: &Port) -> Finding {
     let has = found.survey.queues;
     let asked = wanted.rings.queues.unwrap_or(has);
@@ -46,6 +46,16 @@ fn count(name: &str, wanted: &PortSetup, found: &Port) -> Finding {
             name,
             "queues",
             "1 queue, which is all the tunnel needs of a port",
+        );
+    }
+    if wanted.udp {
+        return Finding::ok(
+            name,
+            "queues",
+            format!(
+                "{asked} queues; the NIC spreads datagrams over them by address and port, and a worker hands on what \
+                 is another's"
+            ),
         );
     }
     match found.survey.ntuple {

@@ -2,6 +2,7 @@
 
 use crate::choices::Admission;
 use crate::config::{Agent, Gateway, Rings};
+use crate::encapsulation;
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::interfaces;
 use crate::problem::Problem;
@@ -48,6 +49,8 @@ pub struct PortSetup {
     pub interface: String,
     /// What it lets in.
     pub admission: Admission,
+    /// Whether the tunnel's frames are datagrams there.
+    pub udp: bool,
     /// The tunnel's UDP port, where the kernel has the interface too.
     pub shared: Option<u16>,
     /// Its rings; of a port without keys the defaults.
@@ -75,6 +78,7 @@ impl Setup {
         let tunnel = config.ports.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: Admission::Tunnel,
+            udp: matches!(port.encapsulation, encapsulation::Encapsulation::Udp(_)),
             shared: port.encapsulation.shared_port(),
             rings: port.rings,
             addresses: Vec::new(),
@@ -82,6 +86,7 @@ impl Setup {
         let keyless = config.keyless.iter().map(|port| PortSetup {
             interface: port.interface.clone(),
             admission: port.admission(),
+            udp: false,
             shared: None,
             rings: Rings {
                 xdp: port.xdp,
@@ -124,6 +129,7 @@ impl Setup {
         let port = interface.map(|interface| PortSetup {
             interface,
             admission: Admission::Tunnel,
+            udp: false,
             shared: None,
             rings: config.rings,
             addresses: Vec::new(),

@@ -16,6 +16,7 @@ fn setup() -> Setup {
     let port = |interface: &str, admission| PortSetup {
         interface: interface.into(),
         admission,
+        udp: false,
         shared: None,
         rings: Rings::default(),
         addresses: match admission {
@@ -621,6 +622,15 @@ fn what_a_driver_cannot_do_is_found() {
         "native XDP",
         "igc",
     );
+}
+
+/// Datagrams have addresses and ports, which any NIC spreads them by.
+#[test]
+fn several_queues_without_rules_are_in_order_over_udp() {
+    let (mut setup, mut facts) = (setup(), facts());
+    setup.ports[0].udp = true;
+    facts.ports[0].survey.ntuple = None;
+    assert_eq!(amiss(&setup, &facts), []);
 }
 
 #[test]

@@ -299,8 +299,9 @@ impl Server {
                 }
             }),
             Request::Lower => {
-                // Whatever this machine's enrolment is now: it may have been another.
-                self.lower_kill_switch()?;
+                if self.scope.network.is_some() {
+                    self.lower_kill_switch()?;
+                }
                 for plan in &self.scope.ports {
                     let shared = plan.encapsulation.is_shared();
                     raise::lower(&plan.interface, &plan.pin_directory, shared)?;
