@@ -27,6 +27,8 @@ pub struct UdpPort {
     pub addresses: Vec<IpAddr>,
     /// Whether the kernel has the interface too.
     pub shared: bool,
+    /// Whether who has no key gets no answer at all.
+    pub stealth: bool,
     /// Where Workstations find it.
     pub endpoints: Vec<Endpoint>,
 }
@@ -53,7 +55,10 @@ impl Encapsulation {
                     IpAddr::V6(v6) => Some(*v6),
                     IpAddr::V4(_) => None,
                 });
-                wire::Encapsulation::Udp(Udp::new(udp.port, v4, v6, udp.shared))
+                wire::Encapsulation::Udp(Udp {
+                    stealth: udp.stealth,
+                    ..Udp::new(udp.port, v4, v6, udp.shared)
+                })
             }
         }
     }

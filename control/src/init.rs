@@ -263,6 +263,7 @@ const OVER_NETWORKS: &str = r#"
 #   endpoint = ["gateway.example:51888"]                      # where Workstations find it; by default the addresses
 # With shared = true it is an interface of this machine's, its uplink for one: XDP takes the tunnel's UDP port,
 # and the kernel has everything else. Then addresses may be left out, and endpoint must say where it is found.
+# Whoever has no key sees a dead port; with stealth = false it is told that nobody listens (ICMP port unreachable).
 "#;
 
 /// How a port for Workstations without keys is written.

@@ -681,12 +681,13 @@ fn tell_encapsulation<'a>(loader: &mut EbpfLoader<'a>, encapsulation: &'a Encaps
             loader.override_global("ETHERTYPE", ethertype, true);
         }
         Encapsulation::Udp(udp) => {
-            let shared: &u32 = if udp.shared { &1 } else { &0 };
+            let flag = |on| -> &u32 { if on { &1 } else { &0 } };
             loader
                 .override_global("UDP_PORT", &udp.port, true)
                 .override_global("UDP_V4", &udp.v4, true)
                 .override_global("UDP_V6", &udp.v6, true)
-                .override_global("UDP_SHARED", shared, true);
+                .override_global("UDP_SHARED", flag(udp.shared), true)
+                .override_global("UDP_STEALTH", flag(udp.stealth), true);
         }
     }
 }

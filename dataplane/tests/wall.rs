@@ -475,6 +475,9 @@ fn this_kernel_takes_every_program_in_each_way_in_which_it_is_used() {
     for name in [
         "admission at the Gateway over udp, shared",
         "admission at the Workstation",
+        "ingress_udp at the Gateway over udp, answering",
+        "guard_udp at the Gateway over udp",
+        "ingress_shared at the Gateway over udp, shared, answering",
     ] {
         assert!(names.contains(&name), "{names:?}");
     }

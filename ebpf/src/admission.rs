@@ -38,6 +38,8 @@ static UDP_V4: Global<u32> = Global::new(0);
 static UDP_V6: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 static UDP_SHARED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static UDP_STEALTH: Global<u32> = Global::new(1);
 
 // Sizes that the loader sets are 1 here.
 #[map]
@@ -76,7 +78,8 @@ pub fn run(context: *mut xdp_md) -> u32 {
             _ => Encapsulation::Udp(udp()),
         },
     };
-    let (verdict, workstation) = decide(&port, &Packet::new(context), &Maps { context });
+    let maps = Maps { context };
+    let (verdict, workstation) = decide(&port, &Packet::new(context), &maps);
     count(&VERDICTS, verdict as u32);
     if let Some(workstation) = workstation {
         let row = workstation.wrapping_mul(Verdict::COUNT as u32);
@@ -90,6 +93,10 @@ pub fn run(context: *mut xdp_md) -> u32 {
         Verdict::Answered | Verdict::Passed if UDP_PORT.load() != 0 => XDP_PASS,
         _ => {
             watch::dropped(context, verdict as u32, workstation);
+            // It goes as far as the guard at ingress, which answers it or drops it.
+            if UDP_PORT.load() != 0 && udp().refuses(verdict, &maps) {
+                return XDP_PASS;
+            }
             XDP_DROP
         }
     }
@@ -103,6 +110,7 @@ pub fn udp() -> Udp {
         v4: UDP_V4.load(),
         v6: UDP_V6.load(),
         shared: UDP_SHARED.load() != 0,
+        stealth: UDP_STEALTH.load() != 0,
     }
 }
 

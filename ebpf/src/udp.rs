@@ -4,6 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use wire::Frame;
 use wire::limits::ETH_LEN;
 use wire::pinned::{answer, is_answer};
+use wire::refusal;
 use wire::udp::is_extension;
 
 use crate::admission::{own_mac, udp};
@@ -23,17 +24,37 @@ const FRAGMENT: u8 = 44;
 const ENCRYPTED: u8 = 50;
 const AUTHENTICATION: u8 = 51;
 
-/// Answers questions for the port's addresses, whose rate was XDP's to enforce, and drops the rest.
+/// Answers questions for the port's addresses, and datagrams where it is not to look dead; XDP saw to the rate of
+/// both. Drops the rest.
 #[inline(always)]
 pub fn enters(context: *mut __sk_buff) -> Guarded {
     let mut packet = Skb::new(context, SOLICITATION);
-    if packet.was_tagged() || !udp().is_question(own_mac(), &packet) {
+    if packet.was_tagged() {
         return Guarded::Dropped;
     }
-    match answer(own_mac(), &mut packet) {
+    let done = match udp().is_question(own_mac(), &packet) {
+        true => answer(own_mac(), &mut packet),
+        false if !udp().stealth => refuse(packet),
+        false => None,
+    };
+    match done {
         Some(()) => Guarded::Answer,
         None => Guarded::Dropped,
     }
+}
+
+/// Makes of a datagram for the tunnel what its sender is told.
+#[inline(always)]
+fn refuse(packet: Skb) -> Option<()> {
+    if !udp().is_answerable(&packet) {
+        return None;
+    }
+    // Each length a constant, as the verifier wants it.
+    let mut packet = match packet.be16(12) {
+        Some(IPV4) => packet.resized(refusal::ANSWER_V4 as u32)?,
+        _ => packet.resized(refusal::ANSWER_V6 as u32)?,
+    };
+    refusal::answer(&mut packet)
 }
 
 /// Lets out answers from [`enters`].
@@ -41,7 +62,10 @@ pub fn enters(context: *mut __sk_buff) -> Guarded {
 pub fn leaves(context: *mut __sk_buff) -> Guarded {
     let packet = Skb::new(context, IPV6_HEADER);
     let received_by = packet.received_by();
-    if received_by != 0 && received_by == packet.interface() && is_answer(own_mac(), &packet) {
+    if received_by == 0 || received_by != packet.interface() {
+        return Guarded::Dropped;
+    }
+    if is_answer(own_mac(), &packet) || !udp().stealth && refusal::is_answer(&packet) {
         return Guarded::On;
     }
     Guarded::Dropped
@@ -53,10 +77,19 @@ pub fn leaves(context: *mut __sk_buff) -> Guarded {
 pub fn shared(context: *mut __sk_buff) -> Guarded {
     let packet = Skb::new(context, IPV6_HEADER);
     let tagged = packet.was_priority_tagged();
-    match packet.be16(12) {
-        Some(IPV4) if tagged => shared_v4(&packet),
-        Some(IPV6) => shared_v6(&packet, tagged),
+    // What XDP refuses comes as far as this where it is answered, and is like what is hidden from XDP.
+    let looked_at = tagged || !udp().stealth;
+    let guarded = match packet.be16(12) {
+        Some(IPV4) if looked_at => shared_v4(&packet),
+        Some(IPV6) => shared_v6(&packet, looked_at),
         _ => Guarded::On,
+    };
+    match guarded {
+        Guarded::Dropped if !tagged && !udp().stealth => match refuse(packet) {
+            Some(()) => Guarded::Answer,
+            None => Guarded::Dropped,
+        },
+        other => other,
     }
 }
 
@@ -67,6 +100,14 @@ fn shared_v4(packet: &Skb) -> Guarded {
     else {
         return Guarded::On;
     };
+    let to = (packet.be16(30), packet.be16(32));
+    let (Some(high), Some(low)) = to else {
+        return Guarded::On;
+    };
+    let own = udp().v4;
+    if own != 0 && own != (high as u32) << 16 | low as u32 {
+        return Guarded::On;
+    }
     let header = (start >> 8 & 15) as usize * 4;
     let is_udp = protocol as u8 == UDP && fragment & 0x1fff == 0;
     if is_udp && packet.far_be16(ETH_LEN + header + 2) == Some(udp().port) {
@@ -76,12 +117,19 @@ fn shared_v4(packet: &Skb) -> Guarded {
 }
 
 #[inline(always)]
-fn shared_v6(packet: &Skb, tagged: bool) -> Guarded {
+fn shared_v6(packet: &Skb, looked_at: bool) -> Guarded {
     let Some(next) = packet.be16(20) else {
         return Guarded::On;
     };
+    let (Some(first), Some(last)) = (packet.word(38), packet.word(46)) else {
+        return Guarded::On;
+    };
+    let own = udp().v6;
+    if own[0] | own[1] != 0 && (own[0] != first || own[1] != last) {
+        return Guarded::On;
+    }
     let mut next = (next >> 8) as u8;
-    if !is_extension(next) && !tagged {
+    if !is_extension(next) && !looked_at {
         return Guarded::On;
     }
     let mut at = ETH_LEN + 40;

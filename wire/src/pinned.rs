@@ -18,6 +18,7 @@ use crate::Frame;
 use crate::limits::{BROADCAST, ETH_LEN, SECOND};
 use crate::tables::Bucket;
 
+pub(crate) use answer::halves;
 pub use answer::{FrameMut, answer, is_answer};
 pub use verdict::PinnedVerdict;
 

@@ -45,6 +45,8 @@ pub struct Udp {
     pub v6: [u64; 2],
     /// Whether the kernel gets what is not the tunnel's.
     pub shared: bool,
+    /// Whether who has no key gets no answer at all: see [`crate::refusal`].
+    pub stealth: bool,
 }
 
 /// A datagram for the tunnel.
@@ -59,7 +61,7 @@ pub struct Datagram {
 }
 
 impl Udp {
-    /// A port of its own, or a shared one, with these addresses.
+    /// A port of its own, or a shared one, with these addresses, which looks dead.
     pub fn new(port: u16, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, shared: bool) -> Self {
         let v6 = v6.map_or(0, |v6| u128::from_le_bytes(v6.octets()));
         Self {
@@ -67,6 +69,7 @@ impl Udp {
             v4: v4.map_or(0, Ipv4Addr::to_bits),
             v6: [v6 as u64, (v6 >> 64) as u64],
             shared,
+            stealth: true,
         }
     }
 

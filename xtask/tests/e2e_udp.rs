@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -407,7 +407,7 @@ fn send_in_time(sender: &PacketSocket, frame: &[u8]) -> bool {
 /// Sends frames to the Gateway as a host on the Internet, and gives what came back from it but ARP and
 /// neighbour discovery.
 fn answers_to(networks: &Networks, frames: &[Vec<u8>]) -> Vec<Captured> {
-    let capture = Capture::filtered(&networks.internet, Some("ig"), 100, |frame| {
+    let capture = Capture::filtered(&networks.internet, Some("ig"), 2000, |frame| {
         let neighbour = frame.ethertype() == 0x86dd
             && frame.bytes[20] == 58
             && (133..138).contains(&frame.bytes[54]);
@@ -550,6 +550,63 @@ fn whoever_has_no_key_sees_a_dead_port_in_whatever_way_it_is_asked() {
             answers.iter().any(|frame| to_asker(&frame)),
             "a closed port"
         );
+    }
+}
+
+/// Whether a datagram of so many bytes to this port is refused, from the Internet.
+fn is_refused(networks: &Networks, address: &str, port: u16, size: usize) -> bool {
+    let to = (address.parse::<IpAddr>().unwrap(), port);
+    let any = match to.0 {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = networks.internet.run(|| {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        Ok(socket)
+    });
+    let socket = socket.unwrap();
+    let patience = Duration::from_millis(300);
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.send(&vec![7; size]).unwrap();
+    let answer = socket.recv(&mut [0; 1]);
+    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn a_port_that_is_not_to_look_dead_says_that_nobody_listens_and_not_more_often_than_it_should() {
+    require_root().unwrap();
+    for shared in [false, true] {
+        let mut networks = networks(&Programs::find().unwrap(), shared).unwrap();
+        let text = std::fs::read_to_string(networks.gateway.config()).unwrap();
+        networks
+            .gateway
+            .configure(&format!("{text}stealth = false\n"))
+            .unwrap();
+        networks.start().unwrap();
+        for address in WAN {
+            for size in [0, 5, 24, 1200] {
+                let refused = is_refused(&networks, address, UDP_PORT, size);
+                assert!(refused, "{address}, {size} bytes, shared {shared}");
+            }
+            // What is not the tunnel's is the kernel's to refuse, or nobody's.
+            assert_eq!(is_refused(&networks, address, 9, 24), shared, "{address}");
+        }
+        // What no kernel would answer is not, and a flood is answered at a bounded rate.
+        let [from, to] = ["192.0.2.254", WAN[0]].map(|a| a.parse().unwrap());
+        let sound = udp_v4(from, to, UDP_PORT, &[7; 64]);
+        let mut fragment = sound.clone();
+        fragment[6..8].copy_from_slice(&0x2000u16.to_be_bytes());
+        mend(&mut fragment);
+        let to_asker = |frame: &&Captured| frame.bytes.get(30..34) == Some(&[192, 0, 2, 254]);
+        let of_fragment = answers_to(&networks, &[to_gateway(&networks, true, &fragment)]);
+        assert_eq!(of_fragment.iter().filter(to_asker).count(), 0);
+        pause(Duration::from_secs(1)).unwrap();
+        let flood = vec![to_gateway(&networks, true, &sound); 1000];
+        let answers = answers_to(&networks, &flood);
+        let answers = answers.iter().filter(to_asker).count();
+        assert!((10..=100).contains(&answers), "{answers}");
+        assert!(networks.workstation.reaches(Duration::from_secs(2)));
     }
 }
 

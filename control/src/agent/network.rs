@@ -346,7 +346,11 @@ impl Network {
         PortStatus {
             interface: self.name(),
             state,
-            reason: self.reason.clone().filter(|_| self.settled.is_none()),
+            reason: match (&self.reason, state) {
+                (Some(reason), _) if self.settled.is_none() => Some(reason.clone()),
+                (None, PortState::Down) => Some("no address of the Gateway is known yet".into()),
+                _ => None,
+            },
             ring_losses: rings.map_or_else(Counters::new, losses),
             ..PortStatus::default()
         }

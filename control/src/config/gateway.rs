@@ -120,6 +120,7 @@ pub(super) struct RawPort {
     pub(super) udp_port: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) shared: bool,
+    pub(super) stealth: Option<bool>,
     pub(super) endpoint: Option<Vec<Spanned<String>>>,
     pub(super) queues: Option<Spanned<Value>>,
     pub(super) huge_pages: Option<bool>,

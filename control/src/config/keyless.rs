@@ -132,6 +132,7 @@ impl Check<'_> {
             || port.ethertype.is_some()
             || port.udp_port.is_some()
             || port.shared
+            || port.stealth.is_some()
             || port.endpoint.is_some()
             || port.queues.is_some()
             || port.huge_pages.is_some()

@@ -801,9 +801,16 @@ fn a_port_over_udp_is_read_with_its_defaults_and_found_at_its_addresses_unless_t
         port: 51888,
         addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         shared: false,
+        stealth: true,
         endpoints: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
     };
     assert_eq!(port(OVER_UDP), Encapsulation::Udp(wanted.clone()));
+    let answers = UdpPort {
+        stealth: false,
+        ..wanted.clone()
+    };
+    let text = format!("{OVER_UDP}stealth = false\n");
+    assert_eq!(port(&text), Encapsulation::Udp(answers));
     let more = format!("{OVER_UDP}udp_port = 500\nendpoint = [\"gw.example\", \"192.0.2.9:7\"]\n");
     let endpoints = vec![
         "gw.example".parse().unwrap(),

@@ -18,12 +18,15 @@ impl Check<'_> {
         let at = port.interface.span().start;
         let name = port.interface.get_ref();
         if port.encapsulation == Choice::Ether {
-            let over_udp = port.udp_port.is_some() || port.shared || port.endpoint.is_some();
+            let over_udp = port.udp_port.is_some()
+                || port.shared
+                || port.stealth.is_some()
+                || port.endpoint.is_some();
             if over_udp {
                 return Err(self.problem(
                     at,
                     format!("{name} has settings of udp, and its encapsulation is \"ether\""),
-                    "write encapsulation = \"udp\", or remove udp_port, shared and endpoint",
+                    "write encapsulation = \"udp\", or remove udp_port, shared, stealth and endpoint",
                 ));
             }
             return Ok(Encapsulation::Ether(
@@ -64,6 +67,7 @@ impl Check<'_> {
             port: udp_port,
             addresses,
             shared: port.shared,
+            stealth: port.stealth.unwrap_or(true),
             endpoints,
         }))
     }

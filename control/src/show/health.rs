@@ -108,7 +108,7 @@ impl Health {
             let why = match &status.last_error {
                 Some(error) => format!("the last thing that went wrong: {error}"),
                 None => {
-                    "no Gateway has answered yet; see that portcullisd runs and the cable is in"
+                    "no Gateway has answered yet; see that portcullisd runs, and that the cable is in or its UDP port within reach"
                         .into()
                 }
             };

@@ -29,19 +29,22 @@ pub enum Refused {
 }
 
 /// How an object is told what it is for: who has the port, and how the tunnel's frames travel.
-const KINDS: [(u32, &str, Encapsulation); 4] = [
+const KINDS: [(u32, &str, Encapsulation); 6] = [
     (0, "Gateway", Encapsulation::Ether(ETHERTYPE)),
     (1, "Workstation", Encapsulation::Ether(ETHERTYPE)),
-    (0, "Gateway over udp", udp(false)),
-    (0, "Gateway over udp, shared", udp(true)),
+    (0, "Gateway over udp", udp(false, true)),
+    (0, "Gateway over udp, shared", udp(true, true)),
+    (0, "Gateway over udp, answering", udp(false, false)),
+    (0, "Gateway over udp, shared, answering", udp(true, false)),
 ];
 
-const fn udp(shared: bool) -> Encapsulation {
+const fn udp(shared: bool, stealth: bool) -> Encapsulation {
     Encapsulation::Udp(Udp {
         port: UDP_PORT,
         v4: 0xc000_0201,
         v6: [0xb80d_0120, 1 << 56],
         shared,
+        stealth,
     })
 }
 
@@ -59,7 +62,7 @@ pub fn verify() -> Result<Vec<Verified>, WallError> {
             let (program, skip) = match name.as_str() {
                 "admission" => (format!("{name} at the {end}"), false),
                 // They know the port's addresses.
-                _ if guard => (name.clone(), at != KINDS.len() - 1),
+                _ if guard => (format!("{name} at the {end}"), at < 2),
                 _ => (name.clone(), at != 0),
             };
             if let Some(loaded) = ebpf.program_mut(&name).filter(|_| !skip) {

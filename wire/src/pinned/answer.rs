@@ -135,6 +135,6 @@ fn solicitation(mac: [u8; 6], frame: &mut impl FrameMut) -> Option<()> {
 
 /// The sum of a word's four halves.
 #[inline(always)]
-const fn halves(word: u64) -> u64 {
+pub(crate) const fn halves(word: u64) -> u64 {
     (word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48)
 }

@@ -12,8 +12,8 @@ use super::machine::{Machine, SHARED};
 use super::recipe::{blocks, titles};
 use crate::attack::{arp, ethernet};
 use crate::rig::{
-    Bridge, Capture, Echo, GATEWAY_V4, Namespace, PacketSocket, Probe, Scratch, Serial, ping,
-    require_root, veth, wait_for,
+    Bridge, Capture, Echo, GATEWAY_V4, NameServer, Namespace, PacketSocket, Probe, Scratch, Serial,
+    ping, require_root, set_link, veth, wait_for,
 };
 use crate::tasks::root;
 
@@ -26,12 +26,15 @@ const OUTAGE: Duration = Duration::from_secs(1);
 const CAP_IPC_LOCK: u32 = 14;
 /// The Gateway's address on the pinned port of the recipe.
 const PINNED: Ipv4Addr = Ipv4Addr::new(10, 152, 200, 1);
+/// Where the laptop asks for names.
+const NAME_SERVER: &str = "198.51.100.254";
 /// The recipes in the order in which they are proven.
-const ORDER: [&str; 8] = [
+const ORDER: [&str; 9] = [
     "A Workstation on a cable of its own",
     "Several Workstations on one LAN",
     "A Workstation without the agent",
     "Tor behind it",
+    "A Workstation elsewhere",
     "Backup, and a new Gateway",
     "A lost Workstation",
     "An upgrade",
@@ -78,6 +81,8 @@ pub fn run(packages: &Path) -> Result<()> {
     site.reaches("desk", GATEWAY_V4)?;
     site.cook("Tor behind it")?;
     step("more Workstations: two on a LAN, and one without an agent");
+    site.go_elsewhere()?;
+    step("and a laptop on the Internet, which reaches nothing past the tunnel");
 
     site.stuck("gateway", "portcullisd")?;
     site.stuck("desk", "portcullis-agent")?;
@@ -105,7 +110,8 @@ fn step(what: &str) {
     println!("  {what}");
 }
 
-/// The Gateway, a machine on the first of its ports, two on the LAN of its second; what is called a printer is a host without a system.
+/// The Gateway, a machine on the first of its ports, two on the LAN of its second, and one on the Internet that its fourth
+/// leads to; what is called a printer is a host without a system, and so is the Internet.
 struct Site<'a> {
     document: &'a str,
     machines: Vec<Machine>,
@@ -115,7 +121,9 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn build(document: &'a str, shared: &Path) -> Result<Self> {
-        let names = ["gateway", "desk", "lab", "den", "printer"];
+        let names = [
+            "gateway", "desk", "lab", "den", "laptop", "printer", "internet",
+        ];
         let hosts = names
             .iter()
             .map(|name| Ok(Arc::new(Namespace::create(name)?)))
@@ -126,8 +134,9 @@ impl<'a> Site<'a> {
         for host in &hosts[2..4] {
             lan.plug(host, CABLE, host.label(), 1500)?;
         }
-        veth((&hosts[0], "eth3"), (&hosts[4], CABLE), 1500)?;
-        let booted = hosts.iter().take(4).map(|host| Machine::boot(host, shared));
+        veth((&hosts[0], "eth3"), (&hosts[5], CABLE), 1500)?;
+        lay_internet(&hosts[0], &hosts[4], &hosts[6])?;
+        let booted = hosts.iter().take(5).map(|host| Machine::boot(host, shared));
         let machines = booted.collect::<Result<_>>()?;
         Ok(Self {
             document,
@@ -235,6 +244,27 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// The laptop's recipe, on a network that has a router and a name server.
+    fn go_elsewhere(&self) -> Result<()> {
+        let (internet, laptop) = (self.host("internet"), self.host("laptop"));
+        let server = NAME_SERVER.parse()?;
+        let _names = NameServer::at(internet, server, "gateway.example", "192.0.2.1".parse()?)?;
+        self.machine("laptop")?
+            .run(&format!("echo nameserver {NAME_SERVER} >/etc/resolv.conf"))?;
+        let reaches = || -> Result<bool> {
+            let once = ping(laptop, IpAddr::V4(server), [56], Duration::from_secs(1))?;
+            Ok(once.answered == 1)
+        };
+        ensure!(reaches()?, "the laptop is not on the Internet");
+        self.cook("A Workstation elsewhere")?;
+        self.reaches("laptop", GATEWAY_V4)?;
+        ensure!(
+            !reaches()?,
+            "the laptop reaches the Internet past the tunnel"
+        );
+        Ok(())
+    }
+
     /// A daemon that does not turn any more is ended and started anew by systemd.
     fn stuck(&self, name: &str, unit: &str) -> Result<()> {
         let machine = self.machine(name)?;
@@ -319,7 +349,7 @@ impl<'a> Site<'a> {
                 self.run(&block.machine, &block.text)?;
             }
         }
-        for name in ["desk", "lab", "den"] {
+        for name in ["desk", "lab", "den", "laptop"] {
             self.reaches(name, GATEWAY_V4)?;
         }
         Ok(())
@@ -343,6 +373,22 @@ impl<'a> Site<'a> {
         }
         Ok(())
     }
+}
+
+/// The Gateway's fourth port and the laptop on either side of a router, whose end there is a name server.
+fn lay_internet(gateway: &Namespace, laptop: &Namespace, internet: &Namespace) -> Result<()> {
+    veth((gateway, "eth4"), (internet, "ig"), 1500)?;
+    veth((laptop, CABLE), (internet, "il"), 1500)?;
+    internet.sysctl("ipv4/ip_forward", "1")?;
+    for (host, interface, address) in [
+        (internet, "ig", "192.0.2.254/24"),
+        (internet, "il", "198.51.100.254/24"),
+        (laptop, CABLE, "198.51.100.7/24"),
+    ] {
+        host.ip(&format!("address add {address} dev {interface}"))?;
+        set_link(host, interface, true)?;
+    }
+    laptop.ip("route add default via 198.51.100.254").map(drop)
 }
 
 fn unit_of(machine: &str) -> &'static str {
