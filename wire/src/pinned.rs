@@ -16,9 +16,9 @@ use core::net::IpAddr;
 
 use crate::Frame;
 use crate::limits::{BROADCAST, ETH_LEN, SECOND};
+use crate::read::{ARP, ICMP, ICMPV6, IPV4, IPV6, UDP, byte, v4_at, v6_at};
 use crate::tables::Bucket;
 
-pub(crate) use answer::halves;
 pub use answer::{FrameMut, answer, is_answer};
 pub use verdict::PinnedVerdict;
 
@@ -29,14 +29,7 @@ pub const MAX_ADDRESSES: usize = 16;
 /// Bucket of a pin's ARP requests and neighbour solicitations: interval between tokens, and burst.
 pub const CLAIMS: (u64, u64) = (SECOND / 20, 40);
 
-const IPV4: u16 = 0x0800;
-const ARP: u16 = 0x0806;
-const IPV6: u16 = 0x86DD;
-
-const ICMP: u8 = 1;
 const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 const FRAGMENT_HEADER: u8 = 44;
 
 /// The offset of an IPv4 transport header without options, and of an IPv6 one.
@@ -263,26 +256,6 @@ fn leaves_v6(frame: &impl Frame, tables: &impl PinTables) -> Option<u32> {
     let mac = frame.mac(0)?;
     tables.pin(&PinKey::own_v6(from))?;
     tables.pin(&PinKey::v6(mac, to))
-}
-
-#[inline(always)]
-fn v4_at(frame: &impl Frame, at: usize) -> Option<u32> {
-    let low = frame.be16(at + 2)?;
-    let high = frame.be16(at)?;
-    Some((high as u32) << 16 | low as u32)
-}
-
-#[inline(always)]
-fn v6_at(frame: &impl Frame, at: usize) -> Option<[u64; 2]> {
-    let last = frame.word(at + 8)?;
-    let first = frame.word(at)?;
-    Some([first, last])
-}
-
-#[inline(always)]
-fn byte(frame: &impl Frame, at: usize) -> Option<u8> {
-    // Every byte that is read has one before it.
-    frame.be16(at - 1).map(|word| word as u8)
 }
 
 /// The Ethernet addresses of a frame, and the port's own.

@@ -6,7 +6,8 @@
 use crate::Frame;
 use crate::admission::Tables;
 use crate::limits::{ETH_LEN, SECOND, UDP_V4_LEN, UDP_V6_LEN};
-use crate::pinned::{FrameMut, halves};
+use crate::pinned::FrameMut;
+use crate::read::{ICMP, ICMPV6, IPV4, IPV6, UDP, big, byte, folded, halves, v4_at, v6_at};
 use crate::tables::{Source, SourceKey};
 use crate::udp::Udp;
 use crate::verdict::Verdict;
@@ -23,11 +24,6 @@ pub const REFUSALS: (u64, u64) = (SECOND / 100, 50);
 /// The type that tells that bucket from those of frames and questions.
 const REFUSAL: u8 = 0xfe;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86DD;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 /// Type and code of "port unreachable".
 const UNREACHABLE_V4: u16 = 0x0303;
 const UNREACHABLE_V6: u16 = 0x0104;
@@ -79,9 +75,9 @@ impl Udp {
 
     #[inline(always)]
     fn is_answerable_v4(&self, frame: &impl Frame) -> Option<bool> {
-        let (from, to) = (be32(frame, 26)?, be32(frame, 30)?);
+        let (from, to) = (v4_at(frame, 26)?, v4_at(frame, 30)?);
         let (start, fragment) = (frame.be16(ETH_LEN)?, frame.be16(20)?);
-        let protocol = frame.be16(22)? as u8;
+        let protocol = byte(frame, 23)?;
         if start >> 8 != 0x45 || fragment & 0x3fff != 0 || protocol != UDP {
             return Some(false);
         }
@@ -96,10 +92,9 @@ impl Udp {
 
     #[inline(always)]
     fn is_answerable_v6(&self, frame: &impl Frame) -> Option<bool> {
-        let from = [frame.word(22)?, frame.word(30)?];
-        let to = [frame.word(38)?, frame.word(46)?];
-        let (start, next) = (frame.be16(ETH_LEN)?, frame.be16(20)? >> 8);
-        if start >> 12 != 6 || next as u8 != UDP {
+        let (from, to) = (v6_at(frame, 22)?, v6_at(frame, 38)?);
+        let (start, next) = (frame.be16(ETH_LEN)?, byte(frame, 20)?);
+        if start >> 12 != 6 || next != UDP {
             return Some(false);
         }
         if frame.be16(56)? != self.port || frame.be16(54)? == 0 {
@@ -111,13 +106,6 @@ impl Udp {
         }
         Some(is_a_hosts_v6(from) && is_a_hosts_v6(to) && differ(from, to))
     }
-}
-
-#[inline(always)]
-fn be32(frame: &impl Frame, at: usize) -> Option<u32> {
-    let low = frame.be16(at + 2)?;
-    let high = frame.be16(at)?;
-    Some((high as u32) << 16 | low as u32)
 }
 
 #[inline(always)]
@@ -149,13 +137,12 @@ pub fn answer(frame: &mut impl FrameMut) -> Option<()> {
     }
 }
 
-// Step by step and without loops, which the verifier would have to be shown the bounds of. All sums are of
-// little-endian halves, as in [`crate::pinned::answer`].
+// Step by step and without loops, which the verifier would have to be shown the bounds of.
 #[inline(always)]
 fn v4(frame: &mut impl FrameMut) -> Option<()> {
     const LENGTH: u16 = (ANSWER_V4 - ETH_LEN) as u16;
     const LAST: u16 = HOPS << 8 | ICMP as u16;
-    let (sender, own) = (be32(frame, 26)?, be32(frame, 30)?);
+    let (sender, own) = (v4_at(frame, 26)?, v4_at(frame, 30)?);
     let mut sum = copy(frame, 14, 42)? + copy(frame, 22, 50)? + copy(frame, 30, 58)?;
     let (length, checksum) = (frame.be16(38)?, frame.be16(40)?);
     frame.set_be16(66, length)?;
@@ -185,8 +172,7 @@ fn v4(frame: &mut impl FrameMut) -> Option<()> {
 #[inline(always)]
 fn v6(frame: &mut impl FrameMut) -> Option<()> {
     const LENGTH: u16 = (8 + QUOTED_V6) as u16;
-    let sender = [frame.word(22)?, frame.word(30)?];
-    let own = [frame.word(38)?, frame.word(46)?];
+    let (sender, own) = (v6_at(frame, 22)?, v6_at(frame, 38)?);
     let mut sum = copy(frame, 14, 62)? + copy(frame, 22, 70)? + copy(frame, 30, 78)?;
     sum += copy(frame, 38, 86)? + copy(frame, 46, 94)? + copy(frame, 54, 102)?;
     // And the pseudo-header: both addresses, length and protocol.
@@ -212,19 +198,6 @@ fn copy(frame: &mut impl FrameMut, from: usize, to: usize) -> Option<u64> {
     let word = frame.word(from)?;
     frame.set_word(to, word)?;
     Some(halves(word))
-}
-
-#[inline(always)]
-const fn big(value: u16) -> u64 {
-    value.swap_bytes() as u64
-}
-
-/// The Internet checksum (RFC 1071) of a sum, for [`FrameMut::set_be16`].
-#[inline(always)]
-fn folded(sum: u64) -> u16 {
-    // Twice: the first fold can carry.
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (!((sum & 0xffff) + (sum >> 16)) as u16).swap_bytes()
 }
 
 /// Whether a packet that leaves is such an answer.

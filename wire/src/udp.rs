@@ -14,14 +14,10 @@ use crate::Frame;
 use crate::admission::Tables;
 use crate::limits::{ETH_LEN, HEADER_LEN, UDP_V4_LEN, UDP_V6_LEN};
 use crate::pinned::{CLAIMS, PinKey, PinTables, PinnedVerdict, claim};
+use crate::read::{ARP, ICMPV6, IPV4, IPV6, UDP, byte, v4_at, v6_at};
 use crate::tables::{Source, SourceKey, SourceKind};
 use crate::verdict::Verdict;
 
-const IPV4: u16 = 0x0800;
-const ARP: u16 = 0x0806;
-const IPV6: u16 = 0x86DD;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 const UDP_LEN: usize = 8;
 /// No Portcullis frame has this type: the buckets of questions are told from those of frames by it.
 const CLAIM: u8 = 0xff;
@@ -143,7 +139,7 @@ impl Udp {
         if protocol != UDP {
             return Err(self.other());
         }
-        let Some(to) = be32(frame, 30) else {
+        let Some(to) = v4_at(frame, 30) else {
             return Err(self.short());
         };
         if (self.v4 != 0 || !self.shared) && to != self.v4 {
@@ -214,7 +210,7 @@ impl Udp {
         if sum != 0xffff {
             return Err(Verdict::OuterMalformed);
         }
-        let Some(from) = be32(frame, 26) else {
+        let Some(from) = v4_at(frame, 26) else {
             return Err(Verdict::Short);
         };
         let Some(source) = frame.be16(34) else {
@@ -257,7 +253,7 @@ impl Udp {
         let Some(checksum) = frame.be16(UDP_V6_LEN - 2) else {
             return Err(self.short());
         };
-        let Some(to) = address(frame, 38) else {
+        let Some(to) = v6_at(frame, 38) else {
             return Err(self.short());
         };
         if (self.v6 != [0; 2] || !self.shared) && to != self.v6 {
@@ -295,7 +291,7 @@ impl Udp {
         if !frame.holds(ETH_LEN + 40 + length) {
             return Err(Verdict::OuterMalformed);
         }
-        let Some(from) = address(frame, 22) else {
+        let Some(from) = v6_at(frame, 22) else {
             return Err(Verdict::Short);
         };
         let Some(source) = frame.be16(54) else {
@@ -378,24 +374,4 @@ impl<L: Fn(u64) -> bool, N: Fn() -> u64> PinTables for Asked<'_, L, N> {
     fn may_ask(&self, _pin: u32) -> bool {
         (self.limit)((self.now)())
     }
-}
-
-#[inline(always)]
-fn byte(frame: &impl Frame, at: usize) -> Option<u8> {
-    // Every byte that is read has one before it.
-    frame.be16(at - 1).map(|word| word as u8)
-}
-
-#[inline(always)]
-fn be32(frame: &impl Frame, at: usize) -> Option<u32> {
-    let low = frame.be16(at + 2)?;
-    let high = frame.be16(at)?;
-    Some((high as u32) << 16 | low as u32)
-}
-
-#[inline(always)]
-fn address(frame: &impl Frame, at: usize) -> Option<[u64; 2]> {
-    let last = frame.word(at + 8)?;
-    let first = frame.word(at)?;
-    Some([first, last])
 }

@@ -1,8 +1,9 @@
 //! Answers to ARP requests and neighbour solicitations, written over the question. They go to the
 //! MAC address that asked, and are no longer than what they answer.
 
-use super::{ARP, ICMPV6, IPV6, V6_TRANSPORT, byte, v4_at, v6_at};
+use super::V6_TRANSPORT;
 use crate::Frame;
+use crate::read::{ARP, ICMPV6, IPV6, big, byte, folded, halves, v4_at, v6_at};
 
 /// A frame that can be answered in place.
 pub trait FrameMut: Frame {
@@ -117,9 +118,7 @@ fn solicitation(mac: [u8; 6], frame: &mut impl FrameMut) -> Option<()> {
     frame.set_be16(54, 136 << 8)?;
     frame.set_be16(58, FLAGS)?;
     frame.set_be16(60, 0)?;
-    // The target stays where it is. All sums are of little-endian halves: ones' complement sums do
-    // not mind, as long as the result is written in the same order.
-    let big = |value: u16| value.swap_bytes() as u64;
+    // The target stays where it is.
     let mut sum = 2 * (halves(target[0]) + halves(target[1])) + halves(from[0]) + halves(from[1]);
     sum += big(length) + big(ICMPV6 as u16) + big(136 << 8) + big(FLAGS);
     if length == 32 {
@@ -128,13 +127,5 @@ fn solicitation(mac: [u8; 6], frame: &mut impl FrameMut) -> Option<()> {
         let [a, b, c, d, e, f] = mac;
         sum += big(OPTION) + halves(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]));
     }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    frame.set_be16(56, (!(sum as u16)).swap_bytes())
-}
-
-/// The sum of a word's four halves.
-#[inline(always)]
-pub(crate) const fn halves(word: u64) -> u64 {
-    (word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48)
+    frame.set_be16(56, folded(sum))
 }
