@@ -123,7 +123,7 @@ fn run(arguments: Arguments) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Command::Show(_) => look::show(&context),
-        Command::Status(_) => look::status(&context),
+        Command::Status(arguments) => look::status(&context, &arguments),
         Command::Dump(_) => look::dump(&context),
         Command::Top(arguments) => {
             let source = Source::Agent(context.client);

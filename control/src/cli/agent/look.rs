@@ -2,10 +2,13 @@
 //! monitoring.
 
 use super::{Context, Outcome};
+use crate::api::AgentStatus;
 use crate::cli::gateway::look::unknown;
+use crate::problem::Problem;
 use crate::show::{self, dump, health};
 use clap::Args;
 use std::io::stdout;
+use std::time::{Duration, Instant};
 
 /// Show what the agent is doing.
 #[derive(Args)]
@@ -38,8 +41,13 @@ fn dump_help() -> String {
 
 Examples:
   portcullis-agent status
+  portcullis-agent status --wait 10    after a start
   portcullis-agent status > /dev/null || echo 'no tunnel'")]
-pub struct Look;
+pub struct Look {
+    /// Wait so long, where there is no session yet.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u32,
+}
 
 /// Shows all of it.
 pub fn show(context: &Context) -> Outcome {
@@ -55,9 +63,25 @@ pub fn dump(context: &Context) -> Outcome {
     context.output.print(&status, || dump::agent(&status))
 }
 
-/// Says whether all is well.
-pub fn status(context: &Context) -> Outcome {
-    let status = match context.client.agent_status() {
+/// Says whether all is well; where it is not, once it is or the time is over.
+pub fn status(context: &Context, arguments: &Look) -> Outcome {
+    let over = Instant::now() + Duration::from_secs(arguments.wait.into());
+    let mut told = false;
+    loop {
+        let status = context.client.agent_status();
+        let works = status.as_ref().is_ok_and(|status| status.session.is_some());
+        if works || Instant::now() >= over {
+            return tell(context, status);
+        }
+        if !std::mem::replace(&mut told, true) {
+            eprintln!("no session yet; waiting for {} s at most", arguments.wait);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn tell(context: &Context, status: Result<AgentStatus, Problem>) -> Outcome {
+    let status = match status {
         Ok(status) => status,
         Err(problem) => return Ok(unknown("portcullis-agent", &problem)),
     };
