@@ -2,7 +2,8 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len,
+    bpf_xdp_load_bytes,
 };
 use wire::Frame;
 use wire::pinned::FrameMut;
@@ -146,7 +147,11 @@ impl Skb {
     pub fn resized(self, length: u32) -> Option<Self> {
         // SAFETY: the context is the kernel's; pointers into the packet are read anew.
         let failed = unsafe { bpf_skb_change_tail(self.context, length, 0) };
-        if failed == 0 { Some(Self::new(self.context, length)) } else { None }
+        if failed == 0 {
+            Some(Self::new(self.context, length))
+        } else {
+            None
+        }
     }
 
     /// Whether a VLAN tag was taken off it, which its bytes do not show.
