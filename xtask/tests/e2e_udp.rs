@@ -897,6 +897,29 @@ fn nothing_but_the_tunnel_leaves_a_laptop_whether_the_agent_runs_or_not() {
     assert!(capture.outgoing() > 0, "what leaves is seen");
 }
 
+#[test]
+fn a_kill_switch_that_is_not_wanted_any_more_is_taken_away_at_the_next_start() {
+    let mut networks = start(false);
+    let reaches = |networks: &Networks, address: &str| {
+        let host = networks.workstation.namespace();
+        let to = address.parse().unwrap();
+        let ping = ping(host, to, [56], Duration::from_secs(1)).unwrap();
+        ping.answered == 1
+    };
+    assert!(!reaches(&networks, "192.0.2.254"));
+    networks.workstation.stop().unwrap();
+    assert!(!reaches(&networks, "192.0.2.254"));
+    let text = std::fs::read_to_string(networks.workstation.config()).unwrap();
+    let split = "kill_switch = false\nroutes = [\"10.152.128.0/18\"]\n";
+    networks
+        .workstation
+        .configure(&format!("{split}{text}"))
+        .unwrap();
+    networks.workstation.start().unwrap();
+    assert!(reaches(&networks, "192.0.2.254"));
+    assert!(reaches(&networks, &GATEWAY_V4.to_string()));
+}
+
 /// A name server's answer changes while the Gateway moves.
 #[test]
 fn a_gateway_whose_name_has_another_address_is_found_there() {
