@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::outcome::Happened;
 use super::sender::{Bounds, flood};
-use super::suite::{Happened, STOLEN, Suite};
+use super::suite::{STOLEN, Suite};
 use crate::rig::{PacketSocket, Snapshot, pause};
 
 /// An attack in steps.
@@ -140,16 +141,16 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Checks, of which the false ones are told.
 #[derive(Default)]
-struct Checks(Vec<String>);
+pub(super) struct Checks(Vec<String>);
 
 impl Checks {
-    fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub(super) fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.0.push(otherwise());
         }
     }
 
-    fn end(self, sent: u64, text: String) -> Result<Happened> {
+    pub(super) fn end(self, sent: u64, text: String) -> Result<Happened> {
         Ok(Happened {
             sent,
             text,
@@ -159,7 +160,7 @@ impl Checks {
 }
 
 /// A flood from a thread of its own until the body is done, ten seconds at most.
-fn meanwhile<R>(
+pub(super) fn meanwhile<R>(
     socket: &PacketSocket,
     writer: super::Writer,
     body: impl FnOnce() -> Result<R>,
@@ -204,6 +205,6 @@ fn flood_while_it_rekeys(
 }
 
 /// Frames of the attacker's own Workstation that were opened.
-fn opened(snapshot: &Snapshot) -> u64 {
+pub(super) fn opened(snapshot: &Snapshot) -> u64 {
     snapshot.number(STOLEN, "opened")
 }

@@ -8,8 +8,9 @@ use wire::limits::COUNTER_LIMIT;
 use super::{Checks, flood_while_it_rekeys, meanwhile, opened};
 use crate::attack::frame::{Mac, Noise};
 use crate::attack::inner;
+use crate::attack::outcome::Happened;
 use crate::attack::rogue::Rogue;
-use crate::attack::suite::{Happened, STOLEN, Suite};
+use crate::attack::suite::{STOLEN, Suite};
 use crate::rig::{GATEWAY_V4, Snapshot, pause, wait_for};
 
 pub(super) fn last_counter(suite: &mut Suite<'_>) -> Result<Happened> {
