@@ -17,12 +17,12 @@ use crate::rig::GATEWAY_V4;
 pub const FRAMES: &[Attack] = &[
     super::path(
         "ws1's Data again, from its own address",
-        &["replay"],
+        &["replayed"],
         |known| cycle(known.data.clone()),
     ),
     super::path(
         "ws1's Data again, from everywhere and by the other IP version",
-        &["replay"],
+        &["replayed"],
         |known| {
             let known = known.clone();
             let mut noise = Noise::new(60);
@@ -34,7 +34,7 @@ pub const FRAMES: &[Attack] = &[
     ),
     super::path(
         "ws1's Data again, by other stations on the Gateway's cable",
-        &["replay"],
+        &["replayed"],
         |known| {
             let known = known.clone();
             Box::new(move |number, buffer| {
@@ -45,7 +45,7 @@ pub const FRAMES: &[Attack] = &[
     ),
     super::path(
         "ws1's Data again, any bit of its payload flipped",
-        &["replay"],
+        &["replayed"],
         |known| {
             let data = known.data.clone();
             Box::new(move |number, buffer| {
@@ -58,7 +58,7 @@ pub const FRAMES: &[Attack] = &[
     ),
     super::path(
         "ws1's newest header on a forged payload",
-        &["replay", "open_failed"],
+        &["replayed", "open_failed"],
         |known| {
             let known = known.clone();
             let mut noise = Noise::new(61);
@@ -73,18 +73,18 @@ pub const FRAMES: &[Attack] = &[
         },
     ),
     super::path(
-        "ws1's newest datagram, any bit of the tunnel's header flipped",
-        &["bad_tag", "malformed", "unknown_session", "replay"],
+        "ws1's datagrams again, any bit of the tunnel's header flipped",
+        &["bad_tag", "malformed", "unknown_session"],
         |known| flipped(known, |front| front..front + HEADER_LEN),
     ),
     super::path(
-        "ws1's newest datagram, any bit outside flipped",
+        "ws1's datagrams again, any bit outside flipped",
         &[
             "misdirected",
             "foreign",
             "outer_malformed",
             "malformed",
-            "replay",
+            "replayed",
         ],
         |known| flipped(known, |front| 0..front),
     ),
@@ -203,18 +203,18 @@ fn frames_of(known: &Known, kind: u8) -> Vec<Vec<u8>> {
     frames.filter(of_kind).collect()
 }
 
-/// ws1's newest datagram, in each another bit flipped of the bytes that `of` gives.
+/// ws1's datagrams, in each another bit flipped of the bytes that `of` gives.
 fn flipped(known: &Known, of: fn(usize) -> std::ops::Range<usize>) -> Writer {
     let known = known.clone();
     let by_v6 = from(&known, own()[1]);
     Box::new(move |number, buffer| {
-        let newest = known.newest.lock().unwrap_or_else(|e| e.into_inner());
+        let frame = &known.data[number as usize % known.data.len()];
         *buffer = match number % 4 {
-            3 => by_v6.wrap(inside(&newest)),
-            _ => newest.clone(),
+            3 => by_v6.wrap(inside(frame)),
+            _ => frame.clone(),
         };
         let places = of(front_of(buffer).unwrap_or(ETH_LEN));
-        let bit = number as usize % (places.len() * 8);
+        let bit = number as usize / 4 % (places.len() * 8);
         if let Some(byte) = buffer.get_mut(places.start + bit / 8) {
             *byte ^= 1 << (bit % 8);
         }

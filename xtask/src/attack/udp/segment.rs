@@ -20,7 +20,7 @@ const LIAR: Mac = [2, 0x66, 0, 0, 0, 1];
 pub const SEGMENT: &[Attack] = &[
     super::path(
         "ARP and ND lies: as the router, as the Gateway, gratuitous",
-        &["foreign"],
+        &["foreign", "rate_limited"],
         |known| cycle(lies(known)),
     ),
     super::path(

@@ -202,7 +202,7 @@ impl Remote {
         });
         outcome.reached_aead = failed.iter().sum();
         // Copies are admitted, each at the cost of a place in ws1's queue.
-        let copies = attack.verdicts.contains(&"replay");
+        let copies = attack.verdicts.contains(&"replayed");
         let keeps = if copies { CROWDED } else { UNDISTURBED };
         if outcome.victim_goodput < keeps {
             outcome.broken.push(kept("ws1", outcome.victim_goodput));
@@ -211,8 +211,12 @@ impl Remote {
             true => 0,
             false => outcome.reached_aead,
         };
-        let crowded = copies || attack.from == From::Keys;
-        let beside: &[&str] = if crowded { &["queue_full"] } else { &[] };
+        // On `ether` XDP has dropped them as replay before it came to that.
+        let beside: &[&str] = match attack.from {
+            From::Cable if !copies => &[],
+            From::Keys if attack.verdicts.contains(&"replay") => &["queue_full", "replayed"],
+            _ => &["queue_full"],
+        };
         judge(attack, beside, &mut outcome, forged);
         Ok(outcome)
     }

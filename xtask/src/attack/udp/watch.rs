@@ -15,16 +15,21 @@ pub(super) const ECHO: u16 = 7;
 const HOME: [u8; 4] = [198, 51, 100, 2];
 const NEIGHBOUR: [u8; 4] = [198, 18, 0, 2];
 
+const MEANINGS: usize = 8;
+/// Which of the captures has what went to strangers, and which what came out of the tunnel.
+const STRANGERS: usize = 0;
+const TUNNEL: usize = 5;
+
 /// The captures, and what each that has something means.
 pub(super) struct Watch {
-    all: [(Capture, &'static str); 5],
+    all: [(Capture, &'static str); MEANINGS],
     delivered: Capture,
     hellos: Capture,
 }
 
 /// What they had counted at one moment.
 pub(super) struct Watched {
-    all: [u64; 5],
+    all: [u64; MEANINGS],
     delivered: u64,
     hellos: u64,
     overruns: u64,
@@ -35,7 +40,12 @@ impl Watch {
     pub(super) fn new(networks: &Networks, inner: [Ipv4Addr; 2], router: Mac) -> Result<Self> {
         let gateway = networks.gateway.namespace();
         let workstation = networks.workstation.namespace();
-        let kernel = Capture::filtered(gateway, Some("wan"), 16, is_incoming)?;
+        // Questions for its address are answered behind this capture and before the kernel's protocols.
+        let kernel = Capture::filtered(gateway, Some("wan"), 16, |frame| {
+            is_incoming(frame) && !is_neighbours(frame)
+        })?;
+        let [v4, v6, arp] =
+            [0x0800, 0x86dd, 0x0806].map(|ethertype| Capture::into_stack(gateway, ethertype, 16));
         let tunnel = Capture::filtered(gateway, Some(HOST_INTERFACE), 16, move |frame| {
             is_incoming(frame) && !inner.iter().any(|from| is_wanted(&frame.bytes, *from))
         })?;
@@ -57,13 +67,16 @@ impl Watch {
         })?;
         Ok(Self {
             all: [
-                (kernel, "reached the Gateway's kernel"),
-                (tunnel, "came out of the tunnel at the Gateway"),
-                (host, "came out of the tunnel at ws1"),
                 (
                     strangers,
                     "went from the Gateway to somebody it does not know",
                 ),
+                (kernel, "passed XDP at the Gateway"),
+                (v4?, "of IPv4 reached the Gateway's kernel"),
+                (v6?, "of IPv6 reached the Gateway's kernel"),
+                (arp?, "of ARP reached the Gateway's kernel"),
+                (tunnel, "came out of the tunnel at the Gateway"),
+                (host, "came out of the tunnel at ws1"),
                 (
                     astray,
                     "went from the Gateway to another station than the router",
@@ -99,7 +112,7 @@ impl Watch {
         for (at, (capture, meaning)) in self.all.iter().enumerate() {
             let count = now.all[at] - before.all[at];
             let seen = capture.take();
-            if count > 0 && !(answered && at == 3) {
+            if count > 0 && !(answered && at == STRANGERS) {
                 let first = seen.first().map(|frame| frame.bytes.clone());
                 let first = first.unwrap_or_default();
                 let first = &first[..first.len().min(64)];
@@ -117,7 +130,7 @@ impl Watched {
     /// Frames that went into the Gateway's kernel or out of the tunnel there, and at ws1.
     pub(super) fn reached(&self, before: &Self) -> [u64; 2] {
         let grown = |at: usize| self.all[at] - before.all[at];
-        [grown(0) + grown(1), grown(2)]
+        [(1..=TUNNEL).map(grown).sum(), grown(TUNNEL + 1)]
     }
 
     /// Probes of ws1 that came out of the tunnel, each time that one did.

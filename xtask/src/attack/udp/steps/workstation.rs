@@ -63,7 +63,7 @@ fn keys_of_ws1(remote: &Remote) -> Result<(u32, KnockKeys)> {
 
 fn replays(remote: &Remote) -> Result<u64> {
     let status = remote.networks.workstation.status()?;
-    Ok(status["drops"]["replay"].as_u64().unwrap_or(0))
+    Ok(status["drops"]["replayed"].as_u64().unwrap_or(0))
 }
 
 pub(super) fn lies(remote: &mut Remote) -> Result<Happened> {
