@@ -70,10 +70,16 @@ pub const STEPS: &[Step] = &[
     ),
     answered(step(
         "ws1's datagrams held back, and delivered from elsewhere first",
-        "as many answers go astray as datagrams came, none after ws1's next own, within 3 s it is seen at home",
+        "no more answers go astray than datagrams came, none after ws1's next own, within 3 s it is seen at home",
         0.7,
         path::delivered_first,
     )),
+    step(
+        "ws1's datagrams held back, and delivered with a bit changed before they are as they were",
+        "no changed one opens, each other one does, no answer leaves the way to ws1",
+        0.9,
+        path::changed_first,
+    ),
     step(
         "ws1's datagrams of before a rekey, delivered from everywhere after it",
         "each opens once, no answer leaves the way to ws1",
@@ -134,6 +140,12 @@ pub const STEPS: &[Step] = &[
         0.9,
         session::pointed_at_others,
     )),
+    step(
+        "ws4's session by way of groups' MAC addresses, broadcast and none",
+        "the Gateway sends to no such address",
+        0.9,
+        session::by_way_of_groups,
+    ),
     Step {
         keeps: [0.0, 0.9],
         goes_on: false,

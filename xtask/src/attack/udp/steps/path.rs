@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use wire::limits::HEADER_LEN;
 
 use super::{held_back, rekeys};
 use crate::attack::frame::{Noise, Outer};
@@ -30,6 +31,41 @@ fn told(frames: &[Vec<u8>], sent: u64) -> Result<Happened> {
         format!("only {} datagrams were held back", frames.len())
     });
     checks.end(sent, format!("{} held back, each sent twice", frames.len()))
+}
+
+pub(super) fn changed_first(remote: &mut Remote) -> Result<Happened> {
+    let failed = |remote: &Remote| -> Result<u64> {
+        Ok(remote.gateway().show()?.number("ws1", "open_failed"))
+    };
+    let (frames, ()) = held_back(remote, Duration::from_millis(300), |_| Ok(()))?;
+    let before = failed(remote)?;
+    let mut noise = Noise::new(71);
+    let mut sent = 0;
+    for frame in &frames {
+        let mut changed = inside(frame).to_vec();
+        let bit = noise.below((changed.len() - HEADER_LEN) as u64 * 8) as usize;
+        changed[HEADER_LEN + bit / 8] ^= 1 << (bit % 8);
+        let outer = from(&remote.known, anywhere(&mut noise));
+        sent += u64::from(remote.wire.send(&outer.wrap(&changed)));
+    }
+    pause(Duration::from_millis(100))?;
+    let failed = failed(remote)? - before;
+    sent += send_from_everywhere(remote, &frames);
+    pause(Duration::from_millis(300))?;
+    let mut checks = Checks::default();
+    checks.hold(failed == frames.len() as u64 && failed > 10, || {
+        format!(
+            "{failed} of {} changed datagrams failed to open",
+            frames.len()
+        )
+    });
+    checks.end(
+        sent,
+        format!(
+            "{failed} changed ones refused, {} as they were",
+            frames.len()
+        ),
+    )
 }
 
 /// That what was held back opens is shown by ws1's probes: those are answered that it was lost with otherwise.

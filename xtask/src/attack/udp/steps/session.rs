@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use wire::limits::REPLAY_WINDOW;
+use wire::limits::{BROADCAST, REPLAY_WINDOW};
 
-use crate::attack::frame::Noise;
+use crate::attack::frame::{Mac, Noise};
 use crate::attack::inner;
 use crate::attack::outcome::Happened;
 use crate::attack::scenarios::{Checks, opened};
@@ -47,6 +47,31 @@ pub(super) fn distances(remote: &mut Remote) -> Result<Happened> {
     });
     remote.rogue.connect()?;
     checks.end(sent, format!("{opened} of {sent} opened"))
+}
+
+pub(super) fn by_way_of_groups(remote: &mut Remote) -> Result<Happened> {
+    let macs: [Mac; 4] = [
+        BROADCAST,
+        [1, 0, 0x5e, 0, 0, 1],
+        [0x33, 0x33, 0, 0, 0, 1],
+        [0; 6],
+    ];
+    let mut sent = 0;
+    for mac in macs {
+        let sealer = remote.rogue.connect()?;
+        let mut outer = sealer.outer;
+        outer.mac = mac;
+        for value in 0..5 {
+            let ping = [&[3, 0, 0, 0, 0, 0, 0, 0][..], &[value; 16]].concat();
+            sent += u64::from(remote.wire.send(&outer.wrap(inside(&sealer.seal(&ping)))));
+            pause(Duration::from_millis(20))?;
+        }
+    }
+    remote.rogue.connect()?;
+    Checks::default().end(
+        sent,
+        format!("{sent} PINGs from {} such addresses", macs.len()),
+    )
 }
 
 /// PINGs without pause, as if from the hosts that are to get the answers.
