@@ -190,7 +190,7 @@ pub(super) fn handshake(
     key: [u64; 2],
     noise: &mut Noise,
 ) -> Vec<u8> {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let outer = known.as_itself_to_all();
         return outer.tagged(kind::HELLO, named, key, &[0; HELLO_LEN]);
     }

@@ -18,7 +18,7 @@ const ASKER: Mac = [2, 0x66, 0, 0, 0, 2];
 
 /// Questions of one IP version in turn.
 fn question(number: u64, from: Mac) -> Vec<u8> {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let asked = ([0; 6], GATEWAY_V4);
         return ethernet(
             BROADCAST,
