@@ -5,6 +5,7 @@
 mod cable;
 mod catalogue;
 mod frame;
+mod ground;
 mod inner;
 mod keys;
 mod outcome;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use wire::kind;
 
 use super::frame::header_of;
+use super::ground::Ground;
 use super::inner;
 use super::outcome::{Outcome, counted, difference, judge, kept, open_failures};
 use super::rogue::Rogue;
@@ -206,23 +207,6 @@ impl<'a> Suite<'a> {
             .join(format!("{STOLEN}.enrolment"))
     }
 
-    /// The victim.
-    pub(super) fn victim(&mut self) -> Result<&mut Workstation> {
-        let mut all = self.demo.workstations.iter_mut();
-        all.find(|w| w.name() == VICTIM)
-            .with_context(|| format!("no Workstation {VICTIM}"))
-    }
-
-    /// The Gateway.
-    pub(super) fn gateway(&self) -> &Gateway {
-        &self.demo.gateway
-    }
-
-    /// The thief of ws4's keys.
-    pub(super) fn rogue(&mut self) -> Result<&mut Rogue> {
-        self.rogue.as_mut().context("nobody has stolen ws4's keys")
-    }
-
     fn reached_workstations(&self) -> u64 {
         self.at_workstations.iter().map(Capture::incoming).sum()
     }
@@ -387,6 +371,42 @@ impl<'a> Suite<'a> {
         }
         outcome.held = outcome.broken.is_empty();
         Ok(outcome)
+    }
+}
+
+impl Ground for Suite<'_> {
+    fn gateway(&self) -> &Gateway {
+        &self.demo.gateway
+    }
+
+    fn port(&self) -> &'static str {
+        "lan"
+    }
+
+    fn victim(&mut self) -> Result<&mut Workstation> {
+        let mut all = self.demo.workstations.iter_mut();
+        all.find(|w| w.name() == VICTIM)
+            .with_context(|| format!("no Workstation {VICTIM}"))
+    }
+
+    fn others(&self) -> [&'static str; 2] {
+        [VICTIM, INSIDER]
+    }
+
+    fn rogue(&mut self) -> Result<&mut Rogue> {
+        self.rogue.as_mut().context("nobody has stolen ws4's keys")
+    }
+
+    fn known(&self) -> &Known {
+        &self.known
+    }
+
+    fn wire(&self) -> &PacketSocket {
+        &self.wire
+    }
+
+    fn sender(&self) -> Result<PacketSocket> {
+        PacketSocket::sender(&self.demo.evil, "cable0")
     }
 }
 

@@ -8,6 +8,7 @@ use wire::kind;
 use super::{Checks, flood_while_it_rekeys, opened};
 use crate::attack::catalogue::CATALOGUE;
 use crate::attack::frame::{Mac, Noise, header_of, hello, initiation, udp_v4};
+use crate::attack::ground::Ground;
 use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
 use crate::attack::stream::{From, Known, cycle};
@@ -194,26 +195,26 @@ pub(super) fn silence(suite: &mut Suite<'_>) -> Result<Happened> {
     )
 }
 
-pub(super) fn half_open(suite: &mut Suite<'_>) -> Result<Happened> {
+pub(in crate::attack) fn half_open(ground: &mut dyn Ground) -> Result<Happened> {
     const TIMES: u64 = 6;
-    let sealer = suite.rogue()?.connect()?;
-    let before = opened(&suite.gateway().show()?);
+    let sealer = ground.rogue()?.connect()?;
+    let before = opened(&ground.gateway().show()?);
     for _ in 0..TIMES {
-        suite.rogue()?.half_open()?;
+        ground.rogue()?.half_open()?;
         pause(Duration::from_millis(100))?;
     }
     // The session from before was never replaced.
-    suite
-        .wire
+    ground
+        .wire()
         .send(&sealer.seal(&inner::udp4(sealer.v4, GATEWAY_V4, 4444, b"still here")));
     let old = wait_for("a frame of the old session", Duration::from_secs(2), || {
-        suite
+        ground
             .gateway()
             .show()
             .is_ok_and(|now| opened(&now) > before)
             .then_some(())
     });
-    let new = suite.rogue()?.connect();
+    let new = ground.rogue()?.connect();
     let mut checks = Checks::default();
     checks.hold(old.is_ok(), || "the session in use was lost".into());
     checks.hold(new.is_ok(), || {

@@ -8,6 +8,7 @@ use wire::{Header, kind};
 
 use super::{Checks, meanwhile, opened};
 use crate::attack::frame::{ethernet, portcullis, udp_v4};
+use crate::attack::ground::Ground;
 use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
 use crate::attack::stream::cycle;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::Checks;
 use crate::attack::frame::{Noise, udp_v4};
+use crate::attack::ground::Ground;
 use crate::attack::inner;
 use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};

@@ -15,6 +15,7 @@ use super::outer::{OWN_PORT, OWN_V4, way};
 use super::steps::Step;
 use super::watch::{ECHO, Watch, Watched};
 use crate::attack::frame::header_of;
+use crate::attack::ground::Ground;
 use crate::attack::outcome::{Happened, Outcome, counted, difference, judge, kept};
 use crate::attack::rogue::Rogue;
 use crate::attack::sender::{Bounds, flood};
@@ -94,10 +95,6 @@ impl Remote {
             other,
             known,
         })
-    }
-
-    pub(super) fn gateway(&self) -> &Gateway {
-        &self.networks.gateway
     }
 
     /// Where the Gateway says that ws1 is.
@@ -239,6 +236,40 @@ impl Remote {
         }
         outcome.held = outcome.broken.is_empty();
         Ok(outcome)
+    }
+}
+
+impl Ground for Remote {
+    fn gateway(&self) -> &Gateway {
+        &self.networks.gateway
+    }
+
+    fn port(&self) -> &'static str {
+        "wan"
+    }
+
+    fn victim(&mut self) -> Result<&mut Workstation> {
+        Ok(&mut self.networks.workstation)
+    }
+
+    fn others(&self) -> [&'static str; 2] {
+        ["ws1", "ws2"]
+    }
+
+    fn rogue(&mut self) -> Result<&mut Rogue> {
+        Ok(&mut self.rogue)
+    }
+
+    fn known(&self) -> &Known {
+        &self.known
+    }
+
+    fn wire(&self) -> &PacketSocket {
+        &self.wire
+    }
+
+    fn sender(&self) -> Result<PacketSocket> {
+        PacketSocket::sender(&self.networks.internet, "ig")
     }
 }
 

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use wire::kind;
 
-use super::rekeys;
 use crate::attack::frame::{Noise, header_of};
 use crate::attack::outcome::Happened;
-use crate::attack::scenarios::{Checks, meanwhile};
+use crate::attack::scenarios::{Checks, meanwhile, rekeys};
 use crate::attack::udp::outer::{OWN_PORT, OWN_V4, anywhere, from, inside, own};
 use crate::attack::udp::suite::Remote;
 use crate::middlebox::Impairment;

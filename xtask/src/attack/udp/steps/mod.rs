@@ -14,6 +14,7 @@ use wire::kind;
 use super::suite::Remote;
 use crate::attack::frame::header_of;
 use crate::attack::outcome::Happened;
+use crate::attack::scenarios;
 use crate::middlebox::Impairment;
 use crate::rig::{Capture, PacketKind, pause};
 
@@ -134,6 +135,36 @@ pub const STEPS: &[Step] = &[
         0.9,
         elsewhere::questions,
     ),
+    step(
+        "ws4's last counter there is over networks, then lower ones",
+        "it ends the attacker's own session, and a new handshake makes another",
+        0.9,
+        |remote| scenarios::session::last_counter(remote),
+    ),
+    step(
+        "slow drip over networks: handshakes that are never finished",
+        "ws4's own session goes on until a new one is proven; a finished one works",
+        0.9,
+        |remote| scenarios::handshake::half_open(remote),
+    ),
+    step(
+        "PING and RekeyInit without pause in ws4's session over networks",
+        "at most 10 PONGs and 2 rekeys a second; ws1 rekeys",
+        0.9,
+        |remote| scenarios::session::control_flood(remote),
+    ),
+    step(
+        "packets from ws4's session to ws2's inner address and to nobody's",
+        "no answer to either",
+        0.9,
+        |remote| scenarios::session::probing(remote),
+    ),
+    step(
+        "ws4 disabled in the middle of its own flood over networks",
+        "nothing is opened once the call has returned",
+        0.9,
+        |remote| scenarios::session::disabled_under_flood(remote),
+    ),
     answered(step(
         "ws4's session as if from somebody else, and from ws1's own address and port",
         "at most 10 answers a second go there; ws1 does not notice",
@@ -193,13 +224,4 @@ fn held_back<R>(
     let result = then(&frames);
     middlebox.impair(Impairment::default());
     Ok((frames, result?))
-}
-
-/// Three rekeys of ws1, each of which must come to its end.
-fn rekeys(remote: &mut Remote) -> Result<()> {
-    for _ in 0..3 {
-        remote.networks.workstation.rekey()?;
-        pause(Duration::from_millis(100))?;
-    }
-    Ok(())
 }

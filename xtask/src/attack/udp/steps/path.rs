@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use wire::limits::HEADER_LEN;
 
-use super::{held_back, rekeys};
+use super::held_back;
 use crate::attack::frame::{Noise, Outer};
+use crate::attack::ground::Ground;
 use crate::attack::outcome::Happened;
-use crate::attack::scenarios::{Checks, meanwhile};
+use crate::attack::scenarios::{Checks, meanwhile, rekeys};
 use crate::attack::stream::cycle;
 use crate::attack::udp::outer::{anywhere, from, inside};
 use crate::attack::udp::suite::Remote;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use wire::limits::{BROADCAST, REPLAY_WINDOW};
 
 use crate::attack::frame::{Mac, Noise};
+use crate::attack::ground::Ground;
 use crate::attack::inner;
 use crate::attack::outcome::Happened;
 use crate::attack::scenarios::{Checks, opened};

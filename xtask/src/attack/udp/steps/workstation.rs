@@ -11,6 +11,7 @@ use wire::kind;
 use wire::limits::UDP_PORT;
 
 use crate::attack::frame::{Noise, Outer, ethernet};
+use crate::attack::ground::Ground;
 use crate::attack::inner;
 use crate::attack::outcome::Happened;
 use crate::attack::scenarios::Checks;
