@@ -131,7 +131,7 @@ fn no_session_moves_behind_a_groups_mac_address() {
         let mut frame = ws.frame_by(away, &up, bench.now);
         frame[6..12].copy_from_slice(&group);
         bench.inject(&frame);
-        assert_eq!(bench.written(), [up.clone()], "it opens");
+        assert_eq!(bench.written(), std::slice::from_ref(&up), "it opens");
         assert_eq!(sends_to(&mut bench), Some(back(home)), "from {group:02x?}");
     }
     assert_eq!(told(&bench), []);

@@ -94,9 +94,15 @@ impl Watch {
 
     /// What is counted by now.
     pub(super) fn count(&self) -> Result<Watched> {
-        for capture in self.captures() {
-            capture.settle()?;
-        }
+        // At once: each waits a while.
+        std::thread::scope(|scope| {
+            let settling = self.captures().map(|one| scope.spawn(|| one.settle()));
+            let settling: Vec<_> = settling.collect();
+            settling.into_iter().try_for_each(|one| match one.join() {
+                Ok(settled) => settled,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
         let frames = |capture: &Capture| capture.incoming() + capture.outgoing();
         Ok(Watched {
             all: self.all.each_ref().map(|(capture, _)| frames(capture)),
