@@ -23,14 +23,15 @@ const TUNNEL: usize = 5;
 /// The captures, and what each that has something means.
 pub(super) struct Watch {
     all: [(Capture, &'static str); MEANINGS],
-    delivered: Capture,
+    /// Probes of ws1 that came out of the tunnel at the Gateway, and their echoes at ws1.
+    probes: [Capture; 2],
     hellos: Capture,
 }
 
 /// What they had counted at one moment.
 pub(super) struct Watched {
     all: [u64; MEANINGS],
-    delivered: u64,
+    probes: [u64; 2],
     hellos: u64,
     overruns: u64,
 }
@@ -58,9 +59,15 @@ impl Watch {
         let astray = Capture::filtered(&networks.internet, Some("ig"), 16, move |frame| {
             is_incoming(frame) && !is_neighbours(frame) && frame.destination() != router
         })?;
-        let delivered = Capture::filtered(gateway, Some(HOST_INTERFACE), 0, move |frame| {
-            is_incoming(frame) && is_probe(&frame.bytes, inner[0])
-        })?;
+        let probes = |host, from| {
+            Capture::filtered(host, Some(HOST_INTERFACE), 0, move |frame| {
+                is_incoming(frame) && is_probe(&frame.bytes, from)
+            })
+        };
+        let probes = [
+            probes(gateway, inner[0])?,
+            probes(workstation, crate::rig::GATEWAY_V4)?,
+        ];
         let hellos = Capture::filtered(&networks.home, Some("hw"), 4, |frame| {
             header_of(&frame.bytes).is_some_and(|header| header.kind == kind::HELLO)
                 && frame.kind == PacketKind::Outgoing
@@ -82,14 +89,14 @@ impl Watch {
                     "went from the Gateway to another station than the router",
                 ),
             ],
-            delivered,
+            probes,
             hellos,
         })
     }
 
     fn captures(&self) -> impl Iterator<Item = &Capture> {
         let all = self.all.iter().map(|(capture, _)| capture);
-        all.chain([&self.delivered, &self.hellos])
+        all.chain(&self.probes).chain([&self.hellos])
     }
 
     /// What is counted by now.
@@ -106,7 +113,7 @@ impl Watch {
         let frames = |capture: &Capture| capture.incoming() + capture.outgoing();
         Ok(Watched {
             all: self.all.each_ref().map(|(capture, _)| frames(capture)),
-            delivered: self.delivered.incoming(),
+            probes: self.probes.each_ref().map(Capture::incoming),
             hellos: frames(&self.hellos),
             overruns: self.captures().map(Capture::overruns).sum(),
         })
@@ -139,9 +146,9 @@ impl Watched {
         [(1..=TUNNEL).map(grown).sum(), grown(TUNNEL + 1)]
     }
 
-    /// Probes of ws1 that came out of the tunnel, each time that one did.
-    pub(super) fn delivered(&self, before: &Self) -> u64 {
-        self.delivered - before.delivered
+    /// Probes of ws1 that came out of the tunnel at the Gateway, each time that one did, and their echoes at ws1.
+    pub(super) fn probes(&self, before: &Self) -> [u64; 2] {
+        [0, 1].map(|at| self.probes[at] - before.probes[at])
     }
 
     /// Hellos that ws1 has sent.
