@@ -155,6 +155,16 @@ impl Path {
         }
     }
 
+    /// Whether a station can be at the end of the first cable: its MAC address is not zero, and no group's.
+    pub fn leads_to_station(&self) -> bool {
+        match self {
+            Self::Ether(mac) | Self::Udp(UdpPath { next_hop: mac, .. }) => {
+                *mac != [0; 6] && mac[0] & 1 == 0
+            }
+            Self::Socket => true,
+        }
+    }
+
     /// The other side's MAC address on `ether`.
     pub fn mac(&self) -> Option<[u8; 6]> {
         match self {

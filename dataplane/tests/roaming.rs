@@ -122,6 +122,22 @@ fn a_session_follows_the_newest_frame_that_opens_and_no_other() {
 }
 
 #[test]
+fn no_session_moves_behind_a_groups_mac_address() {
+    let mut bench = gateway();
+    let (home, away) = (from("198.51.100.7", 4000), from("203.0.113.9", 5000));
+    let mut ws = bench.session_by(0, 1, back(home));
+    let up = packet(WS, TOR, b"up");
+    for group in [BROADCAST, [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
+        let mut frame = ws.frame_by(away, &up, bench.now);
+        frame[6..12].copy_from_slice(&group);
+        bench.inject(&frame);
+        assert_eq!(bench.written(), std::slice::from_ref(&up), "it opens");
+        assert_eq!(sends_to(&mut bench), Some(back(home)), "from {group:02x?}");
+    }
+    assert_eq!(told(&bench), []);
+}
+
+#[test]
 fn frames_of_a_former_session_move_nothing() {
     let mut bench = gateway();
     let (home, away) = (from("198.51.100.7", 4000), from("203.0.113.9", 5000));

@@ -44,7 +44,8 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask attack
   cargo xtask attack replay --seconds 5
-  cargo xtask attack --list     which there are, and what must hold of each")]
+  cargo xtask attack --list     which there are, and what must hold of each
+  cargo xtask attack --encapsulation udp --json attacks.json     from the Internet instead of a LAN")]
     Attack(attack::Options),
     /// Build everything and run every test (root)
     #[command(after_help = "Examples:

@@ -1,7 +1,6 @@
 //! Workstations over networks: the tunnel in UDP, through NAT and from place to place. Needs root and the
 //! programs (`cargo xtask test` builds them).
 
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
@@ -103,20 +102,10 @@ fn another_port_at_the_nat_in_mid_stream_costs_no_more_than_what_is_in_flight() 
     );
 }
 
-/// Has the Workstation know the Gateway by one endpoint, on whatever interface leads there.
-fn reach_only_by(networks: &mut Networks, endpoint: impl Display) {
-    let text = networks.workstation.configuration();
-    let text = text.replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
-    networks
-        .workstation
-        .configure(&format!("endpoint = [\"{endpoint}\"]\n{text}"))
-        .unwrap();
-}
-
 fn only_v4() -> Networks {
     require_root().unwrap();
     let mut networks = networks(&Programs::find().unwrap(), false).unwrap();
-    reach_only_by(&mut networks, WAN[0]);
+    networks.reach_by(WAN[0]).unwrap();
     networks.start().unwrap();
     networks
 }
@@ -938,7 +927,7 @@ fn a_gateway_whose_name_has_another_address_is_found_there() {
         address("192.0.2.9"),
     )
     .unwrap();
-    reach_only_by(&mut networks, "gw.example");
+    networks.reach_by("gw.example").unwrap();
     networks
         .workstation
         .name_server(address("192.0.2.53"))

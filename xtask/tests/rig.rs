@@ -415,6 +415,7 @@ fn without_a_wall_every_attack_reaches_the_kernel() {
         data: vec![data.clone()],
         answers: Vec::new(),
         sealer: None,
+        ways: None,
         newest: Arc::new(Mutex::new(data)),
         victim_v4: Ipv4Addr::new(10, 152, 152, 12),
     };

@@ -12,7 +12,7 @@ use super::cookie::{Cookies, Nonce, Origin};
 use super::kdf::{hello_prologue, rekey_prologue};
 use super::message::{self, Answer, Challenge, Inner, Offer};
 use super::model::{Flaw, planted};
-use super::noise::{NoiseError, Responder, Secrets, leads_to_station, public_key};
+use super::noise::{NoiseError, Responder, Secrets, public_key};
 use super::peer::{Keys, PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
 use super::slots::Slots;
@@ -317,7 +317,7 @@ impl Gateway {
             self.unattributed.malformed += 1;
             return;
         };
-        if !matches!(header.kind, kind::HELLO | kind::INITIATION) || !leads_to_station(&source) {
+        if !matches!(header.kind, kind::HELLO | kind::INITIATION) || !source.leads_to_station() {
             self.unattributed.malformed += 1;
             return;
         }

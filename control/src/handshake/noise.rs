@@ -1,7 +1,6 @@
 //! `Noise_IKpsk2_25519_AESGCM_BLAKE2s`, by the `snow` crate, so wrapped that its keys can only be
 //! had once the handshake is finished and that a Gateway never answers a key it has not enrolled.
 
-use super::{Mac, Path};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
@@ -342,20 +341,6 @@ pub fn is_usable(public: &[u8; 32]) -> bool {
     dh.set(&[0x42; 32]);
     let mut shared = [0; 32];
     dh.dh(public, &mut shared).is_ok() && shared != [0; 32]
-}
-
-/// Whether a MAC address can be a station's: not zero, not a group.
-pub(super) fn is_station(mac: Mac) -> bool {
-    mac != [0; 6] && mac[0] & 1 == 0
-}
-
-/// Whether there can be a station at the end of a path.
-pub(super) fn leads_to_station(path: &Path) -> bool {
-    match path {
-        Path::Ether(mac) => is_station(*mac),
-        Path::Udp(path) => is_station(path.next_hop),
-        Path::Socket => true,
-    }
 }
 
 #[cfg(test)]

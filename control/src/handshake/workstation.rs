@@ -16,7 +16,6 @@ use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::liveness::{Liveness, Verdict};
 use super::message::{self, Inner};
 use super::model::{Flaw, planted};
-use super::noise::leads_to_station;
 use super::random::Randomness;
 use super::slots::Slots;
 use super::{Action, Mac, Path};
@@ -203,7 +202,7 @@ impl Workstation {
         }
         let parsed = message::parse(frame).filter(|(header, payload)| {
             header.index == self.key_id
-                && leads_to_station(&source)
+                && source.leads_to_station()
                 && message::tag_is_good(header, self.knock.g2w, payload)
         });
         let handled = match parsed {

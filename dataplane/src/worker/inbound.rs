@@ -370,6 +370,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         if port.encapsulation == Encapsulation::Udp && peer.standing.current == index {
             if let Some(newest) = newest
                 && let Some(path) = Encapsulation::Udp.path_of(run[newest].frame.data(&port.io))
+                && path.leads_to_station()
             {
                 session.roam(path);
             }

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use wire::limits::{BROADCAST, COUNTER_LIMIT, HEADER_LEN};
 use wire::{Header, kind};
 
-use super::catalogue::{ALL_NODES, ALL_NODES_MAC, Attack, From, cycle, link_local};
+use super::catalogue::{ALL_NODES, ALL_NODES_MAC, link_local};
 use super::frame::{Mac, Noise, ethernet, portcullis};
 use super::inner;
+use super::stream::{Attack, From, Known, Writer, cycle, handshake};
 use crate::rig::GATEWAY_V4;
 
 const fn cable(
@@ -22,6 +23,58 @@ const fn cable(
         races: false,
         frames,
     }
+}
+
+/// Handshake frames of the victim under ws4's keys.
+pub(super) fn other_knock(known: &Known) -> Writer {
+    let (known, knock) = (known.clone(), known.sealer().knock.w2g);
+    let mut noise = Noise::new(21);
+    Box::new(move |number, buffer| {
+        let named = (known.key_id, noise.next());
+        *buffer = handshake(&known, number, named, knock, &mut noise);
+    })
+}
+
+/// Data of indexes that may be, under ws4's keys.
+pub(super) fn guesses(known: &Known) -> Writer {
+    let sealer = known.sealer();
+    let own = sealer.index;
+    let mut guess = Noise::new(22).next() as u32;
+    Box::new(move |number, buffer| {
+        // Slots of a few sessions are low: they are tried with every generation first.
+        guess = guess.wrapping_add(0x0001_0001);
+        let index = match guess & 0xffff_0000 | (guess & 7) {
+            index if index == own => index ^ 0x8000_0000,
+            index => index,
+        };
+        let mut header = Header::new(kind::DATA, 64, index, number);
+        header.tag = header.data_tag(sealer.admission());
+        *buffer = sealer.outer.frame(&header, &[0; 80]);
+    })
+}
+
+/// Data of the victim's session under ws4's keys.
+pub(super) fn other_admission(known: &Known) -> Writer {
+    let (known, sealer) = (known.clone(), known.sealer());
+    let mut header = known.header();
+    Box::new(move |number, buffer| {
+        if number % 64 == 0 {
+            header = known.header();
+            header.length = 64;
+        }
+        header.counter = (header.counter + 1) % COUNTER_LIMIT;
+        header.tag = header.data_tag(sealer.admission());
+        *buffer = known.as_victim().frame(&header, &[0; 80]);
+    })
+}
+
+/// Counters that no frame may have.
+pub(super) fn high_counters(known: &Known) -> Writer {
+    let sealer = known.sealer();
+    Box::new(move |number, buffer| {
+        let counter = [COUNTER_LIMIT, COUNTER_LIMIT + number, u64::MAX][number as usize % 3];
+        *buffer = sealer.seal_at(counter, &[0x45; 64]);
+    })
 }
 
 /// They.
@@ -231,61 +284,17 @@ pub const CABLE: &[Attack] = &[
     cable(
         "Hello and Initiation of ws2 under ws4's keys",
         &["bad_tag"],
-        |known| {
-            let (known, knock) = (known.clone(), known.sealer().knock.w2g);
-            let mut noise = Noise::new(21);
-            Box::new(move |number, buffer| {
-                let nonce = noise.next();
-                *buffer = match number % 2 {
-                    0 => super::hello(known.own, known.key_id, nonce, knock),
-                    _ => super::initiation(
-                        known.gateway,
-                        known.own,
-                        known.key_id,
-                        nonce,
-                        knock,
-                        &mut noise,
-                    ),
-                };
-            })
-        },
+        other_knock,
     ),
     cable(
         "guessing indexes: every slot and generation under ws4's keys",
         &["unknown_session", "bad_tag", "misdirected"],
-        |known| {
-            let sealer = known.sealer();
-            let own = sealer.index;
-            let mut guess = Noise::new(22).next() as u32;
-            Box::new(move |number, buffer| {
-                // Slots of a few sessions are low: they are tried with every generation first.
-                guess = guess.wrapping_add(0x0001_0001);
-                let index = match guess & 0xffff_0000 | (guess & 7) {
-                    index if index == own => index ^ 0x8000_0000,
-                    index => index,
-                };
-                let mut header = Header::new(kind::DATA, 64, index, number);
-                header.tag = header.data_tag(sealer.admission());
-                *buffer = portcullis(sealer.gateway, sealer.own, &header, &[0; 80]);
-            })
-        },
+        guesses,
     ),
     cable(
         "ws2's session under ws4's keys, from ws2's address",
         &["bad_tag"],
-        |known| {
-            let (known, sealer) = (known.clone(), known.sealer());
-            let mut header = known.header();
-            Box::new(move |number, buffer| {
-                if number % 64 == 0 {
-                    header = known.header();
-                    header.length = 64;
-                }
-                header.counter = (header.counter + 1) % COUNTER_LIMIT;
-                header.tag = header.data_tag(sealer.admission());
-                *buffer = portcullis(known.gateway, known.victim, &header, &[0; 80]);
-            })
-        },
+        other_admission,
     ),
     cable(
         "ws4's session from another address",
@@ -303,13 +312,6 @@ pub const CABLE: &[Attack] = &[
     cable(
         "counters of 2^36 and more under right tags",
         &["malformed"],
-        |known| {
-            let sealer = known.sealer();
-            Box::new(move |number, buffer| {
-                let counter =
-                    [COUNTER_LIMIT, COUNTER_LIMIT + number, u64::MAX][number as usize % 3];
-                *buffer = sealer.seal_at(counter, &[0x45; 64]);
-            })
-        },
+        high_counters,
     ),
 ];

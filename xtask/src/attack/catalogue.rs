@@ -1,111 +1,19 @@
-//! The attacks of the demo, and what every attack is made of: what it sends, and the verdicts it must
-//! die with.
+//! The attacks of the demo.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
 
-use wire::limits::{BROADCAST, COUNTER_LIMIT, ETHERTYPE};
+use wire::limits::{BROADCAST, ETHERTYPE};
 use wire::{Header, kind};
 
 use super::frame::{
-    Mac, Noise, advertisement, arp, ethernet, header_of, hello, initiation, portcullis,
-    solicitation, tagged, udp_v4,
+    Mac, Noise, advertisement, arp, ethernet, header_of, portcullis, solicitation, tagged, udp_v4,
 };
 use super::inner;
-use super::rogue::Sealer;
+use super::stream::{
+    Attack, From, INSIDER_PORT, cycle, forged_tags, lying_lengths, unknown_ids, unknown_sessions,
+    wrong_knock,
+};
 use crate::rig::{GATEWAY_V4, GATEWAY_V6};
-
-/// Everything that a host on the LAN can learn by listening, as on a hub.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// The MAC address of the Gateway's port.
-    pub gateway: Mac,
-    /// The victim's MAC address.
-    pub victim: Mac,
-    /// The attacker's own MAC address.
-    pub own: Mac,
-    /// The victim's key id, from its Hello.
-    pub key_id: u32,
-    /// The victim's Hellos and Initiations.
-    pub handshakes: Vec<Vec<u8>>,
-    /// Data frames of the victim.
-    pub data: Vec<Vec<u8>>,
-    /// What the Gateway has sent the victim: handshake frames and Data.
-    pub answers: Vec<Vec<u8>>,
-    /// The victim's newest Data frame, kept up to date while the attack runs.
-    pub newest: Arc<Mutex<Vec<u8>>>,
-    /// The victim's inner address.
-    pub victim_v4: Ipv4Addr,
-    /// A session of ws4, whose keys the attacker has.
-    pub sealer: Option<Arc<Sealer>>,
-}
-
-impl Known {
-    /// The session of ws4. Attacks that ask for it are run only where there is one.
-    pub(super) fn sealer(&self) -> Arc<Sealer> {
-        let sealer = self.sealer.as_ref();
-        Arc::clone(sealer.expect("a suite with ws4"))
-    }
-
-    /// The header of the victim's newest Data frame.
-    pub(super) fn header(&self) -> Header {
-        let frame = self.newest.lock().unwrap_or_else(|e| e.into_inner());
-        header_of(&frame).unwrap_or(Header::new(kind::DATA, 64, 1, 0))
-    }
-}
-
-/// Writes the frame of a given number into a buffer.
-pub type Writer = Box<dyn FnMut(u64, &mut Vec<u8>) + Send>;
-
-/// Where an attack comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// A host on the LAN, which shows it everything: its frames die in admission.
-    Cable,
-    /// The same host with all keys of ws4: its frames are admitted, and die behind the AEAD or in it.
-    Keys,
-}
-
-/// An attack that is a stream of frames.
-pub struct Attack {
-    /// What it is called in the table.
-    pub name: &'static str,
-    /// The verdicts of the Gateway's port that its frames die with; under ws4's keys, the reasons of that
-    /// Workstation's drops as well.
-    pub verdicts: &'static [&'static str],
-    /// Where from.
-    pub from: From,
-    /// Where a frame of the victim is lost before the Gateway, a copy of its header is the first
-    /// that comes, is admitted, and dies in the AEAD: at most as many as were lost.
-    pub races: bool,
-    /// Makes its frames.
-    pub frames: fn(&Known) -> Writer,
-}
-
-impl Attack {
-    /// What must hold, beside that nothing gets into any kernel.
-    pub fn holds(&self) -> String {
-        match self.verdicts {
-            [all @ .., last] if !all.is_empty() => {
-                format!("dropped as {} or {last}", all.join(", "))
-            }
-            all => format!("dropped as {}", all.join("")),
-        }
-    }
-}
-
-/// The UDP port that packets from inside go to; nothing else in the rig uses it.
-pub const INSIDER_PORT: u16 = 4444;
-
-/// Cycles through ready-made frames.
-pub(super) fn cycle(frames: Vec<Vec<u8>>) -> Writer {
-    Box::new(move |number, buffer| {
-        buffer.clear();
-        if let Some(frame) = frames.get(number as usize % frames.len().max(1)) {
-            buffer.extend(frame);
-        }
-    })
-}
 
 pub(super) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.map(u16::from);
@@ -240,80 +148,28 @@ pub const CATALOGUE: &[Attack] = &[
         verdicts: &["bad_tag"],
         from: From::Cable,
         races: false,
-        frames: |known| {
-            let known = known.clone();
-            let mut noise = Noise::new(8);
-            let mut header = known.header();
-            Box::new(move |number, buffer| {
-                if number % 64 == 0 {
-                    header = known.header();
-                    header.length = 1200;
-                }
-                header.counter = (header.counter + 1) % COUNTER_LIMIT;
-                header.tag = noise.next();
-                *buffer = portcullis(known.gateway, known.victim, &header, &[0xaa; 1216]);
-            })
-        },
+        frames: forged_tags,
     },
     Attack {
         name: "Data of sessions that do not exist",
         verdicts: &["unknown_session"],
         from: From::Cable,
         races: false,
-        frames: |known| {
-            let (to, from) = (known.gateway, known.own);
-            let mut noise = Noise::new(9);
-            Box::new(move |number, buffer| {
-                let index = (noise.next() as u32).max(1);
-                let mut header = Header::new(kind::DATA, 64, index, number);
-                header.tag = noise.next();
-                *buffer = portcullis(to, from, &header, &[0; 80]);
-            })
-        },
+        frames: unknown_sessions,
     },
     Attack {
         name: "Hello and Initiation under a wrong key",
         verdicts: &["bad_tag"],
         from: From::Cable,
         races: false,
-        frames: |known| {
-            let known = known.clone();
-            let mut noise = Noise::new(10);
-            Box::new(move |number, buffer| {
-                let (nonce, key) = (noise.next(), [noise.next(), noise.next()]);
-                *buffer = if number % 2 == 0 {
-                    hello(known.own, known.key_id, nonce, key)
-                } else {
-                    initiation(
-                        known.gateway,
-                        known.own,
-                        known.key_id,
-                        nonce,
-                        key,
-                        &mut noise,
-                    )
-                };
-            })
-        },
+        frames: wrong_knock,
     },
     Attack {
         name: "Hello and Initiation under unknown key ids",
         verdicts: &["unknown_key"],
         from: From::Cable,
         races: false,
-        frames: |known| {
-            let known = known.clone();
-            let mut noise = Noise::new(11);
-            Box::new(move |number, buffer| {
-                let (nonce, key) = (noise.next(), [noise.next(), noise.next()]);
-                let other = known.key_id ^ (noise.next() as u32 | 1);
-                *buffer = if number % 2 == 0 {
-                    hello(known.own, other, nonce, key)
-                } else {
-                    initiation(known.gateway, known.own, other, nonce, key, &mut noise)
-                };
-            })
-        },
+        frames: unknown_ids,
     },
     Attack {
         name: "the Gateway's own frame types, forged Resets",
@@ -379,20 +235,7 @@ pub const CATALOGUE: &[Attack] = &[
         verdicts: &["malformed"],
         from: From::Cable,
         races: false,
-        frames: |known| {
-            let known = known.clone();
-            Box::new(move |number, buffer| {
-                let mut header = known.header();
-                header.length = [1461, 9216, 9217, u16::MAX][number as usize % 4];
-                *buffer = portcullis(known.gateway, known.victim, &header, &[0; 1476]);
-                match number / 4 % 4 {
-                    1 => buffer[15] = 0x80,
-                    2 => buffer[14] = 0x25,
-                    3 => buffer[14] = 0x1f,
-                    _ => {}
-                }
-            })
-        },
+        frames: lying_lengths,
     },
     Attack {
         name: "random bytes",
@@ -430,7 +273,10 @@ pub const CATALOGUE: &[Attack] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::attack::{Known, hello, initiation};
     use wire::{Admission, Frame, Role, Tables, Verdict, decide};
 
     struct Bytes<'a>(&'a [u8]);
@@ -533,6 +379,7 @@ mod tests {
             data: vec![data.clone()],
             answers: Vec::new(),
             sealer: None,
+            ways: None,
             newest: Arc::new(Mutex::new(data)),
             victim_v4: Ipv4Addr::new(10, 152, 152, 12),
         }

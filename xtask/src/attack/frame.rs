@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use wire::limits::{BROADCAST, ETHERTYPE};
+use dataplane::path::{Encapsulation, Path};
+use wire::limits::{
+    BROADCAST, ETH_LEN, ETHERTYPE, HELLO_LEN, INITIATION_LEN, UDP_V4_LEN, UDP_V6_LEN,
+};
 use wire::{Header, kind};
 
 /// A MAC address.
@@ -144,19 +147,63 @@ fn icmp_v6(source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec
     packet
 }
 
+/// What is around a frame: whose it is, and the way it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outer {
+    /// The source's MAC address.
+    pub mac: Mac,
+    /// Where it goes.
+    pub way: Path,
+}
+
+impl Outer {
+    /// A whole frame around one of Portcullis.
+    pub fn wrap(&self, frame: &[u8]) -> Vec<u8> {
+        if let Some(destination) = self.way.mac() {
+            return ethernet(destination, self.mac, ETHERTYPE, frame);
+        }
+        let mut whole = vec![0; self.way.front()];
+        whole.extend(frame);
+        self.way.write(&mut whole, self.mac, Encapsulation::Udp);
+        self.way.finish(&mut whole);
+        whole
+    }
+
+    /// The same with the given header; its tag as it stands there.
+    pub fn frame(&self, header: &Header, payload: &[u8]) -> Vec<u8> {
+        self.wrap(&[&header.encode()[..], payload].concat())
+    }
+
+    /// A handshake frame with this payload, tagged under `key`.
+    pub fn tagged(
+        &self,
+        kind: u8,
+        (key_id, nonce): (u32, u64),
+        key: [u64; 2],
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let mut header = Header::new(kind, payload.len() as u16, key_id, nonce);
+        header.tag = header.handshake_tag(key, payload);
+        self.frame(&header, payload)
+    }
+}
+
 /// A Portcullis frame with the given header; its tag as it stands there.
 pub fn portcullis(destination: Mac, source: Mac, header: &Header, payload: &[u8]) -> Vec<u8> {
-    let mut inner = header.encode().to_vec();
-    inner.extend(payload);
-    ethernet(destination, source, ETHERTYPE, &inner)
+    let outer = Outer {
+        mac: source,
+        way: destination.into(),
+    };
+    outer.frame(header, payload)
 }
 
 /// A Hello for `key_id`, tagged under `key`.
 pub fn hello(source: Mac, key_id: u32, nonce: u64, key: [u64; 2]) -> Vec<u8> {
-    let payload = [0; wire::limits::HELLO_LEN];
-    let mut header = Header::new(kind::HELLO, payload.len() as u16, key_id, nonce);
-    header.tag = header.handshake_tag(key, &payload);
-    portcullis(BROADCAST, source, &header, &payload)
+    let outer = Outer {
+        mac: source,
+        way: BROADCAST.into(),
+    };
+    outer.tagged(kind::HELLO, (key_id, nonce), key, &[0; HELLO_LEN])
 }
 
 /// An Initiation for `key_id` with a payload of noise, tagged under `key`.
@@ -168,19 +215,28 @@ pub fn initiation(
     key: [u64; 2],
     noise: &mut Noise,
 ) -> Vec<u8> {
-    let mut payload = [0; wire::limits::INITIATION_LEN];
+    let outer = Outer {
+        mac: source,
+        way: destination.into(),
+    };
+    let mut payload = [0; INITIATION_LEN];
     noise.fill(&mut payload);
-    let mut header = Header::new(kind::INITIATION, payload.len() as u16, key_id, nonce);
-    header.tag = header.handshake_tag(key, &payload);
-    portcullis(destination, source, &header, &payload)
+    outer.tagged(kind::INITIATION, (key_id, nonce), key, &payload)
+}
+
+/// Bytes before the Portcullis header of a captured frame, where it has one.
+pub fn front_of(frame: &[u8]) -> Option<usize> {
+    match u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]) {
+        ETHERTYPE => Some(ETH_LEN),
+        0x0800 if frame.get(23) == Some(&17) => Some(UDP_V4_LEN),
+        0x86dd if frame.get(20) == Some(&17) => Some(UDP_V6_LEN),
+        _ => None,
+    }
 }
 
 /// The header of a captured Portcullis frame.
 pub fn header_of(frame: &[u8]) -> Option<Header> {
-    if frame.get(12..14)? != ETHERTYPE.to_be_bytes() {
-        return None;
-    }
-    Header::decode(frame.get(14..)?).ok()
+    Header::decode(frame.get(front_of(frame)?..)?).ok()
 }
 
 /// A seeded generator (SplitMix64): an attack can be repeated exactly.

@@ -3,10 +3,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::catalogue::{Attack, From, Known, Writer};
 use super::frame::Noise;
 use super::inner;
 use super::rogue::Sealer;
+use super::stream::{Attack, From, Known, Writer};
 use crate::rig::{GATEWAY_V4, GATEWAY_V6};
 
 const fn keys(

@@ -1,9 +1,9 @@
 //! A compromised Workstation: whoever has read its enrolment, speaking the protocol over a raw socket
-//! from any host of the LAN, and free to send what no agent would.
+//! from any host of the LAN or of the Internet, and free to send what no agent would.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use control::enrolment::Enrolment;
 use control::handshake::workstation::{Workstation, WorkstationConfig};
-use control::handshake::{Action, Install, inner_mtu, kdf};
+use control::handshake::{Action, Encapsulation, Install, Path, inner_mtu, kdf};
 use dataplane::engine::{Aead, Engine};
 use dataplane::keys::{Cipher, DirectionKeys, Protection};
-use wire::limits::{HEADER_LEN, TAG_LEN};
+use wire::kind::INITIATION;
+use wire::limits::{BROADCAST, ETHERTYPE, HEADER_LEN, TAG_LEN};
 use wire::{Header, kind};
 use zeroize::Zeroizing;
 
-use super::frame::{Mac, Noise, ethernet, header_of};
+use super::frame::{Mac, Noise, Outer, front_of, header_of};
 use crate::rig::{Namespace, PacketSocket, check, mac_of};
 
 /// The MTU of the cable.
@@ -58,10 +59,8 @@ pub struct Sealer {
     half: Half,
     /// The session's index at the Gateway.
     pub index: u32,
-    /// The Gateway's MAC address.
-    pub gateway: Mac,
-    /// The MAC address the session is pinned to.
-    pub own: Mac,
+    /// What is around its frames.
+    pub outer: Outer,
     /// The inner IPv4 address the Gateway gave.
     pub v4: Ipv4Addr,
     /// The inner IPv6 address.
@@ -109,7 +108,7 @@ impl Sealer {
             .aead()
             .seal(&self.half.nonce(counter), associated, payload, tag);
         debug_assert!(sealed.is_ok(), "a payload no longer than a frame");
-        ethernet(self.gateway, self.own, wire::limits::ETHERTYPE, &frame)
+        self.outer.wrap(&frame)
     }
 
     /// A frame whose header is authentic and whose payload is not.
@@ -118,7 +117,7 @@ impl Sealer {
         header.tag = header.data_tag(self.admission());
         let mut payload = vec![0; length + TAG_LEN];
         noise.fill(&mut payload);
-        super::frame::portcullis(self.gateway, self.own, &header, &payload)
+        self.outer.frame(&header, &payload)
     }
 }
 
@@ -136,6 +135,10 @@ pub struct Rogue {
     machine: Workstation,
     socket: PacketSocket,
     own: Mac,
+    /// Where its Hellos go.
+    gateway: Path,
+    /// Its Initiations are as if from there.
+    pub detour: Option<Outer>,
     start: Instant,
     live: Option<Live>,
     v4: Option<Ipv4Addr>,
@@ -159,16 +162,31 @@ impl Rogue {
     ///
     /// # Errors
     /// When the file is none, or the interface does not exist.
-    pub fn new(file: &Path, namespace: &Namespace, interface: &str) -> Result<Self> {
+    pub fn new(file: &FilePath, namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::by(BROADCAST.into(), file, namespace, interface)
+    }
+
+    /// The same, with another way for its Hellos: over networks, from the way's own address.
+    ///
+    /// # Errors
+    /// As [`Rogue::new`].
+    pub fn by(
+        gateway: Path,
+        file: &FilePath,
+        namespace: &Namespace,
+        interface: &str,
+    ) -> Result<Self> {
         let (enrolment, _) = Enrolment::read(file).map_err(|problem| anyhow!("{problem}"))?;
         let own = mac_of(namespace, interface)?;
         let socket = PacketSocket::open(namespace, Some(interface))?;
         socket.ignore_outgoing()?;
         Ok(Self {
-            machine: machine(&enrolment, own, 1)?,
+            machine: machine(&enrolment, own, gateway, 1)?,
             enrolment,
             socket,
             own,
+            gateway,
+            detour: None,
             start: Instant::now(),
             live: None,
             v4: None,
@@ -203,7 +221,9 @@ impl Rogue {
     /// # Errors
     /// As [`Rogue::session`].
     pub fn connect(&mut self) -> Result<Arc<Sealer>> {
-        self.shake(|live| live.is_some_and(|live| live.confirmed))?;
+        self.shake(Duration::from_secs(10), |live| {
+            live.is_some_and(|live| live.confirmed)
+        })?;
         let live = self
             .live
             .as_ref()
@@ -211,21 +231,32 @@ impl Rogue {
         Ok(Arc::clone(&live.sealer))
     }
 
-    fn shake(&mut self, done: impl Fn(Option<&Live>) -> bool) -> Result<()> {
+    /// A new session within so long, or none.
+    ///
+    /// # Errors
+    /// As [`Rogue::session`].
+    pub fn connects_within(&mut self, time: Duration) -> Result<bool> {
+        let confirmed = |live: Option<&Live>| live.is_some_and(|live| live.confirmed);
+        let ended = self.shake(time, confirmed);
+        check()?;
+        Ok(ended.is_ok())
+    }
+
+    fn shake(&mut self, time: Duration, done: impl Fn(Option<&Live>) -> bool) -> Result<()> {
         self.live = None;
         let seed = self.start.elapsed().as_nanos() as u64;
-        self.machine = machine(&self.enrolment, self.own, seed)?;
+        self.machine = machine(&self.enrolment, self.own, self.gateway, seed)?;
         let now = self.now();
         self.machine.start(now);
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(10) {
+        while begun.elapsed() < time {
             check()?;
             self.pump(Duration::from_millis(2))?;
             if done(self.live.as_ref()) {
                 return Ok(());
             }
         }
-        Err(anyhow!("no session under ws4's keys within 10 s"))
+        Err(anyhow!("no session under ws4's keys within {time:?}"))
     }
 
     /// Shakes hands as far as the Response and proves nothing: a session that stays pending.
@@ -234,7 +265,7 @@ impl Rogue {
     /// When the Gateway does not answer within ten seconds.
     pub fn half_open(&mut self) -> Result<()> {
         self.mute = true;
-        let done = self.shake(|live| live.is_some());
+        let done = self.shake(Duration::from_secs(10), |live| live.is_some());
         self.mute = false;
         self.live = None;
         done
@@ -244,7 +275,12 @@ impl Rogue {
     ///
     /// # Errors
     /// As [`Rogue::new`].
-    pub fn clone_at(file: &Path, namespace: &Namespace, interface: &str, own: Mac) -> Result<Self> {
+    pub fn clone_at(
+        file: &FilePath,
+        namespace: &Namespace,
+        interface: &str,
+        own: Mac,
+    ) -> Result<Self> {
         let mut clone = Self::new(file, namespace, interface)?;
         clone.own = own;
         Ok(clone)
@@ -274,25 +310,39 @@ impl Rogue {
         self.act()
     }
 
+    /// The header of a frame that is for us, what is before it, and where it is from.
+    fn for_us(&self, frame: &[u8]) -> Option<(Header, usize, Path)> {
+        let (header, front) = (header_of(frame)?, front_of(frame)?);
+        let encapsulation = match self.gateway {
+            Path::Ether(_) => Encapsulation::Ether(ETHERTYPE),
+            _ => Encapsulation::Udp,
+        };
+        let source = encapsulation.path_of(frame)?;
+        let ours = match (self.gateway, source) {
+            (Path::Udp(own), Path::Udp(theirs)) => own.local == theirs.local,
+            _ => frame[..6] == self.own,
+        };
+        ours.then_some((header, front, source))
+    }
+
     fn take(&mut self, frame: &mut [u8]) {
-        let Some(header) = header_of(frame).filter(|_| frame[..6] == self.own) else {
+        let Some((header, front, source)) = self.for_us(frame) else {
             return;
         };
         self.heard += frame.len() as u64;
         self.heard_frames += 1;
         self.transcript.insert((header.kind, frame.len()));
-        let source: Mac = frame[6..12].try_into().expect("six bytes");
         let now = self.now();
         if header.kind != kind::DATA {
-            self.machine.frame(now, source, &frame[14..]);
+            self.machine.frame(now, source, &frame[front..]);
             return;
         }
         let Some(live) = &mut self.live else { return };
-        let end = 14 + header.frame_len();
+        let end = front + header.frame_len();
         if header.index != live.install.index || frame.len() < end {
             return;
         }
-        let (associated, sealed) = frame[14..end].split_at_mut(HEADER_LEN);
+        let (associated, sealed) = frame[front..end].split_at_mut(HEADER_LEN);
         let nonce = live.receive.nonce(header.counter);
         if live
             .receive
@@ -328,10 +378,13 @@ impl Rogue {
                 Action::Send {
                     destination, frame, ..
                 } => {
-                    let ethertype = wire::limits::ETHERTYPE;
-                    let destination = destination.mac().context("a way over networks")?;
-                    self.socket
-                        .send(&ethernet(destination, self.own, ethertype, &frame));
+                    let outer = Outer {
+                        mac: self.own,
+                        way: destination,
+                    };
+                    let initiation = frame.first().is_some_and(|first| first & 15 == INITIATION);
+                    let outer = self.detour.filter(|_| initiation).unwrap_or(outer);
+                    self.socket.send(&outer.wrap(&frame));
                 }
                 Action::SendInner { index, message, .. } => {
                     let live = self
@@ -363,8 +416,10 @@ impl Rogue {
         let sealer = Sealer {
             half: Half::new(keys.cipher, &keys.send)?,
             index: install.peer_index,
-            gateway: install.path.mac().context("a way over networks")?,
-            own: self.own,
+            outer: Outer {
+                mac: self.own,
+                way: install.path,
+            },
             v4: self.v4.context("ws4 was given no IPv4 address")?,
             v6: self.v6.context("ws4 was given no IPv6 address")?,
             knock: kdf::knock_keys(self.enrolment.psk.as_bytes()),
@@ -382,7 +437,7 @@ impl Rogue {
     }
 }
 
-fn machine(enrolment: &Enrolment, own: Mac, seed: u64) -> Result<Workstation> {
+fn machine(enrolment: &Enrolment, own: Mac, gateway: Path, seed: u64) -> Result<Workstation> {
     let private = enrolment
         .private_key()
         .map_err(|problem| anyhow!("{problem}"))?;
@@ -395,9 +450,9 @@ fn machine(enrolment: &Enrolment, own: Mac, seed: u64) -> Result<Workstation> {
             psk: Zeroizing::new(*enrolment.psk.as_bytes()),
             key_id: enrolment.key_id.get(),
             port: 0,
-            gateway: wire::limits::BROADCAST.into(),
-            mac: own,
-            mtu: inner_mtu(CABLE_MTU, &own.into()),
+            gateway,
+            mac: gateway.mac().map_or([0; 6], |_| own),
+            mtu: inner_mtu(CABLE_MTU, &gateway),
             virtualised: false,
             ciphers: vec![Cipher::Aes256Gcm],
             protections: vec![Protection::Encrypt],

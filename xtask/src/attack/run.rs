@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Bounds, CABLE, CATALOGUE, KEYS, Outcome, SCENARIOS, Suite};
+use super::udp::{self, Remote};
+use super::{Attack, Bounds, CABLE, CATALOGUE, KEYS, Outcome, SCENARIOS, Suite};
 use crate::report::{Table, count};
 use crate::rig::{Demo, HttpServer, Programs, Serial, check, demo, require_root, sweep};
 
@@ -17,6 +18,9 @@ const HTTP: u16 = 8080;
 /// What `cargo xtask attack` takes.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
+    /// What carries the tunnel: `ether` attacks it on a LAN, `udp` from the Internet
+    #[arg(long, value_enum, default_value_t = Over::Ether, value_name = "NAME")]
+    pub encapsulation: Over,
     /// Only attacks whose name contains this
     #[arg(value_name = "NAME")]
     pub only: Option<String>,
@@ -29,6 +33,15 @@ pub struct Options {
     /// Only say which attacks there are, and what must hold of each
     #[arg(long, conflicts_with_all = ["json", "seconds"])]
     pub list: bool,
+}
+
+/// What carries the tunnel that is attacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Over {
+    /// Ethernet, on a LAN.
+    Ether,
+    /// UDP, over networks.
+    Udp,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -56,7 +69,10 @@ pub struct Outcomes {
 /// When something cannot be set up, or an attack did not fail as it must.
 pub fn run(options: &Options) -> Result<()> {
     if options.list {
-        print!("{}", list(|name| options.wants(name)));
+        print!(
+            "{}",
+            list(options.encapsulation, |name| options.wants(name))
+        );
         return Ok(());
     }
     require_root()?;
@@ -94,14 +110,24 @@ impl Options {
 }
 
 /// The attacks for whose names `wanted` is true, as rows of a Markdown table.
-pub fn list(wanted: impl Fn(&str) -> bool) -> String {
-    let streams = [CATALOGUE, CABLE, KEYS].into_iter().flatten();
-    let streams = streams.map(|attack| (attack.name, attack.holds()));
-    let steps = SCENARIOS.iter();
-    let steps = steps.map(|scenario| (scenario.name, scenario.holds.to_owned()));
-    let rows = streams.chain(steps).filter(|(name, _)| wanted(name));
+pub fn list(over: Over, wanted: impl Fn(&str) -> bool) -> String {
+    let mut rows: Vec<(&str, String)> = streams(over)
+        .map(|attack| (attack.name, attack.holds()))
+        .collect();
+    match over {
+        Over::Ether => rows.extend(SCENARIOS.iter().map(|s| (s.name, s.holds.to_owned()))),
+        Over::Udp => rows.extend(udp::STEPS.iter().map(|s| (s.name, s.holds.to_owned()))),
+    }
+    let rows = rows.into_iter().filter(|(name, _)| wanted(name));
     rows.map(|(name, holds)| format!("| {name} | {holds} |\n"))
         .collect()
+}
+
+fn streams(over: Over) -> Box<dyn Iterator<Item = &'static Attack>> {
+    match over {
+        Over::Ether => Box::new([CATALOGUE, CABLE, KEYS].into_iter().flatten()),
+        Over::Udp => Box::new(udp::streams().chain(udp::under_keys())),
+    }
 }
 
 fn told(outcome: &Outcome) -> impl Iterator<Item = String> {
@@ -111,7 +137,7 @@ fn told(outcome: &Outcome) -> impl Iterator<Item = String> {
 
 /// The outcomes as a table.
 pub fn table(outcomes: &[Outcome]) -> String {
-    let mut table = Table::new(&["attack", "sent", "ended as", "ws2 keeps", "held"]);
+    let mut table = Table::new(&["attack", "sent", "ended as", "victim keeps", "held"]);
     for outcome in outcomes {
         table.row([
             outcome.name.to_owned(),
@@ -128,9 +154,14 @@ pub fn table(outcomes: &[Outcome]) -> String {
 }
 
 fn all(options: &Options, programs: &Programs, outcomes: &mut Vec<Outcome>) -> Result<()> {
-    let mut rig = demo(programs)?;
     let wanted = |name: &str| options.wants(name);
-    every(&mut rig, options.seconds, wanted, outcomes)
+    match options.encapsulation {
+        Over::Ether => every(&mut demo(programs)?, options.seconds, wanted, outcomes),
+        Over::Udp => {
+            let bounds = Bounds::full_speed(Duration::from_secs_f64(options.seconds));
+            every_remote(programs, bounds, wanted, outcomes)
+        }
+    }
 }
 
 /// Runs the attacks for whose names `wanted` is true in a demo's layout in which nothing runs yet, each stream
@@ -144,11 +175,7 @@ pub fn every(
     wanted: impl Fn(&str) -> bool,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<()> {
-    let streams: Vec<_> = [CATALOGUE, CABLE, KEYS]
-        .into_iter()
-        .flatten()
-        .filter(|a| wanted(a.name))
-        .collect();
+    let streams: Vec<_> = streams(Over::Ether).filter(|a| wanted(a.name)).collect();
     let scenarios: Vec<_> = SCENARIOS.iter().filter(|s| wanted(s.name)).collect();
     let total = streams.len() + scenarios.len();
     ensure!(total > 0, "no attack has such a name: --list has all");
@@ -176,6 +203,37 @@ pub fn every(
     Ok(())
 }
 
+/// Runs the attacks over networks for whose names `wanted` is true, each stream within `bounds`. What ended is in
+/// `outcomes`, also after an error.
+///
+/// # Errors
+/// Something cannot be set up.
+pub fn every_remote(
+    programs: &Programs,
+    bounds: Bounds,
+    wanted: impl Fn(&str) -> bool,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<()> {
+    let streams: Vec<_> = streams(Over::Udp).filter(|a| wanted(a.name)).collect();
+    let steps: Vec<_> = udp::STEPS.iter().filter(|s| wanted(s.name)).collect();
+    let total = streams.len() + steps.len();
+    ensure!(total > 0, "no attack has such a name: --list has all");
+    progress(0, total, "starting Gateway and Workstations");
+    let mut remote = Remote::new(programs)?;
+    for attack in streams {
+        check()?;
+        progress(outcomes.len(), total, attack.name);
+        outcomes.push(remote.run(attack, bounds).with_context(|| attack.name)?);
+    }
+    for step in steps {
+        check()?;
+        progress(outcomes.len(), total, step.name);
+        outcomes.push(remote.act(step).with_context(|| step.name)?);
+    }
+    progress(total, total, "done");
+    Ok(())
+}
+
 fn progress(done: usize, total: usize, what: &str) {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K  {done} of {total}: {what}");
@@ -192,12 +250,14 @@ mod tests {
 
     #[test]
     fn the_threat_model_has_every_attack_and_what_must_hold_of_it() {
-        let all = list(|_| true);
-        assert!(all.lines().count() >= 40, "{} attacks", all.lines().count());
-        let documented = include_str!("../../../docs/threat-model.md");
-        assert!(
-            documented.contains(&all),
-            "docs/threat-model.md has not these rows (`cargo xtask attack --list`):\n{all}"
-        );
+        for over in [Over::Ether, Over::Udp] {
+            let all = list(over, |_| true);
+            assert!(all.lines().count() >= 40, "{} attacks", all.lines().count());
+            let documented = include_str!("../../../docs/threat-model.md");
+            assert!(
+                documented.contains(&all),
+                "docs/threat-model.md has not these rows (`cargo xtask attack --list`):\n{all}"
+            );
+        }
     }
 }

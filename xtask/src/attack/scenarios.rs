@@ -1,9 +1,9 @@
 //! Attacks in steps: what cannot be told as a stream of frames.
 
-mod handshake;
+pub(super) mod handshake;
 mod jumbo;
 mod outage;
-mod session;
+pub(super) mod session;
 mod timing;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::ground::Ground;
+use super::outcome::Happened;
 use super::sender::{Bounds, flood};
-use super::suite::{Happened, STOLEN, Suite};
+use super::suite::{STOLEN, Suite};
 use crate::rig::{PacketSocket, Snapshot, pause};
 
 /// An attack in steps.
@@ -64,21 +66,21 @@ pub const SCENARIOS: &[Scenario] = &[
         holds: "ws4's own session goes on until a new one is proven; a finished one works",
         hub: false,
         keeps: 0.5,
-        run: handshake::half_open,
+        run: |suite| handshake::half_open(suite),
     },
     Scenario {
         name: "counter exhaustion: the last counter there is, then lower ones",
         holds: "it ends the attacker's own session, and a new handshake makes another",
         hub: false,
         keeps: 0.5,
-        run: session::last_counter,
+        run: |suite| session::last_counter(suite),
     },
     Scenario {
         name: "PING and RekeyInit without pause in a session",
         holds: "at most 10 PONGs and 2 rekeys a second; ws2 rekeys",
         hub: false,
         keeps: 0.5,
-        run: session::control_flood,
+        run: |suite| session::control_flood(suite),
     },
     Scenario {
         name: "a clone: two hosts with the same keys",
@@ -92,7 +94,7 @@ pub const SCENARIOS: &[Scenario] = &[
         holds: "no answer to either",
         hub: false,
         keeps: 0.5,
-        run: session::probing,
+        run: |suite| session::probing(suite),
     },
     Scenario {
         name: "is there a ws3? how and how fast ws4 is answered with it idle, busy and turned off",
@@ -113,7 +115,7 @@ pub const SCENARIOS: &[Scenario] = &[
         holds: "nothing is opened once the call has returned",
         hub: false,
         keeps: 0.5,
-        run: session::disabled_under_flood,
+        run: |suite| session::disabled_under_flood(suite),
     },
     Scenario {
         name: "a stolen CAM entry: ws2's and the Gateway's address at another port of the switch",
@@ -140,16 +142,16 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Checks, of which the false ones are told.
 #[derive(Default)]
-struct Checks(Vec<String>);
+pub(super) struct Checks(Vec<String>);
 
 impl Checks {
-    fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub(super) fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.0.push(otherwise());
         }
     }
 
-    fn end(self, sent: u64, text: String) -> Result<Happened> {
+    pub(super) fn end(self, sent: u64, text: String) -> Result<Happened> {
         Ok(Happened {
             sent,
             text,
@@ -159,7 +161,7 @@ impl Checks {
 }
 
 /// A flood from a thread of its own until the body is done, ten seconds at most.
-fn meanwhile<R>(
+pub(super) fn meanwhile<R>(
     socket: &PacketSocket,
     writer: super::Writer,
     body: impl FnOnce() -> Result<R>,
@@ -183,9 +185,9 @@ fn meanwhile<R>(
 }
 
 /// Three rekeys of the victim, each of which must come to its end.
-fn rekeys(suite: &mut Suite<'_>) -> Result<()> {
+pub(super) fn rekeys(ground: &mut dyn Ground) -> Result<()> {
     for _ in 0..3 {
-        suite.victim()?.rekey()?;
+        ground.victim()?.rekey()?;
         pause(Duration::from_millis(200))?;
     }
     Ok(())
@@ -193,17 +195,17 @@ fn rekeys(suite: &mut Suite<'_>) -> Result<()> {
 
 /// Floods while the victim rekeys, for a second at least.
 fn flood_while_it_rekeys(
-    suite: &mut Suite<'_>,
+    ground: &mut dyn Ground,
     writer: super::Writer,
 ) -> Result<(u64, Result<()>)> {
-    let socket = PacketSocket::sender(&suite.demo.evil, "cable0")?;
+    let socket = ground.sender()?;
     meanwhile(&socket, writer, || {
         pause(Duration::from_millis(400))?;
-        Ok(rekeys(suite))
+        Ok(rekeys(ground))
     })
 }
 
 /// Frames of the attacker's own Workstation that were opened.
-fn opened(snapshot: &Snapshot) -> u64 {
+pub(super) fn opened(snapshot: &Snapshot) -> u64 {
     snapshot.number(STOLEN, "opened")
 }

@@ -3,19 +3,19 @@
 //! What is counted comes from three independent places: the Gateway's verdict counters, AF_PACKET
 //! captures behind XDP on the Gateway and on every Workstation, and the victim's own goodput.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
 use wire::kind;
 
-use super::catalogue::{Attack, From, Known};
 use super::frame::header_of;
+use super::ground::Ground;
 use super::inner;
+use super::outcome::{Outcome, counted, difference, judge, kept, open_failures};
 use super::rogue::Rogue;
 use super::sender::{Bounds, flood};
+use super::stream::{Attack, From, Known};
 use crate::rig::{
     Capture, Captured, Demo, GATEWAY_V4, Gateway, HOST_INTERFACE, PacketSocket, Snapshot, Stream,
     Workstation, mac_of, pause, transmit_drops, wait_for,
@@ -27,60 +27,6 @@ const VICTIM: &str = "ws2";
 pub(super) const INSIDER: &str = "ws3";
 /// The Workstation whose keys the attacker has; it has no host of its own.
 pub(super) const STOLEN: &str = "ws4";
-
-/// Where the frames of one attack ended.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    /// The attack.
-    pub name: &'static str,
-    /// What had to hold, beside what always has to: nothing in any kernel, and no frame unaccounted for.
-    pub holds: String,
-    /// Whether all of it did.
-    pub held: bool,
-    /// What happened, of an attack in steps.
-    pub happened: String,
-    /// Frames that left the attacker.
-    pub sent: u64,
-    /// Frames a second that left the attacker.
-    pub sent_per_second: f64,
-    /// Frames dropped by verdict on the Gateway's port; under ws4's keys, by its worker.
-    pub dropped: u64,
-    /// The same by verdict or reason.
-    pub by_verdict: BTreeMap<String, u64>,
-    /// Frames the Gateway's end of the cable had no room for: they reached nothing.
-    pub lost_on_the_way: u64,
-    /// Frames that the AEAD refused; under ws4's keys, those it opened (they are authentic).
-    pub reached_aead: u64,
-    /// Frames of any kind that entered the Gateway's kernel from the LAN, and packets from inside
-    /// that left the tunnel there.
-    pub reached_kernel: u64,
-    /// Frames of any kind that entered a Workstation's kernel from the LAN.
-    pub reached_workstation: u64,
-    /// The victim's goodput while it ran, as a part of what it was before.
-    pub victim_goodput: f64,
-    /// What did not hold; empty when all did.
-    pub broken: Vec<String>,
-}
-
-impl Outcome {
-    /// What most of its frames died of.
-    pub fn reasons(&self, most: usize) -> String {
-        let mut reasons: Vec<_> = self.by_verdict.iter().collect();
-        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let names = reasons.into_iter().map(|(name, _)| name.as_str());
-        names.take(most).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// An attack in steps says how it went.
-pub struct Happened {
-    /// Frames sent.
-    pub sent: u64,
-    /// What happened, in a sentence.
-    pub text: String,
-    /// What did not hold.
-    pub broken: Vec<String>,
-}
 
 /// Everything that is counted, at one moment.
 struct Counted {
@@ -185,6 +131,7 @@ impl<'a> Suite<'a> {
             newest,
             victim_v4: victim.address()?,
             sealer: None,
+            ways: None,
         };
         let mut suite = Self {
             rogue: None,
@@ -260,23 +207,6 @@ impl<'a> Suite<'a> {
             .join(format!("{STOLEN}.enrolment"))
     }
 
-    /// The victim.
-    pub(super) fn victim(&mut self) -> Result<&mut Workstation> {
-        let mut all = self.demo.workstations.iter_mut();
-        all.find(|w| w.name() == VICTIM)
-            .with_context(|| format!("no Workstation {VICTIM}"))
-    }
-
-    /// The Gateway.
-    pub(super) fn gateway(&self) -> &Gateway {
-        &self.demo.gateway
-    }
-
-    /// The thief of ws4's keys.
-    pub(super) fn rogue(&mut self) -> Result<&mut Rogue> {
-        self.rogue.as_mut().context("nobody has stolen ws4's keys")
-    }
-
     fn reached_workstations(&self) -> u64 {
         self.at_workstations.iter().map(Capture::incoming).sum()
     }
@@ -317,7 +247,7 @@ impl<'a> Suite<'a> {
         let time = before.at.elapsed().as_secs_f64();
         let received = self.stream.received() - before.received;
         self.settle()?;
-        let after = counted(self.gateway(), &before.gateway, sent)?;
+        let after = counted(self.gateway(), "lan", &before.gateway, sent)?;
         let switch_drops = transmit_drops(self.demo.lan.namespace(), "gw")?;
         let kernel = self.at_gateway.incoming() + self.through_tunnel.incoming();
         let mut outcome = Outcome {
@@ -405,7 +335,16 @@ impl<'a> Suite<'a> {
             outcome.reached_aead = forged;
         }
         outcome.dropped = outcome.by_verdict.values().sum();
-        self.judge(attack, &mut outcome, others);
+        // Others' frames, and what a hub shows the Gateway of frames to ws2, have verdicts of their own; who
+        // floods under good keys is cut by its credit.
+        let beside = match attack.from {
+            From::Cable => "misdirected",
+            From::Keys => "queue_full",
+        };
+        if outcome.victim_goodput <= 0.5 {
+            outcome.broken.push(kept(VICTIM, outcome.victim_goodput));
+        }
+        judge(attack, &[beside], &mut outcome, others);
         Ok(outcome)
     }
 
@@ -428,123 +367,51 @@ impl<'a> Suite<'a> {
         outcome.happened = happened.text;
         outcome.broken.extend(happened.broken);
         if outcome.victim_goodput < scenario.keeps {
-            outcome.broken.push(kept(outcome.victim_goodput));
+            outcome.broken.push(kept(VICTIM, outcome.victim_goodput));
         }
         outcome.held = outcome.broken.is_empty();
         Ok(outcome)
     }
-
-    fn judge(&self, attack: &Attack, outcome: &mut Outcome, others_failed: u64) {
-        let mut broken = std::mem::take(&mut outcome.broken);
-        let mut hold = |holds: bool, sentence: String| {
-            if !holds {
-                broken.push(sentence);
-            }
-        };
-        hold(outcome.sent > 0, "nothing could be sent".into());
-        let expected: u64 = attack
-            .verdicts
-            .iter()
-            .filter_map(|verdict| outcome.by_verdict.get(*verdict))
-            .sum();
-        hold(
-            expected > 0,
-            format!("no frame was dropped as {}", attack.verdicts.join(" or ")),
-        );
-        // Others' frames, and what a hub shows the Gateway of frames to ws2, have verdicts of their own; who
-        // floods under good keys is cut by its credit.
-        let beside: &[&str] = match attack.from {
-            From::Cable => &["misdirected"],
-            From::Keys => &["queue_full"],
-        };
-        let others = outcome.by_verdict.iter().filter(|(verdict, _)| {
-            let verdict = verdict.as_str();
-            !attack.verdicts.contains(&verdict) && !beside.contains(&verdict)
-        });
-        let unexpected: u64 = others.map(|(_, count)| count).sum();
-        hold(
-            unexpected <= outcome.sent / 50 + 100,
-            format!(
-                "{unexpected} frames were dropped, but not as {}",
-                attack.verdicts.join(" or ")
-            ),
-        );
-        let lost = if attack.races {
-            outcome.lost_on_the_way
-        } else {
-            0
-        };
-        hold(
-            others_failed <= lost,
-            format!("{others_failed} forged frames got as far as another's AEAD"),
-        );
-        // Counters are read while the victim's own traffic goes on, hence a little room.
-        let known = outcome.dropped + outcome.lost_on_the_way;
-        hold(
-            known + outcome.sent / 50 + 100 >= outcome.sent,
-            format!(
-                "{} frames were sent and only {known} accounted for",
-                outcome.sent
-            ),
-        );
-        hold(outcome.victim_goodput > 0.5, kept(outcome.victim_goodput));
-        outcome.held = broken.is_empty();
-        outcome.broken = broken;
-    }
 }
 
-fn kept(goodput: f64) -> String {
-    format!("ws2 kept only {:.0} % of its goodput", goodput * 100.0)
+impl Ground for Suite<'_> {
+    fn gateway(&self) -> &Gateway {
+        &self.demo.gateway
+    }
+
+    fn port(&self) -> &'static str {
+        "lan"
+    }
+
+    fn victim(&mut self) -> Result<&mut Workstation> {
+        let mut all = self.demo.workstations.iter_mut();
+        all.find(|w| w.name() == VICTIM)
+            .with_context(|| format!("no Workstation {VICTIM}"))
+    }
+
+    fn others(&self) -> [&'static str; 2] {
+        [VICTIM, INSIDER]
+    }
+
+    fn rogue(&mut self) -> Result<&mut Rogue> {
+        self.rogue.as_mut().context("nobody has stolen ws4's keys")
+    }
+
+    fn known(&self) -> &Known {
+        &self.known
+    }
+
+    fn wire(&self) -> &PacketSocket {
+        &self.wire
+    }
+
+    fn sender(&self) -> Result<PacketSocket> {
+        PacketSocket::sender(&self.demo.evil, "cable0")
+    }
 }
 
 fn named<'a>(demo: &'a Demo, name: &str) -> Result<&'a Workstation> {
     let mut all = demo.workstations.iter();
     all.find(|w| w.name() == name)
         .with_context(|| format!("no Workstation {name}"))
-}
-
-/// The counters once they stand still: frames can be on their way when the sender stops.
-fn counted(gateway: &crate::rig::Gateway, before: &Snapshot, sent: u64) -> Result<Snapshot> {
-    let dropped = |snapshot: &Snapshot| -> u64 {
-        let delta = difference(&before.verdicts("lan"), &snapshot.verdicts("lan"));
-        let refused = delta.iter().filter(|(name, _)| *name != "admitted");
-        refused.map(|(_, count)| count).sum()
-    };
-    let start = Instant::now();
-    let mut last = gateway.show()?;
-    loop {
-        pause(Duration::from_millis(50))?;
-        let now = gateway.show()?;
-        let (count, previous) = (dropped(&now), dropped(&last));
-        if count >= sent || count == previous {
-            return Ok(now);
-        }
-        if start.elapsed() > Duration::from_secs(5) {
-            bail!("the Gateway's counters still rise five seconds after the attack");
-        }
-        last = now;
-    }
-}
-
-fn open_failures(snapshot: &Snapshot) -> u64 {
-    let names = snapshot.names();
-    names
-        .iter()
-        .map(|name| snapshot.number(name, "open_failed"))
-        .sum()
-}
-
-/// What has grown, by name.
-fn difference(
-    before: &BTreeMap<String, u64>,
-    after: &BTreeMap<String, u64>,
-) -> BTreeMap<String, u64> {
-    after
-        .iter()
-        .map(|(name, count)| {
-            let old = before.get(name).copied().unwrap_or(0);
-            (name.clone(), count.saturating_sub(old))
-        })
-        .filter(|(_, grown)| *grown > 0)
-        .collect()
 }

@@ -8,6 +8,7 @@
 //!
 //! IPv4 addresses are translated at home; IPv6 ones are routed. Every address is of a documentation prefix.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -188,6 +189,17 @@ impl Networks {
             workstation.configuration()
         ))?;
         Ok(workstation)
+    }
+
+    /// Has the Workstation know the Gateway by one endpoint, on whatever interface leads there.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reach_by(&self, endpoint: impl Display) -> Result<()> {
+        let text = self.workstation.configuration();
+        let text = text.replacen(&format!("interface = \"{LAN}\"\n"), "", 1);
+        let text = format!("endpoint = [\"{endpoint}\"]\n{text}");
+        self.workstation.configure(&text)
     }
 
     /// Starts the Gateway, enrols the Workstation and starts its agent.

@@ -7,7 +7,7 @@ use super::{Failure, Workstation};
 use crate::handshake::kdf::{hello_prologue, rekey_prologue};
 use crate::handshake::message::{Answer, Challenge, Inner, Offer};
 use crate::handshake::model::{Flaw, planted};
-use crate::handshake::noise::{Initiator, Secrets, Split, is_station};
+use crate::handshake::noise::{Initiator, Secrets, Split};
 use crate::handshake::{Action, Install, Mac, Parameters, Path};
 use dataplane::PortId;
 use dataplane::keys::{Cipher, Protection, SessionKeys};
@@ -265,7 +265,7 @@ impl Workstation {
     /// The way to a Gateway that says it has this MAC address; `None` where it cannot have it.
     fn path_to(&self, mac: Mac) -> Option<Path> {
         match self.gateway {
-            Path::Ether(_) => is_station(mac).then_some(Path::Ether(mac)),
+            Path::Ether(_) => Some(Path::Ether(mac)).filter(Path::leads_to_station),
             udp => (mac == Mac::default()).then_some(udp),
         }
     }

@@ -6,10 +6,13 @@ use anyhow::Result;
 use wire::kind;
 
 use super::{Checks, flood_while_it_rekeys, opened};
-use crate::attack::catalogue::{CATALOGUE, From, Known, cycle};
+use crate::attack::catalogue::CATALOGUE;
 use crate::attack::frame::{Mac, Noise, header_of, hello, initiation, udp_v4};
+use crate::attack::ground::Ground;
+use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
-use crate::attack::suite::{Happened, Suite};
+use crate::attack::stream::{From, Known, cycle};
+use crate::attack::suite::Suite;
 use crate::attack::{INSIDER_PORT, inner};
 use crate::rig::{Capture, GATEWAY_V4, HOST_INTERFACE, PacketSocket, pause, wait_for};
 
@@ -64,7 +67,8 @@ pub(super) fn replay_while_it_rekeys(suite: &mut Suite<'_>) -> Result<Happened> 
 
 pub(super) fn handshakes_under_good_keys(suite: &mut Suite<'_>) -> Result<Happened> {
     let sealer = suite.rogue()?.session()?;
-    let (gateway, knock, key_id) = (sealer.gateway, sealer.knock.w2g, sealer.key_id);
+    let (knock, key_id) = (sealer.knock.w2g, sealer.key_id);
+    let gateway = suite.known.gateway;
     let answers = answers_to_anyone(suite)?;
     let mut noise = Noise::new(40);
     let writer = Box::new(move |number: u64, buffer: &mut Vec<u8>| {
@@ -113,7 +117,8 @@ pub(super) fn amplification(suite: &mut Suite<'_>) -> Result<Happened> {
     let mut checks = Checks::default();
     let end = Instant::now() + Duration::from_secs(2);
     while Instant::now() < end {
-        let frame = hello(sealer.own, sealer.key_id, noise.next(), sealer.knock.w2g);
+        let nonce = noise.next();
+        let frame = hello(sealer.outer.mac, sealer.key_id, nonce, sealer.knock.w2g);
         let rogue = suite.rogue()?;
         let (frames, heard, data) = (rogue.heard_frames, rogue.heard, rogue.heard_data);
         if suite.wire.send(&frame) {
@@ -190,26 +195,26 @@ pub(super) fn silence(suite: &mut Suite<'_>) -> Result<Happened> {
     )
 }
 
-pub(super) fn half_open(suite: &mut Suite<'_>) -> Result<Happened> {
+pub(in crate::attack) fn half_open(ground: &mut dyn Ground) -> Result<Happened> {
     const TIMES: u64 = 6;
-    let sealer = suite.rogue()?.connect()?;
-    let before = opened(&suite.gateway().show()?);
+    let sealer = ground.rogue()?.connect()?;
+    let before = opened(&ground.gateway().show()?);
     for _ in 0..TIMES {
-        suite.rogue()?.half_open()?;
+        ground.rogue()?.half_open()?;
         pause(Duration::from_millis(100))?;
     }
     // The session from before was never replaced.
-    suite
-        .wire
+    ground
+        .wire()
         .send(&sealer.seal(&inner::udp4(sealer.v4, GATEWAY_V4, 4444, b"still here")));
     let old = wait_for("a frame of the old session", Duration::from_secs(2), || {
-        suite
+        ground
             .gateway()
             .show()
             .is_ok_and(|now| opened(&now) > before)
             .then_some(())
     });
-    let new = suite.rogue()?.connect();
+    let new = ground.rogue()?.connect();
     let mut checks = Checks::default();
     checks.hold(old.is_ok(), || "the session in use was lost".into());
     checks.hold(new.is_ok(), || {

@@ -9,8 +9,10 @@ use wire::{Header, kind};
 use super::Checks;
 use super::outage::until_it_reaches;
 use crate::attack::frame::{Noise, ethernet, portcullis, udp_v4};
+use crate::attack::ground::Ground;
+use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
-use crate::attack::suite::{Happened, STOLEN, Suite};
+use crate::attack::suite::{STOLEN, Suite};
 use crate::attack::{Writer, inner};
 use crate::rig::{GATEWAY_V4, Snapshot};
 

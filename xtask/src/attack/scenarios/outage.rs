@@ -7,10 +7,12 @@ use wire::limits::BROADCAST;
 use wire::{Header, kind};
 
 use super::{Checks, meanwhile, opened};
-use crate::attack::catalogue::cycle;
 use crate::attack::frame::{ethernet, portcullis, udp_v4};
+use crate::attack::ground::Ground;
+use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
-use crate::attack::suite::{Happened, Suite};
+use crate::attack::stream::cycle;
+use crate::attack::suite::Suite;
 use crate::attack::{Writer, inner};
 use crate::rig::{GATEWAY_V4, PacketSocket, pause, wait_for};
 

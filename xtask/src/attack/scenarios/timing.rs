@@ -9,9 +9,11 @@ use anyhow::{Context, Result};
 
 use super::Checks;
 use crate::attack::frame::{Noise, udp_v4};
+use crate::attack::ground::Ground;
 use crate::attack::inner;
+use crate::attack::outcome::Happened;
 use crate::attack::sender::{Bounds, flood};
-use crate::attack::suite::{Happened, INSIDER, Suite};
+use crate::attack::suite::{INSIDER, Suite};
 use crate::rig::{GATEWAY_V4, HOST_INTERFACE, PacketSocket, pause, wait_for};
 
 /// PINGs and echo requests of one look. The Gateway answers ten PINGs a second.
