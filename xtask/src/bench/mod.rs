@@ -46,6 +46,8 @@ pub struct Suite {
     pub name: &'static str,
     /// What it measures, in a line.
     pub about: &'static str,
+    /// Whether `--quick` measures it without being told to.
+    pub quick: bool,
     /// Measures it.
     pub run: fn(&mut Bench) -> Result<()>,
 }
@@ -55,41 +57,49 @@ pub const SUITES: [Suite; 8] = [
     Suite {
         name: "admission",
         about: "nanoseconds a verdict costs in XDP, over an empty program",
+        quick: true,
         run: admission::run,
     },
     Suite {
         name: "aead",
         about: "nanoseconds to seal and open a frame, by engine and size",
+        quick: true,
         run: aead::run,
     },
     Suite {
         name: "pipeline",
         about: "frames a second through the worker, without a kernel",
+        quick: true,
         run: pipeline::run,
     },
     Suite {
         name: "e2e",
         about: "TCP, UDP, round trips and CPU of the real programs, beside plain veth",
+        quick: true,
         run: e2e::run,
     },
     Suite {
         name: "flood",
         about: "what a Workstation keeps while its LAN is flooded",
+        quick: true,
         run: flood::run,
     },
     Suite {
         name: "restart",
         about: "kill -9 of the Gateway to the first reply, 1 and 64 Workstations",
+        quick: true,
         run: restart::run,
     },
     Suite {
         name: "shared",
         about: "what nginx and Tor on the Gateway keep beside the wall of a shared port",
+        quick: false,
         run: shared::run,
     },
     Suite {
         name: "peers",
         about: "the same traffic through other tunnels, on the same rig",
+        quick: true,
         run: peers::run,
     },
 ];
@@ -122,7 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
         bench.provenance().machine
     );
     let mut failed = Vec::new();
-    for suite in SUITES.iter().filter(|suite| options.wants(suite.name)) {
+    for suite in SUITES.iter().filter(|suite| options.wants(suite)) {
         println!("{}: {}", suite.name, suite.about);
         let from = bench.figures().len();
         let outcome = (suite.run)(&mut bench);

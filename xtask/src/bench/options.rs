@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
-use super::{Encapsulation, SUITES};
+use super::{Encapsulation, SUITES, Suite};
 
 /// What to measure, and where the figures go.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -13,7 +13,7 @@ pub struct Options {
     /// What to measure; without any, everything
     #[arg(value_name = "SUITE", value_parser = suites())]
     pub suites: Vec<String>,
-    /// All suites in under five minutes, with fewer and shorter measurements
+    /// All suites but `shared` in under five minutes, with fewer and shorter measurements
     #[arg(long)]
     pub quick: bool,
     /// Write all figures to this file
@@ -43,8 +43,11 @@ fn suites() -> PossibleValuesParser {
 
 impl Options {
     /// Whether a suite is to run.
-    pub fn wants(&self, suite: &str) -> bool {
-        self.suites.is_empty() || self.suites.iter().any(|wanted| wanted == suite)
+    pub fn wants(&self, suite: &Suite) -> bool {
+        match self.suites.is_empty() {
+            true => suite.quick || !self.quick,
+            false => self.suites.iter().any(|wanted| wanted == suite.name),
+        }
     }
 
     /// The words after `bench` that these options are made of.
@@ -115,8 +118,20 @@ mod tests {
         ];
         let options = Line::parse_from(["bench"].iter().chain(&all)).options;
         assert_eq!(options.words(), all);
-        assert!(options.wants("flood") && !options.wants("aead"));
-        assert!(Line::parse_from(["bench"]).options.wants("aead"));
+    }
+
+    #[test]
+    fn what_is_named_is_measured_else_everything_and_in_a_hurry_what_is_quick() {
+        let wanted = |words: &[&str]| {
+            let options = Line::parse_from([&["bench"], words].concat()).options;
+            let wanted = SUITES.iter().filter(|suite| options.wants(suite));
+            wanted.map(|suite| suite.name).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted(&["shared", "flood"]), ["flood", "shared"]);
+        assert_eq!(wanted(&["shared", "--quick"]), ["shared"]);
+        assert_eq!(wanted(&[]).len(), SUITES.len());
+        assert_eq!(wanted(&["--quick"]).len(), SUITES.len() - 1);
+        assert!(!wanted(&["--quick"]).contains(&"shared"));
     }
 
     #[test]
