@@ -26,6 +26,8 @@ const OUTAGE: Duration = Duration::from_secs(1);
 const CAP_IPC_LOCK: u32 = 14;
 /// The Gateway's address on the pinned port of the recipe.
 const PINNED: Ipv4Addr = Ipv4Addr::new(10, 152, 200, 1);
+/// The machines' control groups, which all have in common on a host without systemd.
+const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/payload", "/sys/fs/cgroup/unified/payload"];
 /// Where the laptop asks for names.
 const NAME_SERVER: &str = "198.51.100.254";
 /// The recipes, in the order of the document.
@@ -60,6 +62,9 @@ pub fn run(packages: &Path) -> Result<()> {
         .filter(|name| name.ends_with(".deb"))
     {
         super::copy(&packages.join(name), &shared.path().join(name))?;
+    }
+    for root in CGROUPS {
+        forget_cgroup(Path::new(root));
     }
     let site = Site::build(&document, shared.path())?;
     step("machines with systemd are up");
@@ -105,6 +110,17 @@ pub fn run(packages: &Path) -> Result<()> {
     site.gone("desk", "portcullis-agent")?;
     step("removed, the ports given back set down; purged, nothing is left");
     Ok(())
+}
+
+/// Removes what earlier machines have left there, with the filters that units of other versions had.
+fn forget_cgroup(path: &Path) {
+    for inner in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+            forget_cgroup(&inner.path());
+        }
+    }
+    // Of one that is in use nothing is removed.
+    let _ = std::fs::remove_dir(path);
 }
 
 fn step(what: &str) {
