@@ -91,12 +91,14 @@ pub fn run(context: *mut xdp_md) -> u32 {
         // (XDP_TX would be nearer, but not every driver has it, and veth loses what is sent so unless its other end
         // has an XDP program too). The verifier removes this where the port is not `udp`.
         Verdict::Answered | Verdict::Passed if UDP_PORT.load() != 0 => XDP_PASS,
+        // Of no use to anyone, which its sender is to be told: as far as the guard at ingress, which makes it that
+        // answer, or drops it.
+        refused if UDP_PORT.load() != 0 && udp().refuses(refused, &maps) => {
+            watch::dropped(context, refused as u32, workstation);
+            XDP_PASS
+        }
         _ => {
             watch::dropped(context, verdict as u32, workstation);
-            // It goes as far as the guard at ingress, which answers it or drops it.
-            if UDP_PORT.load() != 0 && udp().refuses(verdict, &maps) {
-                return XDP_PASS;
-            }
             XDP_DROP
         }
     }

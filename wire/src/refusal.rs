@@ -59,9 +59,7 @@ impl Udp {
         let key = SourceKey::new(0, REFUSAL, Source::mac([0; 6]));
         tables.source(&key, |bucket| bucket.take(now, REFUSALS)) == Some(true)
     }
-}
 
-impl Udp {
     /// Whether a frame is a datagram that can be answered: to the tunnel's port, whole, from a host.
     #[inline(always)]
     pub fn is_answerable(&self, frame: &impl Frame) -> bool {
@@ -203,17 +201,10 @@ fn copy(frame: &mut impl FrameMut, from: usize, to: usize) -> Option<u64> {
 /// Whether a packet that leaves is such an answer.
 #[inline(always)]
 pub fn is_answer(frame: &impl Frame) -> bool {
-    let (protocol, kind) = match frame.be16(12) {
-        Some(IPV4) => (frame.be16(22), frame.be16(34)),
-        Some(IPV6) => (frame.be16(20), frame.be16(54)),
-        _ => return false,
-    };
-    let (Some(protocol), Some(kind)) = (protocol, kind) else {
-        return false;
-    };
     match frame.be16(12) {
-        Some(IPV4) => protocol as u8 == ICMP && kind == UNREACHABLE_V4,
-        _ => protocol >> 8 == ICMPV6 as u16 && kind == UNREACHABLE_V6,
+        Some(IPV4) => byte(frame, 23) == Some(ICMP) && frame.be16(34) == Some(UNREACHABLE_V4),
+        Some(IPV6) => byte(frame, 20) == Some(ICMPV6) && frame.be16(54) == Some(UNREACHABLE_V6),
+        _ => false,
     }
 }
 
