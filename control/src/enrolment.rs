@@ -5,7 +5,7 @@
 //! the public one. A checksum tells a file that was damaged on its way from one that is wrong. On
 //! the Workstation it becomes `identity.toml` in the state directory, of the same format.
 
-use crate::config::{Gateway, check_interface_name};
+use crate::config::check_interface_name;
 use crate::encapsulation::Endpoint;
 use crate::files;
 use crate::keygen;
@@ -135,29 +135,27 @@ impl Raw {
 
 impl Enrolment {
     /// The enrolment of a Workstation whose keys were just made: the next ones, where it has some.
-    /// `private_key` is none for one that made its key pair itself.
-    ///
-    /// # Errors
-    /// As [`Gateway::encapsulation_for`].
+    /// `private_key` is none for one that made its key pair itself; `encapsulation` is how it is to
+    /// reach the Gateway ([`Gateway::encapsulation_for`](crate::config::Gateway::encapsulation_for)).
     pub fn of(
         workstation: &Workstation,
         private_key: Option<PrivateKey>,
         gateway: PublicKey,
-        config: &Gateway,
-    ) -> Result<Self, Problem> {
+        encapsulation: Encapsulation,
+    ) -> Self {
         let (key_id, public_key, psk) = match &workstation.next {
             Some(next) => (next.key_id, next.public_key, &next.psk),
             None => (workstation.key_id, workstation.public_key, &workstation.psk),
         };
-        Ok(Self {
+        Self {
             name: workstation.name.clone(),
             key_id,
             gateway_public_key: gateway,
             key: private_key.map_or(StationKey::Public(public_key), StationKey::Private),
             psk: psk.clone(),
-            encapsulation: config.encapsulation_for(workstation.port.as_deref())?,
+            encapsulation,
             interface: None,
-        })
+        }
     }
 
     /// The file's text.

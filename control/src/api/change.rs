@@ -101,7 +101,8 @@ pub fn set_workstation(
 /// is, but for telling the dataplane.
 ///
 /// # Errors
-/// As [`Registry::rotate`]; and the time is too long, or the ports' EtherTypes differ.
+/// As [`Registry::rotate`]; and the time is too long, or no port is named where ports differ in how
+/// they are reached, or another than the one that the Workstation is bound to.
 pub fn rotate_workstation(
     registry: &mut Registry,
     config: &Gateway,
@@ -109,24 +110,37 @@ pub fn rotate_workstation(
     name: &str,
     request: RotateWorkstation,
 ) -> Result<(dataplane::WorkstationId, Rotated), Problem> {
+    let tried = format!("rotating the keys of the Workstation {name}");
     let keep = request.keep_old_seconds.unwrap_or(KEEP_OLD);
     if keep > MOST_KEEP_OLD {
         return Err(Problem::new(
             Kind::Invalid,
-            format!("rotating the keys of the Workstation {name}"),
+            tried,
             format!("{keep} seconds is longer than the keys before may stay"),
             "give at most 366 days; when the new keys are used, the old ones end anyway",
         ));
     }
+    let Some((_, workstation)) = registry.get(name) else {
+        return Err(registry.no_such_workstation(tried));
+    };
+    let port = match (&workstation.port, &request.port) {
+        (Some(bound), Some(port)) if port != bound => {
+            return Err(Problem::new(
+                Kind::Invalid,
+                tried,
+                format!("it is served on {bound} only, and is to come in by {port}"),
+                "leave the port out; or write the other one into its file while portcullisd is stopped",
+            ));
+        }
+        (bound, port) => bound.as_ref().or(port.as_ref()),
+    };
     // Asked first: after the registry's answer nothing may fail.
-    if let Some((_, workstation)) = registry.get(name) {
-        config.encapsulation_for(workstation.port.as_deref())?;
-    }
+    let encapsulation = config.encapsulation_for(port.map(String::as_str))?;
     let gateway = keyring.public();
     let until = unix_now().saturating_add(keep);
     let (slot, private) = registry.rotate(name, request.public_key, gateway, until)?;
     let workstation = registry.by_slot(slot).ok_or_else(gone)?;
-    let enrolment = Enrolment::of(workstation, private, gateway, config)?;
+    let enrolment = Enrolment::of(workstation, private, gateway, encapsulation);
     let rotated = Rotated {
         name: workstation.name.to_string(),
         key_id: enrolment.key_id.to_string(),
@@ -163,7 +177,7 @@ pub fn key_rotated(registry: &Registry, keyring: &Keyring) -> KeyRotated {
 /// telling the dataplane (of the slot in the answer).
 ///
 /// # Errors
-/// As [`Registry::add`]; and the ports' EtherTypes differ, so that one must be named.
+/// As [`Registry::add`]; and no port is named where ports differ in how they are reached.
 pub fn add_workstation(
     registry: &mut Registry,
     config: &Gateway,
@@ -173,10 +187,10 @@ pub fn add_workstation(
     let mut new = request.into_new()?;
     new.gateway_key = Some(gateway);
     // Asked first: after the registry's answer nothing may fail.
-    config.encapsulation_for(new.port.as_deref())?;
+    let encapsulation = config.encapsulation_for(new.port.as_deref())?;
     let (slot, private) = registry.add(new)?;
     let workstation = registry.by_slot(slot).ok_or_else(gone)?;
-    let enrolment = Enrolment::of(workstation, private, gateway, config)?;
+    let enrolment = Enrolment::of(workstation, private, gateway, encapsulation);
     let added = Added {
         name: workstation.name.to_string(),
         key_id: workstation.key_id.to_string(),

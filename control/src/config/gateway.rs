@@ -236,7 +236,7 @@ impl Gateway {
                 Some(port) => port,
                 None => {
                     return wrong(
-                        format!("binding a Workstation to the port {name}"),
+                        format!("having a Workstation come in by the port {name}"),
                         "no such tunnel port is configured",
                         format!("name one of {}, or add a [[port]]", names()),
                     );

@@ -417,6 +417,66 @@ fn a_workstation_is_added_carried_over_and_enrolled() {
 }
 
 #[test]
+fn keys_are_replaced_for_a_port_where_ports_differ() {
+    for daemon in [false, true] {
+        let rig = Rig::new();
+        rig.init();
+        let good = |arguments: &[&str]| {
+            let output = rig.portcullis(arguments);
+            assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+        };
+        good(&["workstation", "add", "alpha"]);
+        let file = rig.path("portcullis.toml");
+        let mut text = fs::read_to_string(&file).unwrap();
+        text.push_str("\n[[port]]\ninterface = \"eth8\"\nethertype = 0x88B6\n");
+        fs::write(&file, text).unwrap();
+        let config = Gateway::load(&file).unwrap();
+        let _server = daemon.then(|| serve(&config));
+        good(&["workstation", "add", "beta", "--port", "eth8"]);
+
+        let refused = |arguments: &[&str], cause: &str, remedy: &str| {
+            let before = fs::read(rig.path("state/workstations/alpha.toml")).unwrap();
+            let text = failure(&rig.portcullis(arguments));
+            assert!(text.contains(cause) && text.contains(remedy), "{text}");
+            assert!(!rig.path("new").exists());
+            let after = fs::read(rig.path("state/workstations/alpha.toml")).unwrap();
+            assert_eq!(before, after);
+        };
+        let rotate = |name, port: &'static str| {
+            let mut all = vec!["workstation", "rotate", name, "--output", "new"];
+            if !port.is_empty() {
+                all.extend(["--port", port]);
+            }
+            all
+        };
+        refused(&rotate("alpha", ""), "different encapsulations", "eth8");
+        refused(&rotate("alpha", "eth9"), "no such tunnel port", "eth8");
+        refused(
+            &rotate("beta", "pc-none0"),
+            "served on eth8 only",
+            "leave the port out",
+        );
+        refused(
+            &rotate("nobody", ""),
+            "none of that name",
+            "workstation list",
+        );
+
+        for (name, port) in [("alpha", "eth8"), ("alpha", "pc-none0"), ("beta", "")] {
+            good(&rotate(name, port));
+            let text = fs::read_to_string(rig.path("new")).unwrap();
+            let ethertype = if port == "pc-none0" {
+                "0x88B5"
+            } else {
+                "0x88B6"
+            };
+            assert!(text.contains(&format!("ethertype = {ethertype}\n")));
+            fs::remove_file(rig.path("new")).unwrap();
+        }
+    }
+}
+
+#[test]
 fn keys_are_replaced_the_same_with_and_without_the_daemon() {
     for daemon in [false, true] {
         let rig = Rig::new();

@@ -97,13 +97,14 @@ pub fn run(packages: &Path) -> Result<()> {
         "upgraded under traffic: sessions recovered in time, and no foreign frame reached a kernel",
     );
 
-    site.cook("A lost Workstation")?;
-    site.reaches("desk", GATEWAY_V4)?;
-    site.replace()?;
-    step("a Workstation got new keys, and a Gateway came back from its backup");
-    site.go_elsewhere()?;
+    let _names = site.go_elsewhere()?;
     site.reaches("desk", GATEWAY_V4)?;
     step("a laptop on the Internet has the tunnel, and reaches nothing past it");
+
+    site.replace()?;
+    site.cook("A lost Workstation")?;
+    site.reaches("desk", GATEWAY_V4)?;
+    step("a Gateway came back from its backup, and a Workstation got new keys");
 
     site.cook("Taking it away")?;
     site.gone("gateway", "portcullis")?;
@@ -264,11 +265,11 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    /// The laptop's recipe, on a network that has a router and a name server.
-    fn go_elsewhere(&self) -> Result<()> {
+    /// The laptop's recipe, on a network that has a router and a name server, which is returned.
+    fn go_elsewhere(&self) -> Result<NameServer> {
         let (internet, laptop) = (self.host("internet"), self.host("laptop"));
         let server = NAME_SERVER.parse()?;
-        let _names = NameServer::at(internet, server, "gateway.example", "192.0.2.1".parse()?)?;
+        let names = NameServer::at(internet, server, "gateway.example", "192.0.2.1".parse()?)?;
         self.machine("laptop")?
             .run(&format!("echo nameserver {NAME_SERVER} >/etc/resolv.conf"))?;
         let reaches = || -> Result<bool> {
@@ -283,7 +284,7 @@ impl<'a> Site<'a> {
             !reaches()?,
             "the laptop reaches the Internet past the tunnel"
         );
-        Ok(())
+        Ok(names)
     }
 
     /// A daemon that does not turn any more is ended and started anew by systemd.
@@ -370,7 +371,7 @@ impl<'a> Site<'a> {
                 self.run(&block.machine, &block.text)?;
             }
         }
-        for name in ["desk", "lab", "den"] {
+        for name in ["desk", "lab", "den", "laptop"] {
             self.reaches(name, GATEWAY_V4)?;
         }
         Ok(())

@@ -140,6 +140,7 @@ Then on the Workstation:
     #[command(after_help = "Examples:
   portcullis workstation rotate alpha --output /media/usb/alpha.enrolment
   portcullis workstation rotate alpha --encrypt
+  portcullis workstation rotate alpha --port eth2  where ports differ in how they are reached
   portcullis workstation rotate alpha --cancel     it keeps the keys it has
 
 Then on the Workstation:
@@ -156,10 +157,14 @@ and restart the agent there.")]
         /// its sessions, at once.
         #[arg(long, value_name = "HOURS", default_value_t = api::KEEP_OLD / 3600)]
         keep_old: u64,
+        /// The port that it comes in by; to be said where ports differ in how they are reached,
+        /// unless it was added with one.
+        #[arg(long, value_name = "IF", add = candidates::ports())]
+        port: Option<String>,
         #[command(flatten)]
         way: Way,
         /// Take new keys back that it has not used yet.
-        #[arg(long, conflicts_with_all = ["public_key", "keep_old", "output", "encrypt", "qr"])]
+        #[arg(long, conflicts_with_all = ["public_key", "keep_old", "port", "output", "encrypt", "qr"])]
         cancel: bool,
     },
 }
@@ -258,12 +263,14 @@ pub fn run(context: &Context, command: Command) -> Outcome {
             name,
             public_key,
             keep_old,
+            port,
             way,
             cancel: false,
         } => {
             let request = RotateWorkstation {
                 public_key: public_key.as_deref().map(keygen::read).transpose()?,
                 keep_old_seconds: Some(keep_old.saturating_mul(3600)),
+                port,
             };
             enrolment::rotate(context, &name, &request, way)
         }
