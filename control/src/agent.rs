@@ -2,57 +2,44 @@
 
 mod network;
 mod port;
+mod requests;
+mod start;
+mod status;
 
 use crate::api::server::{Options, Server};
 use crate::api::socket::Socket;
-use crate::api::{self, AgentControl, AgentStatus, SessionStatus, mac_text};
 use crate::asker::Asker;
-use crate::choices::{MacAddress, Virtualised};
-use crate::config::{self, Cores};
-use crate::confine::{self, Account, Paths};
-use crate::encapsulation;
+use crate::config;
+use crate::confine::Account;
 use crate::enrolment::{Encapsulation, Enrolment};
-use crate::entropy;
-use crate::explain::{self, Explain, Explained, Gate};
-use crate::files;
-use crate::handshake::workstation::{
-    Phase, RollbackSign, Status, Traffic, Workstation as Machine, WorkstationConfig,
-};
+use crate::handshake::workstation::{Phase, RollbackSign, Traffic, Workstation as Machine};
 use crate::handshake::{Action, Parameters, Path as Way, inner_mtu, kdf};
-use crate::helper::{Helper, KeylessScope, NetworkScope, PortHelp, Scope, Unscoped};
-use crate::hostif;
-use crate::interfaces;
-use crate::layout;
-use crate::monitor;
-use crate::pool::{Pool, Settings};
+use crate::helper::Helper;
+use crate::pool::Pool;
 use crate::port::{Notice, Port};
 use crate::problem::Problem;
 use crate::process::{self, Signal};
-use crate::raise::{self, Plan};
-use crate::resolve;
+use crate::raise;
 use crate::rollback::{self, Clocks, Generation};
 use crate::systemd::Systemd;
-use crate::watch::{self, Hub, Stream, Watch};
-use crossbeam::channel::{Receiver, Sender, bounded, select};
+use crate::watch::Hub;
+use crate::{entropy, hostif, interfaces, monitor};
+use crossbeam::channel::{Receiver, bounded, select};
 use dataplane::PortId;
 use dataplane::counters::PeerCounters;
-use dataplane::keys::{Cipher, Protection};
 use dataplane::link::{LinkEvent, Links};
 use dataplane::own::Own;
-use dataplane::tap::Tap;
-use dataplane::worker::crew::Sizes;
 use dataplane::worker::run::boottime;
-use dataplane::worker::{Command, Event, PeerSetup};
+use dataplane::worker::{Command, Event};
 use ipnet::IpNet;
 use network::{Heard, Network};
 use port::AgentPort;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use requests::Request;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wire::limits::BROADCAST;
+use wire::Header;
 use wire::tables::KnockEntry;
-use wire::{Header, Role};
 use zeroize::Zeroizing;
 
 /// The least MTU that IPv6 takes (RFC 8200, section 5).
@@ -64,21 +51,12 @@ const GATEWAY: u32 = 0;
 const SESSION_SLOTS: u32 = 32;
 /// How often traffic is looked at, and a missing port looked for.
 const ROUND: Duration = Duration::from_millis(100);
-/// The MTU of an interface that is not known yet.
-const ETHERNET_MTU: u32 = 1500;
 /// How often the kill switch is looked at.
 const KEEP_CLOSED: Duration = Duration::from_millis(500);
 /// Unanswered PINGs after which a socket is opened anew.
 const SILENT: usize = 2;
 /// How often a host interface that could not be configured is tried again.
 const RECONFIGURE: Duration = Duration::from_secs(1);
-
-enum Request {
-    Status(Sender<AgentStatus>),
-    Down(Sender<Result<(), Problem>>),
-    Explain(Explain, Sender<Result<Vec<Explained>, Problem>>),
-    Watch(Watch, Sender<Result<Stream, Problem>>),
-}
 
 /// How the Gateway is reached.
 enum Reach {
@@ -211,173 +189,6 @@ pub fn interface(
 }
 
 impl Agent {
-    fn new(
-        config: config::Agent,
-        config_path: &Path,
-        identity: Enrolment,
-        helper: Unscoped,
-        account: Option<Account>,
-    ) -> Result<Self, Problem> {
-        let links =
-            Links::open().map_err(|error| monitor::problem("looking at the interfaces", error))?;
-        let wanted = match &identity.encapsulation {
-            Encapsulation::Ether { ethertype } => {
-                let interface = interface(&config, config_path, &identity)?;
-                Wanted::Cable(plan(&config, interface, *ethertype)?)
-            }
-            Encapsulation::Udp { endpoints } => Wanted::Network(
-                config
-                    .endpoints
-                    .clone()
-                    .unwrap_or_else(|| endpoints.clone()),
-            ),
-        };
-        let helper = Arc::new(helper.begin(scope(&config, &identity, &wanted))?);
-        let (reach, mac, mtu, shape, watched) = match wanted {
-            Wanted::Cable(plan) => {
-                let help = PortHelp::new(&helper, 0);
-                help.check()?;
-                let link = links
-                    .find(&plan.interface)
-                    .map_err(|error| monitor::problem("looking at the port", error))?;
-                let mac = plan.mac.or(link.mac).unwrap_or_default();
-                let mtu = inner_mtu(link.mtu, &Way::Ether(mac));
-                let shape = layout::shape(&plan.interface, &plan.rings);
-                let watched = vec![plan.interface.clone()];
-                let port = Port::new(PORT, vec![0], plan, help);
-                (Reach::Cable(Box::new(port)), mac, mtu, Some(shape), watched)
-            }
-            Wanted::Network(endpoints) => {
-                let network = Network::new(endpoints)?;
-                let watched = vec![network.name(); network::MOST];
-                let reach = Reach::Network(Box::new(network));
-                let mtu = inner_mtu(ETHERNET_MTU, &Way::Socket);
-                (reach, [0; 6], mtu, None, watched)
-            }
-        };
-        // Addresses come with the first session; those of a former one stay until then, so that
-        // what is bound to them survives a restart.
-        let kept = links
-            .find(&config.host_interface)
-            .map(|link| link.addresses)
-            .unwrap_or_default();
-        let queues = hostif::open(&links, &config.host_interface, 1, &kept)?;
-        let cores = match config.core {
-            Some(core) => Cores::These(vec![core]),
-            None => Cores::Off,
-        };
-        let shapes: Vec<_> = shape.into_iter().collect();
-        let layout = layout::plan(&layout::Machine::look()?, Some(1), &cores, &shapes)?;
-        let lifetime = process::key_lifetime()?;
-        let tap = Arc::<Tap>::default();
-        let hub = Arc::<Hub>::default();
-        hub.set_workers(Arc::clone(&tap), watched);
-        let settings = Settings {
-            tap,
-            role: Role::Workstation,
-            engine: config.engine,
-            cores: layout.workers,
-            spin: config.spin,
-            lifetime,
-            sizes: Sizes {
-                frames: 0,
-                ports: network::MOST,
-                sessions: SESSION_SLOTS as usize,
-                workstations: 1,
-            },
-        };
-        let virtualised = match config.virtualised {
-            Virtualised::Yes => true,
-            Virtualised::No => false,
-            Virtualised::Auto => is_virtual_machine(),
-        };
-        let mapped = match &config.vm_generation {
-            Some(path) => Some(Generation::open(path)?),
-            None => None,
-        };
-        let systemd = Systemd::from_environment();
-        confine::daemon(
-            account,
-            &Paths {
-                read: [files::directory_of(config_path)]
-                    .into_iter()
-                    .chain(resolver_files(&reach))
-                    .collect(),
-                write: vec![
-                    config.state_directory.clone(),
-                    config.runtime_directory.clone(),
-                ],
-            },
-        )?;
-        let pool = Pool::start(settings, queues)?;
-        let counters: Arc<PeerCounters> = Arc::default();
-        let everything = ["0.0.0.0/0", "::/0"]
-            .iter()
-            .filter_map(|net| net.parse().ok())
-            .collect();
-        let setup = PeerSetup {
-            id: GATEWAY,
-            prefixes: everything,
-            policy: Arc::default(),
-            counters: Arc::clone(&counters),
-        };
-        pool.give(0, Command::AddPeer(Box::new(setup)));
-        // No packet leaves before its address is known.
-        pool.give(0, Command::SetOwn(Own::default()));
-        let generation = mapped.map(|(generation, mapped)| {
-            pool.give(0, Command::Watch(Box::new(mapped), generation.seen()));
-            generation
-        });
-        let mut machine = Machine::new(
-            WorkstationConfig {
-                static_private: Zeroizing::new(*identity.private_key()?.as_bytes()),
-                gateway_public: *identity.gateway_public_key.as_bytes(),
-                psk: Zeroizing::new(*identity.psk.as_bytes()),
-                key_id: identity.key_id.get(),
-                port: PORT,
-                gateway: match &reach {
-                    Reach::Cable(_) => Way::Ether(BROADCAST),
-                    Reach::Network(_) => Way::Socket,
-                },
-                mac,
-                mtu,
-                // One that sees its own rollback need not fear it.
-                virtualised: virtualised && generation.is_none(),
-                ciphers: ciphers(config.minimum_cipher),
-                protections: protections(config.minimum_protection),
-                seed: Zeroizing::new(entropy::seed()?),
-            },
-            now(),
-        );
-        machine.set_lifetime(lifetime);
-        Ok(Self {
-            config,
-            identity,
-            mac: matches!(reach, Reach::Cable(_)).then_some(mac),
-            reach,
-            links,
-            helper,
-            pool,
-            machine,
-            expected: 0,
-            counters,
-            parameters: None,
-            refused: None,
-            closed: false,
-            closed_at: Instant::now(),
-            proven: 0,
-            was_connected: false,
-            generation,
-            clocks: Clocks::default(),
-            rollbacks: 0,
-            started: Instant::now(),
-            retried: Instant::now(),
-            looked: Instant::now(),
-            systemd,
-            hub,
-        })
-    }
-
     fn raise(&mut self, patience: Duration) -> Result<(), Problem> {
         let key_id = self.identity.key_id.get();
         let knock = KnockEntry {
@@ -773,116 +584,6 @@ impl Agent {
         }
     }
 
-    /// Says in the log when the tunnel comes and goes.
-    fn report(&mut self) {
-        let status = self.machine.status(now());
-        if status.connected != self.was_connected {
-            self.was_connected = status.connected;
-            match status.connected {
-                true => tracing::info!(gateway = self.gateway(&status), "the tunnel is up"),
-                false => tracing::warn!("the tunnel is down; looking for the Gateway"),
-            }
-        }
-    }
-
-    /// The Gateway's address, as far as there is a session.
-    fn gateway(&self, status: &Status) -> Option<String> {
-        match &self.reach {
-            Reach::Cable(_) => status.gateway_mac.map(mac_text),
-            Reach::Network(network) => network.remote().map(|remote| remote.to_string()),
-        }
-    }
-
-    fn status(&mut self) -> AgentStatus {
-        let machine: Status = self.machine.status(now());
-        let rings = self.pool.ring_statistics().remove(&self.machine.port());
-        let gateway = self.gateway(&machine);
-        let counters = &self.counters;
-        AgentStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_seconds: self.started.elapsed().as_secs(),
-            name: self.identity.name.to_string(),
-            key_id: self.identity.key_id.to_string(),
-            engine: self.config.engine.resolve().name().to_owned(),
-            port: match &self.reach {
-                Reach::Cable(port) => port.status(&self.links, rings.as_ref()),
-                Reach::Network(network) => network.status(rings.as_ref()),
-            },
-            state: phase_name(machine.phase).to_owned(),
-            gateway: gateway.clone(),
-            session: machine.session_age.zip(machine.protected_by).map(
-                |(age, (cipher, protection))| SessionStatus {
-                    age_seconds: age.as_secs(),
-                    cipher: cipher.name().to_owned(),
-                    protection: protection.name().to_owned(),
-                    peer: gateway.unwrap_or_default(),
-                },
-            ),
-            last_handshake_seconds: machine.last_handshake.map(|at| at.as_secs()),
-            addresses: self
-                .parameters
-                .iter()
-                .flat_map(addresses)
-                .map(|address| address.to_string())
-                .collect(),
-            rx: api::Traffic {
-                packets: counters.rx_packets.get(),
-                bytes: counters.rx_bytes.get(),
-            },
-            tx: api::Traffic {
-                packets: counters.tx_packets.get(),
-                bytes: counters.tx_bytes.get(),
-            },
-            drops: counters
-                .drops()
-                .map(|(name, count)| (name.to_owned(), count))
-                .collect(),
-            rekeys: machine.handshakes.1,
-            rollbacks: self.rollbacks,
-            last_error: machine.last_failure.map(|failure| failure.to_string()),
-        }
-    }
-
-    /// What the port would do with frames, by its tables as they are now.
-    fn explain(&self, request: &Explain) -> Result<Vec<Explained>, Problem> {
-        let Reach::Cable(own) = &self.reach else {
-            return Err(explain::over_networks());
-        };
-        let interface = &own.plan.interface;
-        let port = explain::Port {
-            interface: interface.clone(),
-            mac: self.links.find(interface).ok().and_then(|link| link.mac),
-            gate: Gate::Tunnel {
-                role: Role::Workstation,
-                encapsulation: own.plan.encapsulation.admission(),
-                tables: own.up.as_ref().map(|up| Arc::clone(&up.tables)),
-            },
-        };
-        explain::answer(&[port], request, |_| Some(self.identity.name.to_string()))
-    }
-
-    /// Begins to show somebody what is dropped.
-    fn watch(&self, request: &Watch) -> Result<Stream, Problem> {
-        self.show_port();
-        let names = HashMap::from([(GATEWAY, self.identity.name.to_string())]);
-        self.hub.watch(request, names)
-    }
-
-    /// Tells those who watch of a port that came or went.
-    fn show_port(&self) {
-        let Reach::Cable(own) = &self.reach else {
-            return;
-        };
-        let port = own.up.as_ref().map(|up| watch::Port {
-            interface: own.plan.interface.clone(),
-            samples: up.wall.samples(),
-            pins: None,
-        });
-        if !self.hub.knows(port.iter().map(|port| &port.samples)) {
-            self.hub.set_ports(port.into_iter().collect());
-        }
-    }
-
     /// Takes everything down on purpose. A port is an ordinary interface again, and set down.
     fn down(&mut self) -> Result<(), Problem> {
         self.pool.give(0, Command::RemovePeer(GATEWAY));
@@ -892,71 +593,6 @@ impl Agent {
         }
         self.helper.lower()
     }
-}
-
-/// How the Gateway is to be reached.
-enum Wanted {
-    Cable(Plan),
-    Network(Vec<encapsulation::Endpoint>),
-}
-
-fn plan(config: &config::Agent, interface: String, ethertype: u16) -> Result<Plan, Problem> {
-    Ok(Plan {
-        mac: match config.mac_address {
-            MacAddress::Keep => None,
-            MacAddress::Random => Some(random_mac(&interface)?),
-        },
-        interface,
-        role: Role::Workstation,
-        encapsulation: encapsulation::Encapsulation::Ether(ethertype),
-        pin_directory: config.pin_directory.clone(),
-        rings: config.rings,
-        session_slots: SESSION_SLOTS,
-        workstation_slots: 1,
-    })
-}
-
-/// What the helper may touch.
-fn scope(config: &config::Agent, identity: &Enrolment, wanted: &Wanted) -> Scope {
-    let (ports, network) = match wanted {
-        Wanted::Cable(plan) => (vec![plan.clone()], None),
-        Wanted::Network(endpoints) => {
-            let interface = config.interface.clone().or(identity.interface.clone());
-            let network = NetworkScope {
-                ports: endpoints.iter().map(|endpoint| endpoint.port).collect(),
-                interface,
-                routes: config.routes.clone(),
-                kill_switch: config.kill_switch,
-                lan: config.lan,
-            };
-            (Vec::new(), Some(network))
-        }
-    };
-    Scope {
-        ports,
-        host_interface: config.host_interface.clone(),
-        // Over networks they are the kill switch's, in a table of their own.
-        routes: match &network {
-            Some(network) if network.kill_switch => Vec::new(),
-            _ => config.routes.clone(),
-        },
-        network,
-        keyless: KeylessScope::default(),
-        runtime_directory: config.runtime_directory.clone(),
-    }
-}
-
-/// What is read to look names up.
-fn resolver_files(reach: &Reach) -> impl Iterator<Item = PathBuf> {
-    let files: &[&str] = match reach {
-        Reach::Cable(_) => &[],
-        Reach::Network(_) => &resolve::FILES,
-    };
-    // Landlock takes what there is. A file that is replaced is another: their directories are read.
-    let files = files
-        .iter()
-        .map(|path| files::directory_of(Path::new(path)));
-    files.filter(|path| path.exists())
 }
 
 fn is_hello(frame: &[u8]) -> bool {
@@ -976,70 +612,4 @@ fn addresses(parameters: &Parameters) -> Vec<IpNet> {
         .filter(|_| parameters.mtu >= IPV6_MTU)
         .and_then(|(address, len)| IpNet::new(address.into(), len).ok());
     v4.into_iter().chain(v6).collect()
-}
-
-/// The ciphers offered: the minimum and what is stronger. SIV is never weaker.
-fn ciphers(minimum: Cipher) -> Vec<Cipher> {
-    match minimum {
-        Cipher::Aes128Gcm => Cipher::ALL.to_vec(),
-        Cipher::Aes256Gcm => vec![Cipher::Aes256Gcm, Cipher::Aes256GcmSiv],
-        Cipher::Aes256GcmSiv => vec![Cipher::Aes256GcmSiv],
-    }
-}
-
-fn protections(minimum: Protection) -> Vec<Protection> {
-    match minimum {
-        Protection::Encrypt => vec![Protection::Encrypt],
-        Protection::Authenticate => vec![Protection::Encrypt, Protection::Authenticate],
-    }
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Stopped => "stopped",
-        Phase::Idle => "idle",
-        Phase::Hello => "hello",
-        Phase::Init => "init",
-        Phase::Rekey => "rekey",
-        Phase::Proving => "proving",
-    }
-}
-
-/// The interface's MAC address until the next boot.
-fn random_mac(interface: &str) -> Result<[u8; 6], Problem> {
-    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-    let boot_id = std::fs::read_to_string(BOOT_ID).map_err(|error| {
-        Problem::io(
-            format!("reading {BOOT_ID} for a random MAC address"),
-            &error,
-        )
-    })?;
-    Ok(raise::mac_of_boot(&boot_id, interface))
-}
-
-/// Whether this is a virtual machine, by what the CPU says of a hypervisor.
-fn is_virtual_machine() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
-        text.lines()
-            .find(|line| line.starts_with("flags"))
-            .is_some_and(|line| line.split_whitespace().any(|flag| flag == "hypervisor"))
-    })
-}
-
-impl AgentControl for Asker<Request> {
-    fn status(&self) -> Result<AgentStatus, Problem> {
-        self.ask(Request::Status)
-    }
-
-    fn down(&self) -> Result<(), Problem> {
-        self.ask(Request::Down)?
-    }
-
-    fn explain(&self, request: Explain) -> Result<Vec<Explained>, Problem> {
-        self.ask(|answer| Request::Explain(request, answer))?
-    }
-
-    fn watch(&self, request: Watch) -> Result<Stream, Problem> {
-        self.ask(|answer| Request::Watch(request, answer))?
-    }
 }

@@ -90,6 +90,11 @@ impl Encapsulation {
         self.shared_port().is_some()
     }
 
+    /// Whether who has no key is told that nobody listens.
+    pub fn refuses(&self) -> bool {
+        matches!(self, Self::Udp(udp) if !udp.stealth)
+    }
+
     /// The tunnel's UDP port, where the kernel has the interface too.
     pub fn shared_port(&self) -> Option<u16> {
         match self {

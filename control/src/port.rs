@@ -282,6 +282,7 @@ impl Port {
             reason: self.reason.clone(),
             encapsulation: Some(self.plan.encapsulation.name().into()),
             shared: self.plan.encapsulation.is_shared(),
+            refuses: self.plan.encapsulation.refuses(),
             listens: self.plan.encapsulation.listens(),
             ..PortStatus::default()
         };

@@ -160,13 +160,17 @@ pub(crate) fn admitted(verdicts: &Counters) -> u64 {
     of.sum()
 }
 
-/// Where a port is reached over networks, and what else passes it.
+/// Where a port is reached over networks, what it answers, and what else passes it.
 fn over_udp(port: &PortStatus) -> Option<String> {
     let listens = (!port.listens.is_empty()).then(|| port.listens.join(", "))?;
-    Some(match port.shared {
-        true => format!("udp at {listens}; shared: everything else goes to the kernel"),
-        false => format!("udp at {listens}"),
-    })
+    let mut line = format!("udp at {listens}");
+    if port.refuses {
+        line.push_str("; whoever has no key is told that nobody listens");
+    }
+    if port.shared {
+        line.push_str("; shared: everything else goes to the kernel");
+    }
+    Some(line)
 }
 
 /// Who serves which queues, where several do.

@@ -16,6 +16,7 @@ use wire::limits::{
 };
 use wire::{
     Admission, Encapsulation, Frame, Header, Role, Udp, Verdict, decide, header::slot_of, kind,
+    read,
 };
 
 use crate::path;
@@ -164,6 +165,7 @@ pub fn explain(
         front: ETH_LEN,
     };
     story.tell();
+    story.tell_refusal();
     story.told
 }
 
@@ -211,6 +213,23 @@ impl Story<'_> {
         match header.kind {
             kind::DATA => self.data(&header),
             _ => self.handshake(&header),
+        }
+    }
+
+    /// Where a port is not to look dead, the sender of a datagram without a valid tag is told so.
+    fn tell_refusal(&mut self) {
+        let Encapsulation::Udp(udp) = self.port.encapsulation else {
+            return;
+        };
+        let refused = self.told.verdict.is_some_and(Verdict::is_refusal);
+        if let Some(last) = self.told.steps.last_mut()
+            && refused
+            && !udp.stealth
+            && udp.is_answerable(self.frame)
+        {
+            last.text.push_str(
+                "; its sender is told that nobody listens (stealth = false), if not too many are",
+            );
         }
     }
 
@@ -553,9 +572,9 @@ fn is_for(role: Role, kind: u8) -> bool {
 
 fn ethertype_name(ethertype: u16) -> &'static str {
     match ethertype {
-        0x0800 => " (IPv4)",
-        0x0806 => " (ARP)",
-        0x86dd => " (IPv6)",
+        read::IPV4 => " (IPv4)",
+        read::ARP => " (ARP)",
+        read::IPV6 => " (IPv6)",
         0x8100 | 0x88a8 => " (a VLAN tag)",
         0x88cc => " (LLDP)",
         0..0x0600 => " (a length, as in IEEE 802.3: spanning tree, for one)",

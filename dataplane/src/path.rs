@@ -4,10 +4,8 @@ use crate::host::checksum::{Sum, checksum};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use wire::limits::{ETH_LEN, UDP_V4_LEN, UDP_V6_LEN};
+use wire::read::{IPV4, IPV6, UDP};
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86DD;
-const UDP: u8 = 17;
 const UDP_LEN: usize = 8;
 /// What Linux sends with.
 const HOPS: u8 = 64;

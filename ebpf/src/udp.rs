@@ -4,6 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use wire::Frame;
 use wire::limits::ETH_LEN;
 use wire::pinned::{answer, is_answer};
+use wire::read::{IPV4, IPV6, UDP, byte, v4_at, v6_at};
 use wire::refusal;
 use wire::udp::is_extension;
 
@@ -17,9 +18,6 @@ const SOLICITATION: u32 = 86;
 const IPV6_HEADER: u32 = 54;
 /// IPv6 extension headers that are followed; more are dropped.
 const EXTENSIONS: usize = 8;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86DD;
-const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
 const ENCRYPTED: u8 = 50;
 const AUTHENTICATION: u8 = 51;
@@ -96,20 +94,19 @@ pub fn shared(context: *mut __sk_buff) -> Guarded {
 #[inline(always)]
 fn shared_v4(packet: &Skb) -> Guarded {
     let (Some(start), Some(fragment), Some(protocol)) =
-        (packet.be16(ETH_LEN), packet.be16(20), packet.be16(22))
+        (packet.be16(ETH_LEN), packet.be16(20), byte(packet, 23))
     else {
         return Guarded::On;
     };
-    let to = (packet.be16(30), packet.be16(32));
-    let (Some(high), Some(low)) = to else {
+    let Some(to) = v4_at(packet, 30) else {
         return Guarded::On;
     };
     let own = udp().v4;
-    if own != 0 && own != (high as u32) << 16 | low as u32 {
+    if own != 0 && own != to {
         return Guarded::On;
     }
     let header = (start >> 8 & 15) as usize * 4;
-    let is_udp = protocol as u8 == UDP && fragment & 0x1fff == 0;
+    let is_udp = protocol == UDP && fragment & 0x1fff == 0;
     if is_udp && packet.far_be16(ETH_LEN + header + 2) == Some(udp().port) {
         return Guarded::Dropped;
     }
@@ -118,17 +115,13 @@ fn shared_v4(packet: &Skb) -> Guarded {
 
 #[inline(always)]
 fn shared_v6(packet: &Skb, looked_at: bool) -> Guarded {
-    let Some(next) = packet.be16(20) else {
-        return Guarded::On;
-    };
-    let (Some(first), Some(last)) = (packet.word(38), packet.word(46)) else {
+    let (Some(mut next), Some(to)) = (byte(packet, 20), v6_at(packet, 38)) else {
         return Guarded::On;
     };
     let own = udp().v6;
-    if own[0] | own[1] != 0 && (own[0] != first || own[1] != last) {
+    if own[0] | own[1] != 0 && (own[0] != to[0] || own[1] != to[1]) {
         return Guarded::On;
     }
-    let mut next = (next >> 8) as u8;
     if !is_extension(next) && !looked_at {
         return Guarded::On;
     }

@@ -15,7 +15,7 @@ pub mod admission;
 pub mod header;
 pub mod limits;
 pub mod pinned;
-mod read;
+pub mod read;
 pub mod refusal;
 pub mod replay;
 pub mod siphash;

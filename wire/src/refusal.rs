@@ -7,7 +7,10 @@ use crate::Frame;
 use crate::admission::Tables;
 use crate::limits::{ETH_LEN, SECOND, UDP_V4_LEN, UDP_V6_LEN};
 use crate::pinned::FrameMut;
-use crate::read::{ICMP, ICMPV6, IPV4, IPV6, UDP, big, byte, folded, halves, v4_at, v6_at};
+use crate::read::{
+    ICMP, ICMPV6, IPV4, IPV6, UDP, big, byte, folded, halves, is_a_hosts_v4, is_a_hosts_v6, v4_at,
+    v6_at,
+};
 use crate::tables::{Source, SourceKey};
 use crate::udp::Udp;
 use crate::verdict::Verdict;
@@ -104,17 +107,6 @@ impl Udp {
         }
         Some(is_a_hosts_v6(from) && is_a_hosts_v6(to) && differ(from, to))
     }
-}
-
-#[inline(always)]
-fn is_a_hosts_v4(address: u32) -> bool {
-    let first = address >> 24;
-    first != 0 && first != 127 && first < 224
-}
-
-#[inline(always)]
-fn is_a_hosts_v6([first, last]: [u64; 2]) -> bool {
-    first & 0xff != 0xff && !(first == 0 && (last == 0 || last == 1u64.to_be()))
 }
 
 #[inline(always)]

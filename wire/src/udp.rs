@@ -14,7 +14,7 @@ use crate::Frame;
 use crate::admission::Tables;
 use crate::limits::{ETH_LEN, HEADER_LEN, UDP_V4_LEN, UDP_V6_LEN};
 use crate::pinned::{CLAIMS, PinKey, PinTables, PinnedVerdict, claim};
-use crate::read::{ARP, ICMPV6, IPV4, IPV6, UDP, byte, v4_at, v6_at};
+use crate::read::{ARP, ICMPV6, IPV4, IPV6, UDP, byte, is_a_hosts_v4, is_a_hosts_v6, v4_at, v6_at};
 use crate::tables::{Source, SourceKey, SourceKind};
 use crate::verdict::Verdict;
 
@@ -216,11 +216,10 @@ impl Udp {
         let Some(source) = frame.be16(34) else {
             return Err(Verdict::Short);
         };
-        // This network, loopback, groups and reserved addresses are no host's (RFC 6890); nor is our own another's.
-        let first = from >> 24;
-        if first == 0 || first == 127 || first >= 224 {
+        if !is_a_hosts_v4(from) {
             return Err(Verdict::OuterMalformed);
         }
+        // Nor is our own address another's.
         if from == to || source == 0 {
             return Err(Verdict::OuterMalformed);
         }
@@ -297,11 +296,10 @@ impl Udp {
         let Some(source) = frame.be16(54) else {
             return Err(Verdict::Short);
         };
-        // Groups, the unspecified address and loopback.
-        if from[0] & 0xff == 0xff || from == to || source == 0 {
+        if !is_a_hosts_v6(from) {
             return Err(Verdict::OuterMalformed);
         }
-        if from[0] == 0 && (from[1] == 0 || from[1] == 1u64.to_be()) {
+        if from == to || source == 0 {
             return Err(Verdict::OuterMalformed);
         }
         Ok(Datagram {

@@ -74,6 +74,9 @@ pub struct PortStatus {
     /// Whether the kernel has the interface too, and gets all but the tunnel's datagrams.
     #[serde(default)]
     pub shared: bool,
+    /// Whether who has no key is told that nobody listens (`stealth = false`).
+    #[serde(default)]
+    pub refuses: bool,
     /// Over `udp`: where it is reached, as `192.0.2.1:51888`.
     #[serde(default)]
     pub listens: Vec<String>,

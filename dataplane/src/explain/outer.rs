@@ -1,6 +1,7 @@
 //! What is wrong with what is around a frame on `udp`.
 
 use wire::limits::{ETH_LEN, HEADER_LEN, UDP_V4_LEN, UDP_V6_LEN};
+use wire::read::IPV4;
 use wire::udp::is_extension;
 use wire::{Frame, Udp, Verdict};
 
@@ -44,7 +45,7 @@ pub(super) fn fault(verdict: Verdict, udp: &Udp, own: [u8; 6], frame: &Captured<
 
 fn malformed(frame: &Captured<'_>) -> &'static str {
     let be16 = |at| frame.be16(at).unwrap_or_default();
-    let (start, v4) = (be16(ETH_LEN), be16(12) == 0x0800);
+    let (start, v4) = (be16(ETH_LEN), be16(12) == IPV4);
     let next = (be16(20) >> 8) as u8;
     let (whole, length, checked) = match v4 {
         true => (

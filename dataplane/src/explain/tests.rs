@@ -163,3 +163,28 @@ fn without_tables_or_bytes_it_is_told_as_far_as_can_be_and_no_verdict_is_made_up
     assert_eq!(cut.verdict, None);
     assert_eq!(last(&cut), ("length", Outcome::Unknown));
 }
+
+#[test]
+fn a_refusal_is_told_of_exactly_what_is_answered() {
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(FAR, NEAR)
+        .ipv4([198, 51, 100, 7], [192, 0, 2, 1], 60)
+        .udp(7, 51888)
+        .write(&mut frame, &[7; 64])
+        .unwrap();
+    let mut fragment = frame.clone();
+    fragment[20] = 0x20;
+    let is_told = |frame: &[u8], stealth| {
+        let udp = Udp::new(51888, Some([192, 0, 2, 1].into()), None, false);
+        let port = Admission {
+            encapsulation: Encapsulation::Udp(Udp { stealth, ..udp }),
+            ..port()
+        };
+        let told = explain(&port, &Captured::new(frame, frame.len()), None);
+        assert!(told.verdict.is_some_and(Verdict::is_refusal), "{told:?}");
+        told.steps.last().unwrap().text.contains("nobody listens")
+    };
+    assert!(is_told(&frame, false));
+    assert!(!is_told(&frame, true));
+    assert!(!is_told(&fragment, false));
+}
