@@ -101,8 +101,8 @@ pub fn set_workstation(
 /// is, but for telling the dataplane.
 ///
 /// # Errors
-/// As [`Registry::rotate`]; and the time is too long, or no port is named where ports differ in how
-/// they are reached, or another than the one that the Workstation is bound to.
+/// As [`Registry::rotate`] and [`Gateway::encapsulation_for`]; and the time is too long, or another port is named than
+/// the one that the Workstation is bound to.
 pub fn rotate_workstation(
     registry: &mut Registry,
     config: &Gateway,
@@ -129,7 +129,10 @@ pub fn rotate_workstation(
                 Kind::Invalid,
                 tried,
                 format!("it is served on {bound} only, and is to come in by {port}"),
-                "leave the port out; or write the other one into its file while portcullisd is stopped",
+                format!(
+                    "leave the port out, and it stays on {bound}; or set `port` in workstations/{name}.toml in the \
+                     state directory while portcullisd is stopped, and rotate then"
+                ),
             ));
         }
         (bound, port) => bound.as_ref().or(port.as_ref()),
@@ -177,7 +180,7 @@ pub fn key_rotated(registry: &Registry, keyring: &Keyring) -> KeyRotated {
 /// telling the dataplane (of the slot in the answer).
 ///
 /// # Errors
-/// As [`Registry::add`]; and no port is named where ports differ in how they are reached.
+/// As [`Registry::add`] and [`Gateway::encapsulation_for`].
 pub fn add_workstation(
     registry: &mut Registry,
     config: &Gateway,

@@ -59,8 +59,8 @@ pub struct RotateWorkstation {
     #[serde(default)]
     #[schema(maximum = 31_622_400)]
     pub keep_old_seconds: Option<u64>,
-    /// The port that it comes in by from now on; to be given where ports differ in how they are
-    /// reached, unless it is served on one only.
+    /// The port that its new enrolment leads to, without binding it to that; to be given where ports
+    /// differ in how they are reached, unless it is served on one only.
     #[serde(default)]
     pub port: Option<String>,
 }

@@ -157,8 +157,8 @@ and restart the agent there.")]
         /// its sessions, at once.
         #[arg(long, value_name = "HOURS", default_value_t = api::KEEP_OLD / 3600)]
         keep_old: u64,
-        /// The port that it comes in by; to be said where ports differ in how they are reached,
-        /// unless it was added with one.
+        /// The port that its new enrolment leads to, without binding it to that; to be said where
+        /// ports differ in how they are reached, unless it was added with one.
         #[arg(long, value_name = "IF", add = candidates::ports())]
         port: Option<String>,
         #[command(flatten)]
