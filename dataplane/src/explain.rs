@@ -228,7 +228,7 @@ impl Story<'_> {
             && udp.is_answerable(self.frame)
         {
             last.text.push_str(
-                "; its sender is told that nobody listens (stealth = false), if not too many are",
+                "; its sender is told that nobody listens (stealth = false; at most 100 a second are)",
             );
         }
     }
