@@ -131,7 +131,7 @@ pub fn rotate_workstation(
                 format!("it is served on {bound} only, and is to come in by {port}"),
                 format!(
                     "leave the port out, and it stays on {bound}; or set `port` in workstations/{name}.toml in the \
-                     state directory while portcullisd is stopped, and rotate then"
+                     state directory, and first: portcullis reload"
                 ),
             ));
         }
