@@ -187,8 +187,11 @@ fn one(fuzz: &Path, programs: &Path, target: &str, options: &Options) -> Result<
         std::fs::create_dir_all(directory)
             .with_context(|| format!("making {}", directory.display()))?;
     }
+    // In memory, as what a target writes is written durably thousands of times a second.
+    let temporary = tempfile::tempdir_in("/dev/shm").context("making a directory in /dev/shm")?;
     let mut command = Command::new(programs.join(target));
     command
+        .env("TMPDIR", temporary.path())
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args([
             "-print_final_stats=1",

@@ -307,8 +307,8 @@ where
     }
 }
 
-/// Fuzzing support: one connection to a Gateway's control API, over any stream. Nobody's changes are
-/// written down.
+/// Fuzzing support: one connection to a Gateway's control API, over any stream. Changes are written down
+/// in the directory for temporary files.
 #[doc(hidden)]
 pub async fn converse_for_tests<S>(stream: S, control: Arc<dyn Control>)
 where
