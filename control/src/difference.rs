@@ -6,8 +6,8 @@
 
 use crate::api::{WorkstationStatus, mac_text};
 use crate::choices::Admission;
-use crate::config::{Cores, Gateway, KeylessPort, Port};
-use crate::encapsulation::Encapsulation;
+use crate::config::{Cores, Gateway, KeylessPort, Port, Rings};
+use crate::encapsulation::{Encapsulation, UdpPort};
 use crate::files;
 use crate::problem::{Kind, Problem};
 use crate::rules;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The configuration that runs, in the runtime directory.
 pub const RUNNING: &str = "running.toml";
@@ -53,48 +53,76 @@ fn list<T: ToString>(values: &[T]) -> String {
     words.join(", ")
 }
 
+/// Taken apart without `..`, as everything below: a setting that is added to the configuration is to be told too.
 fn settings(config: &Gateway) -> Settings {
+    let Gateway {
+        state_directory,
+        runtime_directory,
+        pin_directory,
+        user,
+        admin_group,
+        metrics_address,
+        log_format,
+        workers,
+        cores,
+        spin,
+        max_workstations,
+        engine,
+        host_interface,
+        host_addresses,
+        ports,
+        keyless: keyless_ports,
+    } = config;
     let mut all = Settings::new();
     let mut put = |name: &str, value: String| {
         all.insert(name.to_owned(), (value, Takes::Restart));
     };
-    let path = |path: &PathBuf| path.display().to_string();
-    put("state_directory", path(&config.state_directory));
-    put("runtime_directory", path(&config.runtime_directory));
-    put("pin_directory", path(&config.pin_directory));
-    put(
-        "user",
-        config.user.clone().unwrap_or_else(|| "usual".into()),
-    );
-    put(
-        "workers",
-        config.workers.map_or("auto".into(), |n| n.to_string()),
-    );
+    put("state_directory", state_directory.display().to_string());
+    put("runtime_directory", runtime_directory.display().to_string());
+    put("pin_directory", pin_directory.display().to_string());
+    put("user", or(user.as_ref(), "usual"));
+    put("admin_group", or(admin_group.as_ref(), "none"));
+    put("metrics_address", or(metrics_address.as_ref(), "none"));
+    put("log_format", log_format.name().to_owned());
+    put("workers", or(workers.as_ref(), "auto"));
     put(
         "cores",
-        match &config.cores {
+        match cores {
             Cores::Auto => "auto".into(),
             Cores::Off => "off".into(),
             Cores::These(cores) => list(cores),
         },
     );
-    put("spin", config.spin.as_micros().to_string());
-    put("max_workstations", config.max_workstations.to_string());
-    put("engine", config.engine.name().to_owned());
-    put("host interface", config.host_interface.clone());
-    put("host addresses", list::<IpNet>(&config.host_addresses));
-    for one in &config.ports {
+    put("spin", spin.as_micros().to_string());
+    put("max_workstations", max_workstations.to_string());
+    put("engine", engine.name().to_owned());
+    put("host interface", host_interface.clone());
+    put("host addresses", list::<IpNet>(host_addresses));
+    for one in ports {
         port(&mut all, one);
     }
-    for one in &config.keyless {
+    for one in keyless_ports {
         keyless(&mut all, one);
     }
     all
 }
 
 fn port(all: &mut Settings, port: &Port) {
-    let name = &port.interface;
-    let rings = &port.rings;
+    let Port {
+        interface: name,
+        encapsulation,
+        rings,
+    } = port;
+    let Rings {
+        xdp,
+        size,
+        zero_copy,
+        queues,
+        huge_pages,
+        tx_budget,
+        busy_poll,
+        threaded_napi,
+    } = rings;
     all.insert(
         format!("port {name}"),
         (Admission::Tunnel.name().to_owned(), Takes::Restart),
@@ -103,62 +131,60 @@ fn port(all: &mut Settings, port: &Port) {
         all.insert(format!("port {name}: {setting}"), (value, takes));
     };
     let restart = Takes::Restart;
-    put("encapsulation", port.encapsulation.name().into(), restart);
-    match &port.encapsulation {
+    put("encapsulation", encapsulation.name().into(), restart);
+    match encapsulation {
         Encapsulation::Ether(ethertype) => {
             put("ethertype", format!("{ethertype:#06X}"), restart);
         }
         Encapsulation::Udp(udp) => {
-            put("udp_port", udp.port.to_string(), restart);
-            put("addresses", list(&udp.addresses), restart);
-            put("shared", udp.shared.to_string(), restart);
-            put("endpoint", list(&udp.endpoints), restart);
+            let UdpPort {
+                port,
+                addresses,
+                shared,
+                stealth,
+                endpoints,
+            } = udp;
+            put("udp_port", port.to_string(), restart);
+            put("addresses", list(addresses), restart);
+            put("shared", shared.to_string(), restart);
+            put("stealth", stealth.to_string(), restart);
+            put("endpoint", list(endpoints), restart);
         }
     }
-    put("xdp", format!("{:?}", rings.xdp).to_lowercase(), restart);
-    put("ring_size", rings.size.to_string(), restart);
-    put(
-        "zero_copy",
-        format!("{:?}", rings.zero_copy).to_lowercase(),
-        restart,
-    );
-    put(
-        "queues",
-        rings.queues.map_or("all".into(), |n| n.to_string()),
-        restart,
-    );
-    put("huge_pages", rings.huge_pages.to_string(), restart);
-    put("tx_budget", rings.tx_budget.to_string(), restart);
+    put("xdp", lower(xdp), restart);
+    put("ring_size", size.to_string(), restart);
+    put("zero_copy", lower(zero_copy), restart);
+    put("queues", or(queues.as_ref(), "all"), restart);
+    put("huge_pages", huge_pages.to_string(), restart);
+    put("tx_budget", tx_budget.to_string(), restart);
     put(
         "busy_poll",
-        rings.busy_poll.map_or("off".into(), |poll| {
+        busy_poll.map_or("off".into(), |poll| {
             let prefer = if poll.prefer { ", preferred" } else { "" };
             format!("{} us, {} frames{prefer}", poll.microseconds, poll.budget)
         }),
         restart,
     );
-    put(
-        "threaded_napi",
-        format!("{:?}", rings.threaded_napi).to_lowercase(),
-        Takes::Reload,
-    );
+    put("threaded_napi", lower(threaded_napi), Takes::Reload);
 }
 
 fn keyless(all: &mut Settings, port: &KeylessPort) {
-    let name = &port.interface;
+    let KeylessPort {
+        interface: name,
+        xdp,
+        addresses,
+        pins,
+    } = port;
     all.insert(
         format!("port {name}"),
         (port.admission().name().to_owned(), Takes::Restart),
     );
-    all.insert(
-        format!("port {name}: xdp"),
-        (format!("{:?}", port.xdp).to_lowercase(), Takes::Restart),
-    );
+    all.insert(format!("port {name}: xdp"), (lower(xdp), Takes::Restart));
     all.insert(
         format!("port {name}: addresses"),
-        (list(&port.addresses), Takes::Reload),
+        (list(addresses), Takes::Reload),
     );
-    for pin in port.pins.iter().flatten() {
+    for pin in pins.iter().flatten() {
         all.insert(
             format!("port {name}: pin {}", mac_text(pin.mac)),
             (
@@ -167,6 +193,16 @@ fn keyless(all: &mut Settings, port: &KeylessPort) {
             ),
         );
     }
+}
+
+/// A setting, or what it is where it is not given.
+fn or<T: ToString>(value: Option<&T>, without: &str) -> String {
+    value.map_or(without.to_owned(), ToString::to_string)
+}
+
+/// A choice as it is written in the configuration.
+fn lower(choice: &impl std::fmt::Debug) -> String {
+    format!("{choice:?}").to_lowercase()
 }
 
 /// The settings that differ, those that need a restart last.
@@ -416,6 +452,58 @@ mod tests {
         assert_eq!(added[0].to_string(), "port eth3 (new: pinned)");
         assert_eq!(of(&other, &one)[0].to_string(), "port eth3 (gone)");
         assert_eq!(added[0].takes, Takes::Restart);
+    }
+
+    #[test]
+    fn a_setting_that_differs_alone_is_told_by_its_name() {
+        let head = [
+            ("state_directory", "\"/a\""),
+            ("runtime_directory", "\"/b\""),
+            ("pin_directory", "\"/sys/fs/bpf/c\""),
+            ("user", "\"nobody\""),
+            ("admin_group", "\"adm\""),
+            ("metrics_address", "\"127.0.0.1:9\""),
+            ("log_format", "\"json\""),
+            ("workers", "1"),
+            ("cores", "\"off\""),
+            ("spin", "7"),
+            ("max_workstations", "7"),
+            ("engine", "\"aes-gcm\""),
+        ];
+        let rings = [
+            ("xdp", "\"generic\""),
+            ("ring_size", "4096"),
+            ("zero_copy", "\"off\""),
+            ("queues", "1"),
+            ("huge_pages", "true"),
+            ("tx_budget", "128"),
+            ("busy_poll", "50"),
+            ("threaded_napi", "\"off\""),
+        ];
+        let ether = [("ethertype", "0x88B6")];
+        let udp = [("stealth", "false"), ("endpoint", "[\"a.example:7\"]")];
+        const UDP: &str = "[[port]]\ninterface = \"eth2\"\nencapsulation = \"udp\"\n\
+            addresses = [\"192.0.2.1\"]\n";
+        let told = |with: Gateway, plain: &Gateway| {
+            let told = of(plain, &with);
+            told.into_iter()
+                .map(|change| change.what)
+                .collect::<Vec<_>>()
+        };
+        let plain = with_ports("", TUNNEL);
+        for (name, value) in head {
+            let with = with_ports(&format!("{name} = {value}"), TUNNEL);
+            assert_eq!(told(with, &plain), [name]);
+        }
+        for (name, value) in rings.into_iter().chain(ether) {
+            let with = with_ports("", &format!("{TUNNEL}{name} = {value}\n"));
+            assert_eq!(told(with, &plain), [format!("port eth1: {name}")]);
+        }
+        let plain = with_ports("", UDP);
+        for (name, value) in udp {
+            let with = with_ports("", &format!("{UDP}{name} = {value}\n"));
+            assert_eq!(told(with, &plain), [format!("port eth2: {name}")]);
+        }
     }
 
     #[test]

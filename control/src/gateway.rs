@@ -26,7 +26,9 @@ use crate::confine::{self, Account, Paths};
 use crate::entropy;
 use crate::events::{Events, Happening};
 use crate::files;
-use crate::handshake::gateway::{CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig};
+use crate::handshake::gateway::{
+    AddError, CipherPolicy, Enrolled, Gateway as Machine, GatewayConfig, SLOTS_EACH,
+};
 use crate::handshake::{Action, kdf};
 use crate::helper::{Helper, KeylessScope, PortHelp, Scope, Unscoped};
 use crate::hostif;
@@ -67,9 +69,11 @@ use wire::Role;
 use wire::tables::KnockEntry;
 use zeroize::Zeroizing;
 
-/// Session slots for each Workstation: so many that one whose sessions are being erased does not
-/// make another wait.
-const SLOTS_EACH: u32 = 8;
+/// Session slots for so many Workstations.
+fn session_slots(workstations: u32) -> u32 {
+    workstations * u32::from(SLOTS_EACH)
+}
+
 /// Frames that may wait for one worker at others, whatever the rings.
 const MOST_HANDED: usize = 1 << 16;
 /// How long the removal of a Workstation may take.
@@ -287,7 +291,7 @@ impl Daemon {
                 // The credits of all Workstations fit one ring of each port.
                 frames: rings.min(MOST_HANDED),
                 ports: plans.len(),
-                sessions: (config.max_workstations * SLOTS_EACH) as usize,
+                sessions: session_slots(config.max_workstations) as usize,
                 workstations: config.max_workstations as usize,
             },
         };
@@ -314,7 +318,7 @@ impl Daemon {
                     std::net::IpAddr::V4(_) => None,
                 }),
             seed,
-            session_slots: u16::try_from(config.max_workstations * SLOTS_EACH).unwrap_or(u16::MAX),
+            max_workstations: u16::try_from(config.max_workstations).unwrap_or(u16::MAX),
         };
         let mut machine = Machine::new(gateway_config, now());
         machine.set_lifetime(lifetime);
@@ -623,12 +627,16 @@ impl Daemon {
         let enrolled = self.enrolled(id, &workstation);
         let ports: Vec<PortId> = self.ports_of(&workstation);
         self.machine.add(now(), enrolled).map_err(|error| {
-            Problem::new(
-                Kind::Conflict,
-                &tried,
-                error,
-                "remove one of the two and add it again",
-            )
+            let remedy = match error {
+                AddError::NoRoom => {
+                    "raise max_workstations and restart, or try again: one that was removed may be \
+                     about to make room"
+                }
+                AddError::SlotInUse(_) | AddError::KeyIdInUse(_) => {
+                    "remove one of the two and add it again"
+                }
+            };
+            Problem::new(Kind::Conflict, &tried, error, remedy)
         })?;
         let served = Served {
             key_id: workstation.key_id.get(),

@@ -9,7 +9,7 @@ use portcullis_control::handshake::noise::public_key;
 use portcullis_control::handshake::workstation::{Failure, Phase, RollbackSign};
 use portcullis_control::handshake::{Action, Padding, kdf, message};
 use sim::*;
-use wire::header::kind;
+use wire::header::{kind, slot_of};
 use zeroize::Zeroizing;
 
 fn change(
@@ -263,6 +263,32 @@ fn a_workstation_whose_worker_is_slow_to_erase_uses_up_its_own_slots_only() {
     sim.run(SECOND * 60);
     sim.run_with_data(SECOND * 5);
     assert!(sim.joined(0), "{:?} {:?}", sim.status(0), sim.info(0));
+}
+
+/// Each is told the index of every session it begins.
+#[test]
+fn what_one_workstation_is_told_of_slots_does_not_depend_on_how_many_sessions_others_begin() {
+    let told = |others: usize| {
+        let mut sim = Sim::new(11, 3);
+        sim.run(SECOND);
+        let mut slots = Vec::new();
+        for _ in 0..10 {
+            for _ in 0..others {
+                sim.restart_station(1);
+                sim.run(SECOND * 2);
+                assert!(sim.joined(1));
+            }
+            sim.restart_station(0);
+            sim.run(SECOND * 30);
+            assert!(sim.joined(0));
+            let session = sim.workers[&0].cur.as_ref().expect("a session");
+            slots.push(slot_of(session.install.index));
+        }
+        slots
+    };
+    let alone = told(0);
+    assert_eq!(told(1), alone);
+    assert_eq!(told(3), alone);
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub fn gateway() -> Gateway {
         v4: Some(Ipv4Addr::new(10, 0, 0, 1)),
         v6: None,
         seed: Zeroizing::new([3; 32]),
-        session_slots: 16,
+        max_workstations: 2,
     };
     let mut gateway = Gateway::new(config, START);
     for id in 0..2 {

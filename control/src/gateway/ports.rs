@@ -19,7 +19,7 @@ pub fn plan(config: &config::Gateway, port: &config::Port) -> Plan {
         encapsulation: port.encapsulation.clone(),
         pin_directory: config.pin_directory.clone(),
         rings: port.rings,
-        session_slots: (config.max_workstations * SLOTS_EACH).min(u32::from(u16::MAX)),
+        session_slots: session_slots(config.max_workstations),
         workstation_slots: config.max_workstations,
     }
 }

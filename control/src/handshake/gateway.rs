@@ -15,7 +15,7 @@ use super::model::{Flaw, planted};
 use super::noise::{NoiseError, Responder, Secrets, public_key};
 use super::peer::{Keys, PENDING_FOR, Peer, ResetPlan, Session};
 use super::random::Randomness;
-use super::slots::Slots;
+use super::slots::Shares;
 use super::{Action, Encapsulation, Install, Mac, Parameters, Path, inner_mtu};
 use dataplane::keys::SessionKeys;
 use dataplane::lifetime::Lifetime;
@@ -34,9 +34,8 @@ pub use super::show::{SessionInfo, WorkstationInfo};
 
 /// RekeyInits of a session: two a second.
 const REKEYS: (u64, u64) = (SECOND / 2, 2);
-/// Sessions one Workstation may have, those being erased included, so that one whose worker is slow
-/// to erase cannot use up the slots of all.
-const SESSIONS_EACH: usize = 8;
+/// Session slots of each Workstation: so many sessions it may have, those being erased included.
+pub const SLOTS_EACH: u16 = 8;
 
 /// A port of the Gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +73,8 @@ pub struct GatewayConfig {
     pub v6: Option<Ipv6Addr>,
     /// The seed of its random generator.
     pub seed: Zeroizing<[u8; 32]>,
-    /// How many session slots there are: eight for each Workstation let none wait for another.
-    pub session_slots: u16,
+    /// How many Workstations there is room for; their sessions take the slots below [`SLOTS_EACH`] times as many.
+    pub max_workstations: u16,
 }
 
 /// Frames that could not be put down to a Workstation.
@@ -98,7 +97,7 @@ pub struct Gateway {
     v6: Option<Ipv6Addr>,
     random: Randomness,
     cookies: Cookies,
-    slots: Slots,
+    slots: Shares<SLOTS_EACH>,
     /// Boxed, so that no key is left in the map when one is taken out of it.
     peers: BTreeMap<WorkstationId, Box<Peer>>,
     by_key: HashMap<u32, WorkstationId>,
@@ -129,6 +128,9 @@ pub enum AddError {
     /// Its slot is taken.
     #[error("Workstation slot {0} is in use; remove the Workstation that has it first")]
     SlotInUse(WorkstationId),
+    /// There are as many Workstations as can be.
+    #[error("there are as many Workstations as there is room for")]
+    NoRoom,
     /// Its key id is taken.
     #[error("key id {0:08x} belongs to another Workstation; enrol this one again")]
     KeyIdInUse(u32),
@@ -150,8 +152,8 @@ impl Gateway {
             v4: config.v4,
             v6: config.v6,
             cookies: Cookies::new(&mut random, clock.now()),
+            slots: Shares::new(config.max_workstations, &mut random),
             random,
-            slots: Slots::new(config.session_slots),
             peers: BTreeMap::new(),
             by_key: HashMap::new(),
             clock,
@@ -174,7 +176,7 @@ impl Gateway {
     /// Adds a Workstation; Resets are sent to it from now on until it has shaken hands.
     ///
     /// # Errors
-    /// When its slot or its key id is in use.
+    /// When its slot or its key id is in use, or there is no room.
     pub fn add(&mut self, now: Duration, enrolled: Enrolled) -> Result<(), AddError> {
         let now = self.clock.advance(now);
         let id = enrolled.id;
@@ -189,7 +191,8 @@ impl Gateway {
         if let Some(taken) = key_ids.iter().find(|key| self.by_key.contains_key(key)) {
             return Err(AddError::KeyIdInUse(*taken));
         }
-        let mut peer = Peer::new(enrolled);
+        let slots = self.slots.take().ok_or(AddError::NoRoom)?;
+        let mut peer = Peer::new(enrolled, slots);
         peer.resets = self
             .ports
             .values()
@@ -262,7 +265,10 @@ impl Gateway {
         };
         self.by_key.retain(|_, owner| *owner != id);
         peer.erase_where(|_| true, &mut self.actions);
-        peer.erasing.iter().map(|erasing| erasing.index).collect()
+        let erasing = peer.erasing.iter().map(|erasing| erasing.index);
+        let erasing = erasing.collect();
+        self.slots.give_back(peer.slots);
+        erasing
     }
 
     /// Adds a port or changes one. Sessions on a port whose MAC address changes end.
@@ -499,7 +505,7 @@ impl Gateway {
         from_hello: bool,
     ) -> Option<Vec<u8>> {
         let peer = self.peers.get_mut(&id)?;
-        if peer.sessions() >= SESSIONS_EACH || self.slots.free() == 0 {
+        if peer.slots.free() == 0 {
             peer.outcomes.no_slot += 1;
             return None;
         }
@@ -543,7 +549,7 @@ impl Gateway {
             peer.unmet = true;
             return None;
         };
-        let index = self.slots.take(&mut self.random)?;
+        let index = peer.slots.take(&mut self.random)?;
         let answer = Answer {
             index,
             boot_id: self.boot_id,
@@ -560,7 +566,7 @@ impl Gateway {
             },
         };
         let Ok((message, split)) = responder.answer(&answer.encode()) else {
-            self.slots.give_back(index);
+            peer.slots.give_back(index);
             peer.outcomes.does_not_open += 1;
             return None;
         };
@@ -625,10 +631,13 @@ impl Gateway {
 
     /// A session is erased, in its worker and in XDP: its slot may be used again.
     pub fn erased(&mut self, id: WorkstationId, index: u32) {
-        if let Some(peer) = self.peers.get_mut(&id) {
+        let given = self.peers.get_mut(&id).is_some_and(|peer| {
             peer.forget(index);
+            peer.slots.give_back(index)
+        });
+        if !given {
+            self.slots.erased(index);
         }
-        self.slots.give_back(index);
     }
 
     /// Does what is due.

@@ -4,6 +4,7 @@
 use super::cookie::Nonces;
 use super::kdf::{KnockKeys, knock_keys, noise_psk};
 use super::model::{Flaw, planted};
+use super::slots::Slots;
 use super::{Action, Padding, Path};
 use dataplane::keys::{Cipher, Protection};
 use dataplane::{PortId, WorkstationId};
@@ -244,6 +245,7 @@ pub(super) struct Peer {
     pub(super) terms: Terms,
     pub(super) keys: Keys,
     pub(super) next: Option<Keys>,
+    pub(super) slots: Slots,
     pub(super) pending: Option<(Session, Duration)>,
     pub(super) cur: Option<Session>,
     pub(super) prev: Option<(Session, Duration)>,
@@ -274,8 +276,9 @@ pub(super) struct Terms {
 }
 
 impl Peer {
-    pub(super) fn new(enrolled: Enrolled) -> Self {
+    pub(super) fn new(enrolled: Enrolled, slots: Slots) -> Self {
         Self {
+            slots,
             id: enrolled.id,
             keys: Keys::new(enrolled.credentials),
             next: enrolled.next.map(Keys::new),
@@ -321,14 +324,6 @@ impl Peer {
         let old = std::mem::replace(&mut self.keys, self.next.take()?).key_id;
         self.erase_where(|session| session.key_id == old, actions);
         Some(old)
-    }
-
-    /// Sessions installed and not yet known to be erased.
-    pub(super) fn sessions(&self) -> usize {
-        self.erasing.len()
-            + usize::from(self.pending.is_some())
-            + usize::from(self.cur.is_some())
-            + usize::from(self.prev.is_some())
     }
 
     fn erase(&mut self, index: u32, was_pending: bool, actions: &mut Vec<Action>) {

@@ -132,7 +132,7 @@ impl Workstation {
             ciphers: config.ciphers,
             protections: config.protections,
             random: Randomness::new(*config.seed),
-            slots: Slots::new(SLOTS),
+            slots: Slots::new(0..SLOTS),
             cur: None,
             prev: None,
             handshake: Handshake::Stopped,

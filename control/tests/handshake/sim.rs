@@ -299,7 +299,7 @@ fn new_gateway(boot: u8, seed: [u8; 32], now: Duration, over_udp: bool) -> Gatew
             v4: Some(Ipv4Addr::new(10, 0, 0, 1)),
             v6: None,
             seed: Zeroizing::new(seed),
-            session_slots: 64,
+            max_workstations: 8,
         },
         now,
     )
