@@ -511,7 +511,10 @@ impl World {
                 self.sim.joined(id)
                     && self.sim.mirrored(id)
                     && self.sim.stations[&id].opened > before
-            })
+            }) && {
+                self.observe();
+                self.wrong(&[], false).is_none()
+            }
         }));
         QUIET.set(false);
         recovered.unwrap_or(false)
@@ -555,9 +558,11 @@ fn alter(packet: &mut Packet) {
 /// The machines under the attacker, within a budget.
 #[derive(Clone)]
 struct Cable {
-    begins: Vec<Begin>,
+    begin: Begin,
+    /// What has been done before.
+    before: Vec<Step>,
     budget: Budget,
-    /// How many steps a path has at most.
+    /// How many steps a path has at most, from there on.
     steps: usize,
     flaw: Option<Flaw>,
 }
@@ -589,15 +594,12 @@ impl Model for Cable {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        self.begins
-            .iter()
-            .map(|begin| self.state(*begin, Vec::new(), self.budget))
-            .collect()
+        vec![self.state(self.begin, self.before.clone(), self.budget)]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Step>) {
         // Not the checker's own bound on depth: that makes the last states without checking them.
-        if state.violation.is_some() || state.log.len() >= self.steps {
+        if state.violation.is_some() || state.log.len() >= self.before.len() + self.steps {
             return;
         }
         let left = &state.left;
@@ -718,7 +720,8 @@ fn no_attacker_within_the_bounds_breaks_agreement_confirmation_a_running_session
     let deeper = from_environment("PORTCULLIS_MODEL_DEEPER", 0);
     for begin in [Begin::Fresh, Begin::OneFresh, Begin::InSession] {
         let model = Cable {
-            begins: vec![begin],
+            begin,
+            before: Vec::new(),
             budget: ATTACK,
             steps: 5 + deeper,
             flaw: None,
@@ -728,13 +731,44 @@ fn no_attacker_within_the_bounds_breaks_agreement_confirmation_a_running_session
     }
 }
 
+/// The same from every point of a first handshake and of a rekey, so that an attacker comes in at each.
+#[test]
+fn no_attacker_within_the_bounds_breaks_a_handshake_or_a_rekey_that_is_under_way() {
+    hush();
+    let deeper = from_environment("PORTCULLIS_MODEL_DEEPER", 0);
+    let first = (1..=6).map(|count| (Begin::OneFresh, vec![Step::Deliver(0); count]));
+    let rekey = (0..=4).map(|count| {
+        let delivered = std::iter::repeat_n(Step::Deliver(0), count);
+        let steps = std::iter::once(Step::Rekey(0)).chain(delivered);
+        (Begin::InSession, steps.collect())
+    });
+    for all in [first.collect::<Vec<_>>(), rekey.collect()] {
+        let mut finished = false;
+        for (begin, before) in all {
+            let name = format!("{begin:?} after {before:?}");
+            let model = Cable {
+                begin,
+                before,
+                budget: ATTACK,
+                steps: 4 + deeper,
+                flaw: None,
+            };
+            let (found, progress) = explore(&name, model);
+            assert_eq!(found, None);
+            finished |= progress;
+        }
+        assert!(finished, "none was finished under attack");
+    }
+}
+
 /// Without this the rest could hold of nothing.
 #[test]
 fn without_an_attacker_a_session_and_a_rekey_come_about() {
     hush();
     for begin in [Begin::Fresh, Begin::OneFresh, Begin::InSession] {
         let model = Cable {
-            begins: vec![begin],
+            begin,
+            before: Vec::new(),
             budget: Budget {
                 drops: 0,
                 forgeries: 0,
@@ -768,7 +802,8 @@ fn every_planted_flaw_is_found() {
     for flaw in Flaw::ALL {
         let found = searches.into_iter().find_map(|(begin, budget)| {
             let model = Cable {
-                begins: vec![begin],
+                begin,
+                before: Vec::new(),
                 budget,
                 steps: 4,
                 flaw: Some(flaw),
