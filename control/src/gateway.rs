@@ -279,7 +279,11 @@ impl Daemon {
         let tap = Arc::<Tap>::default();
         let hub = Arc::<Hub>::default();
         let interfaces = config.ports.iter().map(|port| port.interface.clone());
-        hub.set_workers(Arc::clone(&tap), interfaces.collect());
+        hub.set_workers(
+            Arc::clone(&tap),
+            interfaces.collect(),
+            &config.host_interface,
+        );
         let settings = Settings {
             tap,
             role: Role::Gateway,

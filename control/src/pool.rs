@@ -184,6 +184,13 @@ impl<P: Ring> Pool<P> {
         self.members.iter().flat_map(|member| member.counters.all())
     }
 
+    /// Those of them that are drops.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.members
+            .iter()
+            .flat_map(|member| member.counters.drops())
+    }
+
     /// How long each worker's batches took.
     pub fn batches(&self) -> Vec<Batches> {
         let of = |member: &Member<P>| Batches {

@@ -200,6 +200,14 @@ counters! {
     }
 }
 
+impl WorkerCounters {
+    /// The counters that are drops, by name.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        const DROPS: [&str; 4] = ["unattributed", "control_full", "no_route", "host_malformed"];
+        self.all().filter(|(name, _)| DROPS.contains(name))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

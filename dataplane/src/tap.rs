@@ -1,4 +1,5 @@
-//! Samples of the frames that workers drop after XDP has let them in, for whoever watches.
+//! Samples of what workers drop, for whoever watches: frames that XDP has let in, and packets on their way
+//! to the other side.
 //!
 //! While nobody watches, a drop costs one word that is read and compared, and any other frame nothing. A
 //! sample holds what was on the cable in clear, and of an opened packet the headers that say where it was
@@ -17,6 +18,10 @@ use crate::{PortId, WorkstationId};
 pub const OUTER: usize = UDP_V6_LEN + HEADER_LEN;
 /// Bytes of a packet's headers that a sample holds at most: IPv4's and TCP's with all options.
 pub const INNER: usize = 120;
+/// Stands for the port of a packet that was read from the host interface.
+pub const HOST: PortId = PortId::MAX;
+/// Stands for the Workstation of a packet that is for none.
+pub const NOBODY: WorkstationId = WorkstationId::MAX;
 /// Samples that may wait.
 const WAITING: usize = 1024;
 
@@ -66,6 +71,18 @@ reasons! {
     ControlRefused = "control_refused",
     /// The host interface did not take its packet.
     HostRefused = "host_refused",
+    /// No Workstation has the address that the host interface's packet is for.
+    NoRoute = "no_route",
+    /// The Workstation that the packet is for has no session.
+    NoSession = "no_session",
+    /// The packet is larger than the tunnel's MTU.
+    TooBig = "too_big",
+    /// The port's send ring or memory was full.
+    TxFull = "tx_full",
+    /// The session may seal no more.
+    SealRefused = "seal_refused",
+    /// The worker that has the Workstation's session is behind.
+    HandoffFull = "handoff_full",
 }
 
 /// A frame that a worker has dropped.
@@ -73,9 +90,9 @@ reasons! {
 pub struct Sample {
     /// When, in nanoseconds of CLOCK_BOOTTIME.
     pub time: u64,
-    /// The port it came by.
+    /// The port it came by, or was to leave by; [`HOST`] where it was not sealed yet.
     pub port: PortId,
-    /// The Workstation whose session it was of.
+    /// The Workstation whose session it was of, or that it was for; or [`NOBODY`].
     pub of: WorkstationId,
     /// Why.
     pub reason: Reason,
@@ -88,7 +105,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The frame's headers that were in clear on the cable.
+    /// The frame's headers that were in clear on the cable; of a packet that was not sealed yet an Ethernet
+    /// header that says which IP it is.
     pub fn outer(&self) -> &[u8] {
         &self.outer[..usize::from(self.outer_len)]
     }
@@ -188,32 +206,10 @@ impl Faucet {
     /// Tells of a drop, where it is wanted.
     #[cold]
     pub(crate) fn tell(&mut self, now: u64, reason: Reason, dropped: &Dropped<'_>) {
-        let tap = &*self.tap;
-        if tap.wanted.load(Ordering::Relaxed) >> reason as u32 & 1 == 0 {
+        let Some(mut sample) = self.sample(now, reason, (dropped.port, dropped.of)) else {
             return;
-        }
-        let only = tap.only.load(Ordering::Relaxed);
-        if only != 0 && only != u64::from(dropped.of) + 1 {
-            return;
-        }
-        let rate = (
-            tap.interval.load(Ordering::Relaxed),
-            tap.burst.load(Ordering::Relaxed),
-        );
-        if !self.buckets[reason as usize].take(now, rate) {
-            return;
-        }
-        let mut sample = Sample {
-            time: now,
-            port: dropped.port,
-            of: dropped.of,
-            reason,
-            length: dropped.frame.len() as u32,
-            outer: [0; OUTER],
-            outer_len: 0,
-            inner: [0; INNER],
-            inner_len: 0,
         };
+        sample.length = dropped.frame.len() as u32;
         // What a socket has received gets an Ethernet header of nobody's, as all who read samples expect one.
         let made = if dropped.front == 0 { ETH_LEN } else { 0 };
         sample.outer[12..ETH_LEN].copy_from_slice(&ETHERTYPE.to_be_bytes());
@@ -223,12 +219,71 @@ impl Faucet {
             sample.outer_len = (made + outer) as u8;
             sample.length += made as u32;
         }
-        let packet = dropped.packet.unwrap_or_default();
+        self.push(sample, dropped.packet.unwrap_or_default());
+    }
+
+    /// Tells of a packet that was dropped before it was sealed, where that is wanted.
+    #[cold]
+    pub(crate) fn tell_packet(
+        &mut self,
+        now: u64,
+        reason: Reason,
+        of: WorkstationId,
+        packet: &[u8],
+    ) {
+        const IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
+        const IPV6: [u8; 2] = 0x86ddu16.to_be_bytes();
+        let Some(mut sample) = self.sample(now, reason, (HOST, of)) else {
+            return;
+        };
+        let version = packet.first().map_or(0, |first| first >> 4);
+        let ethertype = if version == 6 { IPV6 } else { IPV4 };
+        sample.outer[12..ETH_LEN].copy_from_slice(&ethertype);
+        sample.outer_len = ETH_LEN as u8;
+        sample.length = (ETH_LEN + packet.len()) as u32;
+        self.push(sample, packet);
+    }
+
+    /// An empty sample, where one is wanted.
+    fn sample(
+        &mut self,
+        now: u64,
+        reason: Reason,
+        (port, of): (PortId, WorkstationId),
+    ) -> Option<Sample> {
+        let tap = &*self.tap;
+        if tap.wanted.load(Ordering::Relaxed) >> reason as u32 & 1 == 0 {
+            return None;
+        }
+        let only = tap.only.load(Ordering::Relaxed);
+        if only != 0 && only != u64::from(of) + 1 {
+            return None;
+        }
+        let rate = (
+            tap.interval.load(Ordering::Relaxed),
+            tap.burst.load(Ordering::Relaxed),
+        );
+        self.buckets[reason as usize]
+            .take(now, rate)
+            .then_some(Sample {
+                time: now,
+                port,
+                of,
+                reason,
+                length: 0,
+                outer: [0; OUTER],
+                outer_len: 0,
+                inner: [0; INNER],
+                inner_len: 0,
+            })
+    }
+
+    fn push(&self, mut sample: Sample, packet: &[u8]) {
         let head = headers(packet);
         sample.inner[..head].copy_from_slice(&packet[..head]);
         sample.inner_len = head as u8;
-        if tap.samples.push(sample).is_err() {
-            tap.missed.fetch_add(1, Ordering::Relaxed);
+        if self.tap.samples.push(sample).is_err() {
+            self.tap.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

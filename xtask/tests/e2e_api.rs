@@ -479,6 +479,7 @@ fn what_happens_is_told_to_those_who_listen() {
     assert_eq!(event["inside"], true);
     rig.gateway.cli("workstation disable w2").unwrap();
     heard.until("switched", of("w2"));
+    heard.until("session_down", of("w2"));
     rig.gateway.cli("workstation enable w2").unwrap();
     rig.workstations[1].wait_connected(WAIT).unwrap();
     assert_eq!(heard.until("session_up", of("w2"))["port"], "lan");
@@ -511,6 +512,20 @@ fn what_happens_is_told_to_those_who_listen() {
         event["count"].as_u64().unwrap() >= 100 && event["verdict"].is_string(),
         "{event}"
     );
+    // Packets of the Gateway's own for an address that no Workstation has.
+    let gateway = rig.gateway.namespace();
+    gateway
+        .run(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+            for _ in 0..1000 {
+                let _ = socket.send_to(&[0; 100], "10.152.191.254:9");
+            }
+            Ok(())
+        })
+        .unwrap();
+    heard.until("drops", |event| {
+        event["verdict"] == "no_route" && event["port"].is_null()
+    });
     // The cable is pulled, and put back.
     rig.gateway.namespace().ip("link set dev lan down").unwrap();
     let event = heard.until("port", |event| event["port"] == "lan");

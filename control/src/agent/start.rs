@@ -165,7 +165,7 @@ impl Agent {
         let lifetime = process::key_lifetime()?;
         let tap = Arc::<Tap>::default();
         let hub = Arc::<Hub>::default();
-        hub.set_workers(Arc::clone(&tap), watched);
+        hub.set_workers(Arc::clone(&tap), watched, &config.host_interface);
         let settings = Settings {
             tap,
             role: Role::Workstation,

@@ -80,6 +80,9 @@ pub(super) fn check_port(
 ) -> Vec<Finding> {
     let name = &wanted.interface;
     let mut findings = Vec::new();
+    if found.link.is_none() {
+        return findings;
+    }
     if let Some(port) = wanted.shared {
         findings.extend(check_local_ports(name, port, &facts.routing));
         findings.push(Finding::warn(

@@ -54,18 +54,25 @@ impl Daemon {
         }
     }
 
+    /// How the ports stand.
+    pub(super) fn port_statuses(&self) -> Vec<PortStatus> {
+        self.ports_with(&self.pool.ring_statistics())
+    }
+
+    fn ports_with(&self, rings: &HashMap<PortId, RingStatistics>) -> Vec<PortStatus> {
+        let keyless = self.keyless.iter().map(|port| port.status(&self.links));
+        self.ports
+            .iter()
+            .map(|port| port.status(&self.links, rings.get(&port.id)))
+            .chain(keyless)
+            .collect()
+    }
+
     fn status_of(
         &self,
         rings: &HashMap<PortId, RingStatistics>,
         infos: &[WorkstationInfo],
     ) -> Status {
-        let keyless = self.keyless.iter().map(|port| port.status(&self.links));
-        let ports: Vec<PortStatus> = self
-            .ports
-            .iter()
-            .map(|port| port.status(&self.links, rings.get(&port.id)))
-            .chain(keyless)
-            .collect();
         let workstations = WorkstationStatus::all(&self.registry, &self.keyring)
             .into_iter()
             .map(|status| self.fill_in(status, infos))
@@ -88,7 +95,7 @@ impl Daemon {
             host_interface: self.config.host_interface.clone(),
             public_key: self.keyring.public().to_string(),
             old_public_key: self.keyring.old().map(|key| key.to_string()),
-            ports,
+            ports: self.ports_with(rings),
             workstations,
             counters: self
                 .pool

@@ -6,7 +6,7 @@
 //! read only while somebody listens, and of so many Workstations at a time.
 
 use super::*;
-use crate::api::Counters;
+use crate::api::{Counters, PortStatus};
 use crate::handshake::gateway::{Outcomes, WorkstationInfo};
 use crate::port::by_name;
 use wire::Verdict;
@@ -37,6 +37,7 @@ struct Seen {
 /// Whose counters they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Of {
+    Nobody,
     Port(String),
     Worker(WorkstationId),
     Xdp(WorkstationId),
@@ -76,8 +77,9 @@ impl Daemon {
             }
         }
         if self.events.heard() {
-            self.look_at_ports();
-            self.look_at_drops();
+            let ports = self.port_statuses();
+            self.look_at_ports(&ports);
+            self.look_at_drops(&ports);
         } else {
             self.watched.ports.clear();
             self.watched.drops.clear();
@@ -145,32 +147,32 @@ impl Daemon {
         }
     }
 
-    fn look_at_ports(&mut self) {
-        let tunnel = self.ports.iter().map(|port| port.status(&self.links, None));
-        let keyless = self.keyless.iter().map(|port| port.status(&self.links));
-        let all: Vec<_> = tunnel.chain(keyless).collect();
-        for port in all {
+    fn look_at_ports(&mut self, ports: &[PortStatus]) {
+        for port in ports {
             let state = format!("{:?}", port.state).to_lowercase();
             let now = (state.clone(), port.reason.clone());
             let before = self.watched.ports.insert(port.interface.clone(), now);
             if before.is_some_and(|(before, _)| before != state) {
                 self.events.tell(|| Happening::Port {
-                    port: port.interface,
+                    port: port.interface.clone(),
                     state,
-                    reason: port.reason,
+                    reason: port.reason.clone(),
                 });
             }
         }
     }
 
-    fn look_at_drops(&mut self) {
-        let mut now: Vec<(Of, Counters)> = Vec::new();
-        for port in &self.ports {
-            if let Some(up) = &port.up
-                && let Ok(verdicts) = up.wall.verdicts()
-            {
-                now.push((Of::Port(port.plan.interface.clone()), refusals(&verdicts)));
-            }
+    fn look_at_drops(&mut self, ports: &[PortStatus]) {
+        let mut nobody = Counters::from([("mailbox_full".to_owned(), self.mail.dropped())]);
+        for (name, count) in self.pool.drops() {
+            *nobody.entry(name.to_owned()).or_default() += count;
+        }
+        let mut now: Vec<(Of, Counters)> = vec![(Of::Nobody, nobody)];
+        for port in ports {
+            let mut drops = refusals(&port.verdicts);
+            drops.extend(port.ring_losses.clone());
+            drops.insert("guard".to_owned(), port.guard_drops);
+            now.push((Of::Port(port.interface.clone()), drops));
         }
         for (id, served) in &self.served {
             let mut sum = Counters::new();
@@ -189,7 +191,7 @@ impl Daemon {
             let mut sum = Counters::new();
             for up in self.ports.iter().filter_map(|port| port.up.as_ref()) {
                 if let Ok(verdicts) = up.wall.workstation_verdicts(id) {
-                    for (name, count) in refusals(&verdicts) {
+                    for (name, count) in refusals(&by_name(&verdicts)) {
                         *sum.entry(name).or_default() += count;
                     }
                 }
@@ -209,6 +211,7 @@ impl Daemon {
         };
         let milliseconds = at.duration_since(before.at).as_millis() as u64;
         let (workstation, port) = match &of {
+            Of::Nobody => (None, None),
             Of::Port(port) => (None, Some(port.clone())),
             Of::Worker(id) | Of::Xdp(id) => (self.name(*id), None),
         };
@@ -230,14 +233,14 @@ impl Daemon {
     }
 }
 
-/// The verdicts that are drops, by name.
-fn refusals(verdicts: &[u64; Verdict::COUNT]) -> Counters {
-    let mut all = by_name(verdicts);
-    for verdict in Verdict::ALL
+/// Those of a port's verdicts, of either kind, that are drops.
+fn refusals(verdicts: &Counters) -> Counters {
+    let tunnel = Verdict::ALL
         .into_iter()
-        .filter(|verdict| !verdict.is_drop())
-    {
-        all.remove(verdict.name());
-    }
-    all
+        .filter(|verdict| !verdict.is_drop());
+    let passes: Vec<_> = tunnel.map(Verdict::name).collect();
+    let drops = verdicts
+        .iter()
+        .filter(|(name, _)| !passes.contains(&name.as_str()));
+    drops.map(|(name, count)| (name.clone(), *count)).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::{Dropped, Line, MOST_RATE, RATE, Watch};
 use crate::problem::{Kind, Problem};
-use dataplane::tap::{Reason, Tap};
+use dataplane::tap::{HOST, NOBODY, Reason, Tap};
 use dataplane::wall::{self, Samples, Wanted};
 use nix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
@@ -61,6 +61,8 @@ struct Workers {
     tap: Arc<Tap>,
     /// Their ports, by number.
     ports: Vec<String>,
+    /// The host interface, by which comes what has not been sealed.
+    host: String,
     /// Samples that have been missed and told of.
     missed: u64,
 }
@@ -69,8 +71,17 @@ impl Workers {
     /// The reasons that a filter wants of them, a bit each.
     fn mask(&self, filter: &Filter) -> u64 {
         let names = Reason::ALL.map(Reason::name);
-        let masks = self.ports.iter().map(|port| filter.mask(port, &names));
+        let all = self.ports.iter().chain([&self.host]);
+        let masks = all.map(|port| filter.mask(port, &names));
         masks.fold(0, |a, b| a | b)
+    }
+
+    /// The name of an interface that a sample came by.
+    fn name(&self, port: dataplane::PortId) -> Option<&String> {
+        match port {
+            HOST => Some(&self.host),
+            port => self.ports.get(usize::from(port)),
+        }
     }
 }
 
@@ -225,13 +236,14 @@ impl Hub {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The workers, and their ports by number.
-    pub fn set_workers(&self, tap: Arc<Tap>, ports: Vec<String>) {
+    /// The workers, their ports by number, and the host interface.
+    pub fn set_workers(&self, tap: Arc<Tap>, ports: Vec<String>, host: &str) {
         let mut state = self.state();
         state.workers = Some(Workers {
             missed: tap.missed(),
             tap,
             ports,
+            host: host.to_owned(),
         });
         state.fit();
     }
@@ -279,14 +291,17 @@ impl Hub {
                 Some(*found.ok_or_else(|| missing("Workstation", name, see))?.0)
             }
         };
+        let host = state.workers.iter().map(|workers| &workers.host);
         if let Some(port) = &watch.port
             && !state
                 .ports
                 .iter()
-                .any(|known| known.port.interface == *port)
+                .map(|known| &known.port.interface)
+                .chain(host)
+                .any(|known| known == port)
         {
             return Err(missing(
-                "tunnel or pinned port that is up,",
+                "tunnel or pinned port that is up, nor a host interface,",
                 port,
                 "see `portcullis show`",
             ));
@@ -391,19 +406,25 @@ impl State {
                 let Some(sample) = workers.tap.next() else {
                     break;
                 };
-                let Some(port) = workers.ports.get(usize::from(sample.port)) else {
+                let Some(port) = workers.name(sample.port) else {
                     continue;
+                };
+                // What was not sealed is one packet in clear, and not one in another.
+                let clear = [sample.outer(), sample.inner()].concat();
+                let (head, inner) = match sample.port {
+                    HOST => (&*clear, &[][..]),
+                    _ => (sample.outer(), sample.inner()),
                 };
                 let seen = Seen {
                     time: (sample.time, ahead),
                     port,
                     queue: None,
                     verdict: sample.reason.name(),
-                    of: Some(sample.of),
+                    of: Some(sample.of).filter(|of| *of != NOBODY),
                     workstation: all.get(&sample.of),
                     length: sample.length,
-                    head: sample.outer(),
-                    inner: sample.inner(),
+                    head,
+                    inner,
                 };
                 watchers.iter_mut().for_each(|watcher| watcher.take(&seen));
             }

@@ -3,6 +3,7 @@
 use super::crew::{Handed, Parcel};
 use super::*;
 use crate::host::vnet::VnetHeader;
+use crate::tap::Reason;
 
 /// Frames taken from other workers in one round.
 const TAKEN: usize = BURST;
@@ -65,18 +66,27 @@ pub(super) fn pass_frame<P: Port>(
 }
 
 /// A packet for a Workstation without a session here: the worker that has one gets it, or it is
-/// counted.
+/// counted, and why is the answer.
 pub(super) fn pass_packet(
     seat: Option<&mut Seat>,
     peer: &Peer,
     header: VnetHeader,
     packet: &[u8],
     counters: &WorkerCounters,
-) {
+) -> Option<Reason> {
     match seat.map(|seat| seat.hand_packet(peer.id, header, packet)) {
-        Some(Handed::Over) => counters.handed_over.add(1),
-        Some(Handed::Full) => peer.counters.handoff_full.add(1),
-        Some(Handed::Nobody) | None => peer.counters.no_session.add(1),
+        Some(Handed::Over) => {
+            counters.handed_over.add(1);
+            None
+        }
+        Some(Handed::Full) => {
+            peer.counters.handoff_full.add(1);
+            Some(Reason::HandoffFull)
+        }
+        Some(Handed::Nobody) | None => {
+            peer.counters.no_session.add(1);
+            Some(Reason::NoSession)
+        }
     }
 }
 

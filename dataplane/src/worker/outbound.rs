@@ -7,6 +7,7 @@ use crate::host::too_big;
 use crate::host::vnet::{self, VnetHeader};
 use crate::inner::{self, Pair};
 use crate::session::SealError;
+use crate::tap::{Dropped, NOBODY, Reason};
 use std::ops::Range;
 
 /// Packets sealed in one round; then the rings are looked at again.
@@ -128,7 +129,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Where a packet with these addresses goes: the Workstation and the session that seals it. A
     /// packet that goes nowhere, or that is not from this Workstation's address, is counted.
     #[inline]
-    fn route(&self, pair: Option<Pair>) -> Option<(WorkstationId, u32)> {
+    fn route(&self, pair: Option<Pair>) -> Result<(WorkstationId, u32), (WorkstationId, Reason)> {
         // The tunnel is point to point: what the kernel says to a neighbourhood (MLD, router
         // solicitations) stays here.
         let owner = pair
@@ -143,13 +144,13 @@ impl<P: Port, H: Host> Worker<P, H> {
             && !own.sends(pair)
         {
             peer.counters.inner_source.add(1);
-            return None;
+            return Err((peer.id, Reason::InnerSource));
         }
         let Some(peer) = owner.and_then(|owner| self.peers.get(owner as usize)?.as_ref()) else {
             self.counters.no_route.add(1);
-            return None;
+            return Err((NOBODY, Reason::NoRoute));
         };
-        Some((peer.id, peer.standing.sending(self.role)))
+        Ok((peer.id, peer.standing.sending(self.role)))
     }
 
     /// Seals the packets that wait in their frames and sends them. Each step is done for all of
@@ -161,16 +162,16 @@ impl<P: Port, H: Host> Worker<P, H> {
             return;
         }
         self.keep_or_drop_keys();
-        self.find_sessions();
+        self.find_sessions(now);
         self.each_run(|worker, run| worker.spend_run(run, now));
         self.write_headers();
-        self.each_run(Self::send_run);
+        self.each_run(|worker, run| worker.send_run(run, now));
         self.outgoing.clear();
     }
 
     /// Finds out whose the packets are that were read into their frames. What goes nowhere is counted
     /// and given back.
-    fn find_sessions(&mut self) {
+    fn find_sessions(&mut self, now: u64) {
         let mut outgoing = std::mem::take(&mut self.outgoing);
         let mut last = None;
         for packet in outgoing.iter_mut().filter(|packet| packet.index == 0) {
@@ -187,12 +188,16 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             match self.route(pair) {
-                Some((peer, index)) => {
+                Ok((peer, index)) => {
                     (packet.peer, packet.index) = (peer, index);
                     self.sessions.prefetch_seal(index);
                     last = pair.map(|pair| (pair, peer, index));
                 }
-                None => {
+                Err((of, reason)) => {
+                    if self.faucet.is_open() {
+                        let packet = &data[packet.payload()..][..packet.len];
+                        self.faucet.tell_packet(now, reason, of, packet);
+                    }
                     if let Some(frame) = packet.frame.take() {
                         self.release(packet.port, frame);
                     }
@@ -227,7 +232,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let (id, index) = (run[0].peer, run[0].index);
         let on = self.sessions.get(index).map(|session| session.port);
         let Some(on) = on.filter(|on| self.ports.get(*on).is_some()) else {
-            return self.pass_run(run);
+            return self.pass_run(run, now);
         };
         for packet in run.iter_mut().filter(|packet| packet.port != on) {
             // It was read into another port's memory.
@@ -284,14 +289,19 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Err(error) => {
                     exhausted |= error == SealError::Exhausted;
                     if let Some(frame) = packet.frame.take() {
+                        let packet = &port.io.data(&frame)[from..][..packet.len];
                         if answer.is_none()
                             && error == SealError::TooLarge
                             && peer.may_tell_too_big(now)
                         {
-                            let packet = &port.io.data(&frame)[from..][..packet.len];
                             answer = too_big::answer(packet, mtu);
                         }
-                        refuse(peer, port, frame, error);
+                        let reason = count_refused(peer, error);
+                        if self.faucet.is_open() {
+                            self.faucet.tell_packet(now, reason, id, packet);
+                        }
+                        port.io.release(frame);
+                        port.touched = true;
                     }
                 }
             }
@@ -316,7 +326,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Gives packets for a Workstation without a session here to the worker that has one, or counts
     /// them.
     #[cold]
-    fn pass_run(&mut self, run: &mut [Outgoing<P::Frame>]) {
+    fn pass_run(&mut self, run: &mut [Outgoing<P::Frame>], now: u64) {
         for packet in run {
             let Some(frame) = packet.frame.take() else {
                 continue;
@@ -326,7 +336,11 @@ impl<P: Port, H: Host> Worker<P, H> {
             {
                 let packet = &port.io.data(&frame)[packet.payload()..][..packet.len];
                 let seat = self.seat.as_mut();
-                handoff::pass_packet(seat, peer, VnetHeader::default(), packet, &self.counters);
+                let none = VnetHeader::default();
+                let dropped = handoff::pass_packet(seat, peer, none, packet, &self.counters);
+                if let Some(reason) = dropped.filter(|_| self.faucet.is_open()) {
+                    self.faucet.tell_packet(now, reason, peer.id, packet);
+                }
             }
             self.release(packet.port, frame);
         }
@@ -348,7 +362,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Seals the packets of a run that a counter was spent on, and sends them.
-    fn send_run(&mut self, run: &mut [Outgoing<P::Frame>]) {
+    fn send_run(&mut self, run: &mut [Outgoing<P::Frame>], now: u64) {
         let (id, index, on) = (run[0].peer, run[0].index, run[0].port);
         let (Some(Some(peer)), Some(session), Some(port)) = (
             self.peers.get(id as usize),
@@ -365,10 +379,22 @@ impl<P: Port, H: Host> Worker<P, H> {
             let data = port.io.data_mut(&mut frame);
             let sealed = session.finish_seal(spent, &mut data[packet.front..]);
             session.path.finish(data);
-            if send(peer, port, frame, sealed) {
+            let Err((frame, reason)) = send(peer, port, frame, sealed) else {
                 packets += 1;
                 bytes += packet.len as u64;
+                continue;
+            };
+            if self.faucet.is_open() {
+                let dropped = Dropped {
+                    port: on,
+                    of: id,
+                    frame: port.io.data(&frame),
+                    front: packet.front,
+                    packet: None,
+                };
+                self.faucet.tell(now, reason, &dropped);
             }
+            port.io.release(frame);
         }
         peer.counters.tx_packets.add(packets);
         peer.counters.tx_bytes.add(bytes);
@@ -388,8 +414,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             return Read::Packets(1);
         }
         let pair = inner::pair(&self.packet[lies.clone()]);
-        let Some((id, index)) = self.route(pair) else {
-            return Read::Packets(1);
+        let (id, index) = match self.route(pair) {
+            Ok(found) => found,
+            Err((of, reason)) => {
+                self.tell_packet(now, reason, of, lies);
+                return Read::Packets(1);
+            }
         };
         let Some(Some(peer)) = self.peers.get(id as usize) else {
             return Read::Packets(1);
@@ -399,14 +429,18 @@ impl<P: Port, H: Host> Worker<P, H> {
             let port = self.ports.get(session.port)?;
             Some((port.mtu(session), session.path.front(), session.port))
         }) else {
-            let packet = &self.packet[lies];
-            handoff::pass_packet(self.seat.as_mut(), peer, header, packet, &self.counters);
+            let packet = &self.packet[lies.clone()];
+            let dropped =
+                handoff::pass_packet(self.seat.as_mut(), peer, header, packet, &self.counters);
+            if let Some(reason) = dropped {
+                self.tell_packet(now, reason, id, lies);
+            }
             return Read::Packets(1);
         };
         let counters = Arc::clone(&peer.counters);
         // The segments are read from the buffer while the rest of the worker seals them.
         let buffer = std::mem::take(&mut self.packet);
-        let (mut count, mut too_big) = (0, false);
+        let (mut count, mut too_big, mut tx_full) = (0, false, false);
         if let Ok(mut segments) = Segmenter::new(header, &buffer[lies.clone()]) {
             while let len @ 1.. = segments.next_len() {
                 if len > mtu {
@@ -416,6 +450,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
                 let Some(mut frame) = self.reserve(port, now) else {
                     counters.tx_full.add(1);
+                    tx_full = true;
                     break;
                 };
                 let Some(WorkerPort { io, .. }) = self.ports.get_mut(port) else {
@@ -446,10 +481,22 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.packet = buffer;
         self.seal_batch(now);
         self.counters.super_packets_read.add(u64::from(count > 1));
+        if tx_full {
+            self.tell_packet(now, Reason::TxFull, id, lies.clone());
+        }
         if too_big {
+            self.tell_packet(now, Reason::TooBig, id, lies.clone());
             self.answer_too_big(id, lies, mtu, now);
         }
         Read::Packets(count.max(1))
+    }
+
+    /// Tells whoever watches of a packet in the buffer that is dropped.
+    #[cold]
+    fn tell_packet(&mut self, now: u64, reason: Reason, of: WorkstationId, lies: Range<usize>) {
+        if self.faucet.is_open() {
+            self.faucet.tell_packet(now, reason, of, &self.packet[lies]);
+        }
     }
 
     /// Tells whoever has sent a packet how much of it would have been carried: the host by its interface, a
@@ -548,7 +595,9 @@ impl<P: Port, H: Host> Worker<P, H> {
                 index,
             });
         }
-        send(peer, port, frame, sealed);
+        if let Err((frame, _)) = send(peer, port, frame, sealed) {
+            port.io.release(frame);
+        }
     }
 
     /// Sends a handshake frame.
@@ -609,14 +658,18 @@ fn prepare<P: Port>(
     }
 }
 
-/// Gives a frame back that could not be sealed, and counts it.
-fn refuse<P: Port>(peer: &Peer, port: &mut WorkerPort<P>, frame: P::Frame, error: SealError) {
+/// Counts what could not be sealed.
+fn count_refused(peer: &Peer, error: SealError) -> Reason {
     match error {
-        SealError::TooLarge => peer.counters.too_big.add(1),
-        _ => peer.counters.seal_refused.add(1),
+        SealError::TooLarge => {
+            peer.counters.too_big.add(1);
+            Reason::TooBig
+        }
+        _ => {
+            peer.counters.seal_refused.add(1);
+            Reason::SealRefused
+        }
     }
-    port.io.release(frame);
-    port.touched = true;
 }
 
 /// Sends a frame if it was sealed and there is room; otherwise counts why not and gives it back.
@@ -626,22 +679,20 @@ fn send<P: Port>(
     port: &mut WorkerPort<P>,
     frame: P::Frame,
     sealed: Result<(), SealError>,
-) -> bool {
+) -> Result<(), (P::Frame, Reason)> {
     port.touched = true;
     if let Err(error) = sealed {
-        refuse(peer, port, frame, error);
-        return false;
+        return Err((frame, count_refused(peer, error)));
     }
     let Err(frame) = port.io.send(frame) else {
-        return true;
+        return Ok(());
     };
     // The doorbell makes room; what fails here fails again at the end of the round, where it is
     // handled.
     let _ = port.io.flush();
     let Err(frame) = port.io.send(frame) else {
-        return true;
+        return Ok(());
     };
     peer.counters.tx_full.add(1);
-    port.io.release(frame);
-    false
+    Err((frame, Reason::TxFull))
 }
