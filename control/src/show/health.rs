@@ -4,6 +4,7 @@ use super::unit::{count, duration};
 use super::{Colour, Painter, duration_of_session, reasons};
 use crate::api::{AgentStatus, PortState, PortStatus, Status, WorkstationStatus};
 use crate::choices::Admission;
+use crate::problem::Problem;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -14,10 +15,12 @@ use std::process::ExitCode;
 pub enum Level {
     /// All is well.
     Fine = 0,
-    /// It works, and somebody should look at it.
+    /// It works, and `doctor` may say what is not as it should be.
     Warning = 1,
     /// It does not do its work.
     Critical = 2,
+    /// The daemon does not answer, or may not be asked.
+    Unknown = 3,
 }
 
 impl Level {
@@ -31,13 +34,10 @@ impl Level {
             Self::Fine => ("OK", Colour::Good),
             Self::Warning => ("WARNING", Colour::Odd),
             Self::Critical => ("CRITICAL", Colour::Bad),
+            Self::Unknown => ("UNKNOWN", Colour::Bad),
         }
     }
 }
-
-/// What `status` says when the daemon does not answer, or nobody can be asked: it is not known how
-/// well it is.
-pub const UNKNOWN: u8 = 3;
 
 /// What is not well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -125,6 +125,15 @@ impl Health {
             None => format!("{} has no session", status.name),
         };
         Self::new(summary, all.0)
+    }
+
+    /// It is not known how well it is.
+    pub fn unknown(problem: &Problem) -> Self {
+        let remedy = Complaint {
+            level: Level::Unknown,
+            text: problem.remedy.clone(),
+        };
+        Self::new(problem.to_string(), vec![remedy])
     }
 
     /// One screen: the verdict, what is not well, and what there is.

@@ -42,6 +42,16 @@ fn the_exit_code_of_status_is_a_monitoring_plugins() {
     assert!(err(&unknown).contains("\n  remedy: "));
     let agent = rig.agent(&["status"]);
     assert_eq!(agent.status.code(), Some(3));
+    for unknown in [
+        rig.portcullis(&["status", "--json"]),
+        rig.agent(&["--json", "status"]),
+    ] {
+        assert_eq!(unknown.status.code(), Some(3));
+        let json: serde_json::Value = serde_json::from_str(&out(&unknown)).unwrap();
+        assert_eq!(json["level"], "unknown");
+        let remedy = json["complaints"][0]["text"].as_str().unwrap();
+        assert!(remedy.contains("start"), "{remedy}");
+    }
     let _server = serve(&config);
     // Its only port is missing.
     let critical = rig.portcullis(&["status"]);

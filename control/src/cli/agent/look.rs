@@ -83,7 +83,7 @@ pub fn status(context: &Context, arguments: &Look) -> Outcome {
 fn tell(context: &Context, status: Result<AgentStatus, Problem>) -> Outcome {
     let status = match status {
         Ok(status) => status,
-        Err(problem) => return Ok(unknown("portcullis-agent", &problem)),
+        Err(problem) => return unknown(&context.output, "portcullis-agent", &problem),
     };
     let health = health::Health::of_agent(&status);
     context.output.print(&health, || {

@@ -5,11 +5,9 @@ use super::{Context, Daemon, Outcome};
 use crate::api::{Status, WorkstationStatus};
 use crate::cli::candidates;
 use crate::problem::{Kind, Problem};
-use crate::program;
 use crate::show::{self, dump, health};
 use clap::{Args, Subcommand};
 use std::io::stdout;
-use std::process::ExitCode;
 
 /// Show what the Gateway is doing (the default).
 #[derive(Args, Default)]
@@ -152,7 +150,7 @@ pub fn status(context: &Context, arguments: &Look) -> Outcome {
     let asked = Daemon::of(&context.config).and_then(|daemon| daemon.client.status());
     let status: Status = match asked {
         Ok(status) => status,
-        Err(problem) => return Ok(unknown("portcullis", &problem)),
+        Err(problem) => return unknown(context, "portcullis", &problem),
     };
     let health = health::Health::of(&status, &arguments.require);
     context.print(&health, || {
@@ -163,8 +161,9 @@ pub fn status(context: &Context, arguments: &Look) -> Outcome {
 }
 
 /// Says that it is not known how well it is, where monitoring reads it.
-pub fn unknown(program: &str, problem: &Problem) -> ExitCode {
-    program::print(&format!("UNKNOWN: {problem}\n"));
+pub fn unknown(context: &Context, program: &str, problem: &Problem) -> Outcome {
+    let health = health::Health::unknown(problem);
+    context.print(&health, || format!("UNKNOWN: {}\n", health.summary))?;
     eprintln!("{}", problem.report(program));
-    ExitCode::from(health::UNKNOWN)
+    Ok(health.level.code())
 }
