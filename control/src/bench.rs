@@ -20,7 +20,7 @@ use std::fmt::Write as _;
 use std::io::stdout;
 use std::time::Duration;
 
-/// Measure what this machine can do, in about fifteen seconds: what to expect of it.
+/// Measure what this machine can do, in about fifteen seconds.
 ///
 /// Three things are measured, each by itself: what XDP takes to decide on a frame, what encryption takes, and
 /// how many frames a worker opens and seals. No daemon is needed, and one that runs is left alone; but what
@@ -31,8 +31,8 @@ use std::time::Duration;
   portcullis bench --quick
   portcullis bench --json > figures.json
 
-The kernel's and the network card's own work on each frame is not in it, and nobody's use of the other cores:
-a tunnel is slower than its worker. What XDP takes is measured as root only.")]
+The work that the kernel and the network card have with each frame is not in it, and neither is any other use \
+of the cores: a tunnel is slower than its worker. What XDP takes is measured as root only.")]
 pub struct Arguments {
     /// Take about five seconds, with figures less steady.
     #[arg(long)]

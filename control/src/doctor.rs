@@ -26,7 +26,7 @@ mod tun;
 
 use serde::{Deserialize, Serialize};
 
-pub use command::{Arguments, agent, gateway};
+pub use command::{Arguments, agent, gateway, help};
 pub use facts::Facts;
 pub use read::read;
 pub use setup::{PortSetup, Setup};

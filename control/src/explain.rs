@@ -21,7 +21,7 @@ use std::sync::Arc;
 use wire::pinned::PinKey;
 use wire::{Admission, PinnedVerdict, Role, Tables, Verdict};
 
-pub use command::{Arguments, agent, gateway};
+pub use command::{AgentArguments, Arguments, agent, gateway};
 pub use input::{Frames, read};
 pub use show::{one, several};
 

@@ -18,7 +18,7 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub use command::{Arguments, agent, gateway};
+pub use command::{AgentArguments, Arguments, agent, gateway};
 pub use decode::{line, packet};
 pub use hub::{Hub, Port, Stream};
 pub use write::Writer;

@@ -14,9 +14,11 @@ use crate::{attack, bench, demo, dist, fuzz, inventory, pages, rig, tasks, vm};
     bin_name = "cargo xtask",
     version,
     after_help = "Examples:
-  cargo xtask demo              all of it in namespaces of this machine, as root
-  cargo xtask test              every test, as root
-  cargo xtask bench --quick     figures of this machine in five minutes, as root"
+  cargo xtask demo             # all of it in namespaces of this machine
+  cargo xtask test             # every test
+  cargo xtask bench --quick    # figures of this machine in five minutes
+
+All three need root."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -44,14 +46,15 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask attack
   cargo xtask attack replay --seconds 5
-  cargo xtask attack --list     which there are, and what must hold of each
-  cargo xtask attack --encapsulation udp --json attacks.json     from the Internet instead of a LAN")]
+  cargo xtask attack --list    # which there are, and what must hold of each
+  # from the Internet instead of a LAN
+  cargo xtask attack --encapsulation udp --json attacks.json")]
     Attack(attack::Options),
     /// Build everything and run every test (root)
     #[command(after_help = "Examples:
   cargo xtask test
   cargo xtask test --sanitize address
-  cargo xtask test --test e2e_top     only one file of tests")]
+  cargo xtask test --test e2e_top    # only one file of tests")]
     Test {
         /// Build all of it with a sanitizer of the compiler's, beside the ordinary build
         #[arg(long, value_name = "NAME", value_parser = ["address"])]
@@ -66,7 +69,8 @@ enum Task {
   cargo xtask bench --quick
   cargo xtask bench admission aead --runs 3
   cargo xtask bench --json figures.json --report pages
-  cargo xtask bench --from figures.json --report pages     draws them again, measures nothing")]
+  # draws them again, measures nothing
+  cargo xtask bench --from figures.json --report pages")]
     Bench(bench::Options),
     /// Fuzz what reads a hostile cable or a file, with libFuzzer
     #[command(after_help = "Examples:
@@ -77,7 +81,7 @@ enum Task {
     /// Make what is given to users: Debian packages, static programs, bill of materials, sums
     #[command(after_help = "Examples:
   cargo xtask dist
-  cargo xtask dist --twice     and whether a second build gives the same bytes")]
+  cargo xtask dist --twice    # and whether a second build gives the same")]
     Dist(dist::Options),
     /// Try the programs on real NIC drivers and other kernels, in emulated machines (root): a quarter of an
     /// hour for all of them

@@ -8,45 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::cli;
+use control::cli::{self, help};
 use portcullis_xtask::rig::*;
 use portcullis_xtask::{arguments, tasks};
 
 /// A passphrase, where an example asks for one.
 const PASSPHRASE: &str = "six words or so\r";
 
-/// The example that a line of a help page is, without what explains it.
-fn example(line: &str) -> Option<&str> {
-    let line = line.strip_prefix("  ")?;
-    // What is listed and explained is no command.
-    let first = line.chars().next()?;
-    if !(first.is_ascii_alphabetic()) {
-        return None;
-    }
-    Some(line.split("  ").next().unwrap_or(line).trim_end())
-}
-
-/// The examples of a page: what is indented below a line that announces them.
-fn of_page(help: &str) -> Vec<&str> {
-    let mut announced = false;
-    let mut all = Vec::new();
-    for line in help.lines() {
-        if line.starts_with("Example") || line.starts_with("Then on ") || line == "The whole way:" {
-            announced = true;
-        } else if !line.starts_with("  ") {
-            announced = false;
-        } else if announced {
-            all.extend(example(line));
-        }
-    }
-    all
+/// What an example does, without the comment that explains it: for telling what it needs. It is run with it.
+fn without_comment(example: &str) -> &str {
+    example.split(" #").next().unwrap_or(example).trim_end()
 }
 
 /// All examples of a program and its subcommands, each with the page it is on. A page without one fails.
 fn examples(command: &clap::Command, page: &str, all: &mut Vec<(String, String)>) {
     let help = command.get_after_help().map(ToString::to_string);
     let help = help.unwrap_or_default();
-    let own = of_page(&help);
+    let own = help::examples(&help);
     assert!(!own.is_empty(), "{page} --help has no example");
     all.extend(own.into_iter().map(|one| (page.to_owned(), one.to_owned())));
     let shown = |one: &&clap::Command| !one.is_hide_set() && one.get_name() != "help";
@@ -301,8 +279,9 @@ impl Rig {
         }
     }
 
-    /// Runs an example, and says what was wrong.
-    fn run(&mut self, here: &Path, example: &str) -> Result<(), String> {
+    /// Runs an example as it stands on its page, and says what was wrong.
+    fn run(&mut self, here: &Path, line: &str) -> Result<(), String> {
+        let example = without_comment(line);
         let on = machine(example);
         let host = match on {
             On::Gateway => self.gateway.namespace(),
@@ -339,7 +318,7 @@ impl Rig {
             .args([
                 "--ctty", "--wait", "unshare", "--mount", "sh", "-c", &layout,
             ])
-            .arg(example)
+            .arg(line)
             .current_dir(here)
             .env(
                 "PATH",
@@ -377,7 +356,8 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
     let _turn = Serial::acquire().unwrap();
     let mut rig = Rig::new();
     let mut all: Vec<_> = cli::commands().iter().flat_map(all_of).collect();
-    all.dedup_by(|one, other| one.1 == other.1);
+    let bare = |one: &(String, String)| without_comment(&one.1).to_owned();
+    all.dedup_by_key(|one| bare(one));
     assert!(all.len() > 70, "only {} were found", all.len());
     // One of them, to look into it: `EXAMPLE='portcullis watch' cargo test --test e2e_examples`.
     if let Ok(only) = std::env::var("EXAMPLE") {
@@ -387,8 +367,9 @@ fn every_help_page_has_examples_and_each_runs_as_it_is_written() {
     for (at, (page, example)) in all.iter().enumerate() {
         let here = rig.scratch.path().join(at.to_string());
         fs::create_dir(&here).unwrap();
-        rig.restore(&here, example);
-        rig.lay_out(&here, example);
+        let bare = without_comment(example);
+        rig.restore(&here, bare);
+        rig.lay_out(&here, bare);
         match rig.run(&here, example) {
             Ok(()) => println!("{example}"),
             Err(wrong) => failed.push(format!("`{example}` of {page} --help: {wrong}")),
@@ -409,7 +390,7 @@ fn every_example_of_the_developers_tasks_is_understood_and_the_short_ones_run() 
     let all = all_of(&arguments::command());
     assert!(all.len() > 10, "only {} were found", all.len());
     for (page, example) in &all {
-        let words: Vec<&str> = example.split(' ').collect();
+        let words: Vec<&str> = without_comment(example).split(' ').collect();
         assert_eq!(words[..2], ["cargo", "xtask"], "{page}");
         let understood = arguments::command().try_get_matches_from(&words[1..]);
         assert!(understood.is_ok(), "{example}: {}", understood.unwrap_err());
@@ -424,26 +405,4 @@ fn every_example_of_the_developers_tasks_is_understood_and_the_short_ones_run() 
         let errors = String::from_utf8_lossy(&run.stderr);
         assert!(run.status.success(), "{example}: {errors}");
     }
-}
-
-#[test]
-fn a_line_of_help_is_an_example_without_its_explanation() {
-    for (line, found) in [
-        ("  portcullis show    everything", Some("portcullis show")),
-        (
-            "  portcullis show | jq '.a b'",
-            Some("portcullis show | jq '.a b'"),
-        ),
-        (
-            "  NO_COLOR=1 portcullis show  plain",
-            Some("NO_COLOR=1 portcullis show"),
-        ),
-        ("  0  all is well", None),
-        ("Examples:", None),
-    ] {
-        assert_eq!(example(line), found, "{line}");
-    }
-    let page =
-        "Columns:\n  port  one\n\nExamples:\n  a b   c\n  d\n\nThen on the other:\n  e\nand f\n  g";
-    assert_eq!(of_page(page), ["a b", "d", "e"]);
 }

@@ -4,7 +4,7 @@ mod enroll;
 mod keygen;
 mod look;
 
-use super::{Outcome, completions, top};
+use super::{GLOBAL, NoJson, Outcome, completions, top};
 use crate::api::client::Client;
 use crate::config::{AGENT_PATH, Agent};
 use crate::enrolment::{Encapsulation, Enrolment};
@@ -22,19 +22,24 @@ use std::process::ExitCode;
     name = "portcullis-agent",
     version,
     after_help = "Examples:
-  portcullis-agent enroll /media/usb/alpha.enrolment   take the keys made on the Gateway
-  portcullis-agent up                                  serve the tunnel until told to stop
-  portcullis-agent status                              whether all is well, and what it is doing
-  portcullis-agent down                                take tunnel, wall and kill switch down
+  # take the keys made on the Gateway
+  portcullis-agent enroll /media/usb/alpha.enrolment
+  portcullis-agent up        # serve the tunnel until told to stop
+  portcullis-agent status    # whether all is well, and what it is doing
+  portcullis-agent down      # take tunnel, wall and kill switch down
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
+Exit codes (doctor and status have their own):
+  0  done
+  1  failed
+  2  wrong usage"
 )]
 pub struct Arguments {
     /// The configuration; everything has a default without one [default: /etc/portcullis/agent.toml].
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 1000)]
+    #[arg(value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON, for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 1001)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -46,34 +51,39 @@ enum Command {
     Enroll(enroll::Arguments),
     /// Serve the tunnel until told to stop.
     ///
-    /// Tries again for ever, whichever side starts first. Tunnel, wall and kill switch stay up when it ends:
-    /// what left this machine by the tunnel or not at all still does.
+    /// Tries again for ever, whichever side starts first. Tunnel, wall and kill switch stay in place when it
+    /// ends, so that what belongs in the tunnel never leaves without it; `portcullis-agent down` takes
+    /// them away.
     #[command(after_help = "Examples:
   portcullis-agent up
-  RUST_LOG=debug portcullis-agent up     log more
-  systemctl enable --now portcullis-agent    as a service")]
-    Up,
+  RUST_LOG=debug portcullis-agent up         # log more
+  systemctl enable --now portcullis-agent    # as a service")]
+    Up(NoJson),
     Show(look::Show),
     Status(look::Look),
     Dump(look::Dump),
+    #[command(after_help = top::help("portcullis-agent"))]
     Top(top::Arguments),
     /// Examine this machine, its kernel and the port on a cable, and say what is not set up right and what mends it.
+    #[command(after_help = doctor::help("portcullis-agent"))]
     Doctor(doctor::Arguments),
     /// Show samples of the frames that are dropped, live, each with its verdict.
     ///
     /// Times are UTC. Over networks, where there is no XDP, those are shown that the worker drops.
-    Watch(watch::Arguments),
+    Watch(watch::AgentArguments),
     /// Say what the port does with a frame, and why, step by step.
     ///
     /// The frame is put to the code that decides in XDP, over the running agent's tables, which are only
     /// read. Without the agent it is told as far as the frame itself decides. On a cable only: over networks the
     /// kernel receives the tunnel's datagrams.
-    Explain(explain::Arguments),
+    Explain(explain::AgentArguments),
+    /// Print what makes the shell complete this program's arguments.
+    #[command(after_help = completions::help("portcullis-agent"))]
     Completions(completions::Arguments),
     /// Take the tunnel down, the wall (the port is an ordinary interface again), and the kill switch.
     #[command(after_help = "Example:
   portcullis-agent down")]
-    Down,
+    Down(NoJson),
 }
 
 /// What a subcommand is given.
@@ -93,7 +103,7 @@ pub fn main() -> ExitCode {
         return helper::run();
     }
     completions::answer(Arguments::command);
-    program::finish("portcullis-agent", run(Arguments::parse()))
+    program::finish("portcullis-agent", run(super::parse(|_| {})))
 }
 
 fn run(arguments: Arguments) -> Outcome {
@@ -117,7 +127,7 @@ fn run(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::Keygen(arguments) => keygen::run(&context, arguments),
         Command::Enroll(arguments) => enroll::run(&context, arguments),
-        Command::Up => {
+        Command::Up(_) => {
             log::start(context.config.log_format);
             agent::run(context.config, &context.path)?;
             Ok(ExitCode::SUCCESS)
@@ -135,7 +145,7 @@ fn run(arguments: Arguments) -> Outcome {
             explain::agent(&context.output, context.client, &context.config, arguments)
         }
         Command::Completions(arguments) => completions::run(&Arguments::command(), &arguments),
-        Command::Down => down(context),
+        Command::Down(_) => down(context),
     }
 }
 

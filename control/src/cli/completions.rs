@@ -1,6 +1,6 @@
 //! `completions`, of both programs.
 
-use super::Outcome;
+use super::{NoJson, Outcome};
 use crate::program;
 use clap_complete::Shell;
 use clap_complete::env::{CompleteEnv, Shells};
@@ -10,18 +10,27 @@ use std::process::ExitCode;
 const VARIABLE: &str = "COMPLETE";
 
 /// Print what makes the shell complete this program's arguments.
-///
-/// The shell asks the program itself then, so that the names of Workstations and ports are offered too.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
-  portcullis completions bash > portcullis.bash      then in ~/.bashrc: . ~/portcullis.bash
-  portcullis completions zsh > _portcullis           in a directory of $fpath
-  portcullis completions fish > portcullis.fish      in ~/.config/fish/completions
-
-The Debian packages have them installed. Names of Workstations are offered to whoever may ask the daemon.")]
 pub struct Arguments {
     /// The shell.
     shell: Shell,
+    #[command(flatten)]
+    json: NoJson,
+}
+
+/// What stands below them on a program's page.
+pub(super) fn help(program: &str) -> String {
+    format!(
+        "Examples:
+  # then in ~/.bashrc: . ~/{program}.bash
+  {program} completions bash > {program}.bash
+  # in a directory of $fpath
+  {program} completions zsh > _{program}
+  # in ~/.config/fish/completions
+  {program} completions fish > {program}.fish
+
+The Debian packages have them installed."
+    )
 }
 
 /// Prints them.

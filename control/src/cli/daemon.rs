@@ -15,12 +15,16 @@ use std::process::ExitCode;
     name = "portcullisd",
     version,
     after_help = "Examples:
-  portcullisd                                  with /etc/portcullis/portcullis.toml
-  portcullisd --config ./test.toml --check     only say whether it would work
-  portcullisd --lower                          give the ports back, when it runs no more
-  RUST_LOG=debug portcullisd                   log more
+  portcullisd                     # with /etc/portcullis/portcullis.toml
+  portcullisd --lower             # give the ports back, when it runs no more
+  RUST_LOG=debug portcullisd      # log more
+  # only say whether it would work
+  portcullisd --config ./test.toml --check
 
-Exit codes: 0 stopped when told to, 1 failed, 2 wrong usage."
+Exit codes:
+  0  stopped when told to
+  1  failed
+  2  wrong usage"
 )]
 pub struct Arguments {
     /// The configuration (make one with `portcullis init`).

@@ -10,37 +10,43 @@ mod workstation;
 
 use daemon::Daemon;
 
-use super::{Context, Outcome, completions, top};
+use super::{Context, GLOBAL, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
 use crate::top::Source;
 use crate::{bench, doctor, explain, program, watch};
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Looks at a Portcullis Gateway, sets it up, and says which Workstations may use it.
+/// Looks at a Portcullis Gateway, sets it up, and says who may use it.
 #[derive(Parser)]
 #[command(
     name = "portcullis",
     version,
     after_help = "Examples:
-  portcullis                                   what the Gateway is doing
-  portcullis top                               the same, live
-  portcullis status                            whether all is well
-  portcullis init --port eth1                  set this machine up as a Gateway
-  portcullis workstation add alpha             enrol a Workstation; writes alpha.enrolment
+  portcullis                             # what the Gateway is doing
+  portcullis top                         # the same, live
+  portcullis status                      # whether all is well
+  portcullis init --port eth1            # set this machine up as a Gateway
+  portcullis workstation add alpha       # enrol it; writes alpha.enrolment
   portcullis workstation add beta --port eth2 --address 10.152.152.20
-  portcullis workstation rotate alpha          give it new keys; disable ends its sessions
+  portcullis workstation rotate alpha    # give it new keys
+  portcullis workstation disable alpha   # end its sessions, and keep its keys
   portcullis --json show | jq '.workstations[].name'
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; those of status are its own."
+Exit codes (doctor and status have their own):
+  0  done
+  1  failed
+  2  wrong usage"
 )]
 pub struct Arguments {
     /// The Gateway's configuration.
-    #[arg(long, global = true, value_name = "FILE", default_value = GATEWAY_PATH)]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 1000)]
+    #[arg(value_name = "FILE", default_value = GATEWAY_PATH)]
     config: PathBuf,
     /// Print JSON, for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 1001)]
     json: bool,
     #[command(subcommand)]
     command: Option<Command>,
@@ -51,6 +57,7 @@ enum Command {
     Show(look::Show),
     Status(look::Look),
     Dump(look::Dump),
+    #[command(after_help = top::help("portcullis"))]
     Top(top::Arguments),
     Init(init::Arguments),
     /// Say who may use this Gateway.
@@ -75,6 +82,7 @@ enum Command {
     Reload(files::Reload),
     Check(files::Check),
     /// Examine this machine, its kernel and each port, and say what is not set up right and what mends it.
+    #[command(after_help = doctor::help("portcullis"))]
     Doctor(doctor::Arguments),
     /// Show samples of the frames that are dropped, live, each with its verdict.
     ///
@@ -86,13 +94,30 @@ enum Command {
     /// read. Without a daemon it is told as far as the frame itself decides.
     Explain(explain::Arguments),
     Bench(bench::Arguments),
+    /// Print what makes the shell complete this program's arguments.
+    ///
+    /// The shell asks the program itself then. Names of Workstations are offered to whoever may ask the daemon.
+    #[command(after_help = completions::help("portcullis"))]
     Completions(completions::Arguments),
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     completions::answer(Arguments::command);
-    program::finish("portcullis", run(Arguments::parse()))
+    program::finish("portcullis", run(super::parse(tip)))
+}
+
+/// `show` was told a name, and not of what.
+fn tip(error: &mut clap::Error) {
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string);
+    let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else {
+        return;
+    };
+    if usage.is_some_and(|usage| usage.contains("portcullis show ")) {
+        let tip = format!("to show one Workstation: portcullis show workstation {name}");
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
 }
 
 fn run(arguments: Arguments) -> Outcome {

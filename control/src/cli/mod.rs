@@ -3,18 +3,20 @@
 //! [`gateway`] is `portcullis`, [`agent`] is `portcullis-agent` and [`daemon`] is `portcullisd`; the
 //! programs themselves only call their `main`. [`commands`] describes all three, for whoever makes
 //! man pages and completions of them. A subcommand stands in a file of its own with its arguments and
-//! is run with a [`Context`].
+//! is run with a [`Context`]. [`help`] says how their help pages are written.
 
 pub mod agent;
 pub(crate) mod candidates;
 pub mod completions;
 pub mod daemon;
 pub mod gateway;
+pub mod help;
 mod top;
 
 use crate::program;
 use anyhow::Context as _;
-use clap::CommandFactory;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +31,38 @@ pub fn commands() -> [clap::Command; 3] {
         agent::Arguments::command(),
         daemon::Arguments::command(),
     ]
+}
+
+/// The heading of the options that every subcommand takes: they come last, behind a subcommand's own.
+const GLOBAL: &str = "Global options";
+
+/// `--json` of a subcommand that prints nothing for programs: hidden, and refused by [`parse`].
+#[derive(Debug, clap::Args)]
+struct NoJson {
+    #[arg(long = "json", id = "json", hide = true)]
+    _given: bool,
+}
+
+/// What was typed. Ends the program where it is wrong usage, of which `explain` may say more than clap does.
+fn parse<P: Parser>(explain: impl FnOnce(&mut clap::Error)) -> P {
+    let mut command = P::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let matches = matches.unwrap_or_else(|mut error| {
+        explain(&mut error);
+        error.exit()
+    });
+    let (mut level, mut given) = (&command, &matches);
+    while let Some((name, below)) = given.subcommand() {
+        level = level.find_subcommand(name).unwrap_or(level);
+        given = below;
+    }
+    let hidden = |arg: &clap::Arg| arg.get_id() == "json" && arg.is_hide_set();
+    if level.get_arguments().any(hidden) && given.get_flag("json") {
+        let what = "--json is of no use here: this command prints nothing for programs";
+        let mut level = level.clone();
+        level.error(ErrorKind::ArgumentConflict, what).exit();
+    }
+    P::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// What every subcommand of a program is given.

@@ -11,23 +11,28 @@ use std::process::ExitCode;
 
 /// What they are told.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "It reads, and changes nothing; it works while the daemon runs and while it does not. \
-Run it as root: the kernel does not tell others what stands on an interface. Each command it names is \
-for you to weigh.
-
-Exit codes: 0 all is well, or there is only something to think over; 1 something must be mended; \
-2 wrong usage.
-
-Examples:
-  portcullis doctor
-  portcullis doctor --json
-  portcullis-agent doctor"
-)]
 pub struct Arguments {
     /// Show only what is not as it should be.
     #[arg(long)]
     brief: bool,
+}
+
+/// What stands below them on a program's page.
+pub fn help(program: &str) -> String {
+    format!(
+        "It reads, and changes nothing; nothing has to be running for it. Run it as root: \
+         the kernel does not tell others what stands on an interface. Each command it names is for you to weigh.
+
+Exit codes:
+  0  all is well, or there is only something to think over
+  1  something must be mended
+  2  wrong usage
+
+Examples:
+  {program} doctor
+  {program} doctor --brief    # only what is not as it should be
+  {program} doctor --json"
+    )
 }
 
 /// Examines a Gateway.

@@ -13,28 +13,51 @@ use crate::{program, show, systemd};
 use std::io::stdout;
 use std::process::ExitCode;
 
-/// What it is told.
+/// What it is told on either machine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  portcullis explain 02000000000102000000000288b510000000     a frame in hex
-  portcullis explain dropped.pcapng                        a line for each frame of a capture
-  portcullis explain dropped.pcapng --frame 3              all steps of its third
-  printf 0200000000010200000000020806 | portcullis explain --port eth1
-  portcullis-agent explain dropped.pcapng                  the same on a Workstation
-
-Hex is not secret, and neither is a frame: it was on the cable. No key is shown, and no tag that would be
-right. Nothing changes: what is explained as admitted can still come, and is then admitted.")]
-pub struct Arguments {
+pub struct Asked {
     /// A frame in hex from its Ethernet header on, or a pcap or pcapng file; - or nothing for standard
     /// input.
     #[arg(value_name = "FRAME|FILE", default_value = "-")]
     what: String,
-    /// The port it came to [default: the only one, or the one the frame is addressed to].
-    #[arg(long, value_name = "IF", add = candidates::ports())]
-    port: Option<String>,
     /// Tell all steps of this frame of the file, counted from 1.
     #[arg(long, value_name = "N")]
     frame: Option<usize>,
+}
+
+/// What it is told on a Gateway.
+#[derive(Debug, clap::Args)]
+#[command(after_help = help("portcullis", "
+  printf 0200000000010200000000020806 | portcullis explain --port eth1"))]
+pub struct Arguments {
+    #[command(flatten)]
+    asked: Asked,
+    /// The port it came to [default: the only one, or the one the frame is addressed to].
+    #[arg(long, value_name = "IF", add = candidates::ports())]
+    port: Option<String>,
+}
+
+/// What it is told on a Workstation, which has one port.
+#[derive(Debug, clap::Args)]
+#[command(after_help = help("portcullis-agent", ""))]
+pub struct AgentArguments {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// What stands below them on a program's page.
+fn help(program: &str, more: &str) -> String {
+    format!(
+        "Examples:
+  # a frame in hex
+  {program} explain 02000000000102000000000288b510000000
+  # a line for each frame of a capture, then all steps of its third
+  {program} explain dropped.pcapng
+  {program} explain dropped.pcapng --frame 3{more}
+
+Hex is not secret, and neither is a frame: it was on the cable. No key is shown, and no tag that would be \
+right. Nothing changes: what is explained as admitted can still come, and is then admitted."
+    )
 }
 
 /// Explains what a Gateway's port does.
@@ -51,7 +74,7 @@ pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
         client,
         "portcullis",
         || Ok(ports(&config)),
-        arguments,
+        (arguments.asked, arguments.port),
     )
 }
 
@@ -59,7 +82,12 @@ pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
 ///
 /// # Errors
 /// As [`gateway`]; and the agent is not running, and it cannot be told which interface its port is.
-pub fn agent(context: &Context, client: Client, config: &Agent, arguments: Arguments) -> Outcome {
+pub fn agent(
+    context: &Context,
+    client: Client,
+    config: &Agent,
+    arguments: AgentArguments,
+) -> Outcome {
     let port = || {
         let enrolled = Enrolment::load(&config.state_directory)?;
         let setup = Setup::agent(&context.config, config, Some(&enrolled))?;
@@ -72,7 +100,8 @@ pub fn agent(context: &Context, client: Client, config: &Agent, arguments: Argum
             .into_iter()
             .collect())
     };
-    run(context, client, "portcullis-agent", port, arguments)
+    let asked = (arguments.asked, None);
+    run(context, client, "portcullis-agent", port, asked)
 }
 
 fn run(
@@ -80,7 +109,7 @@ fn run(
     client: Client,
     program: &str,
     offline: impl Fn() -> Result<Vec<Port>, Problem>,
-    arguments: Arguments,
+    (arguments, port): (Asked, Option<String>),
 ) -> Outcome {
     let mut input = read(&arguments.what)?;
     let mut first = 1;
@@ -93,14 +122,14 @@ fn run(
             Kind::Invalid,
             format!("explaining {}", arguments.what),
             "there is no frame in it",
-            "capture some: portcullis watch --write FILE, or tcpdump -i IF -w FILE",
+            format!("capture some: {program} watch --write FILE, or tcpdump -i IF -w FILE"),
         )
         .into());
     }
     let asker = Asker {
         client,
         offline,
-        port: arguments.port,
+        port,
     };
     let colours = show::colours(&stdout());
     let mut all = Vec::new();

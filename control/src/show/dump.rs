@@ -43,12 +43,32 @@ pub const COLUMNS: &[(&str, &str)] = &[
     ("warning", "text"),
 ];
 
+/// Whose dump it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// A Gateway's.
+    Gateway,
+    /// An agent's.
+    Agent,
+}
+
+impl Of {
+    /// Whether it may have lines of a kind.
+    pub fn has(self, kind: &str) -> bool {
+        match self {
+            Self::Gateway => kind != "agent",
+            Self::Agent => ["agent", "port", "count"].contains(&kind),
+        }
+    }
+}
+
 /// [`COLUMNS`] as the help shows them.
-pub fn columns() -> String {
+pub fn columns(of: Of) -> String {
     let mut text =
         String::from("The first column says what a line is about, and what its others are:\n");
-    for (kind, columns) in COLUMNS {
-        text.push_str(&format!("  {kind}: {columns}\n"));
+    for (kind, columns) in COLUMNS.iter().filter(|(kind, _)| of.has(kind)) {
+        // The wrapped rest of them stands below their beginning, and not below the kind.
+        text.push_str(&format!("  {kind}:\n      {columns}\n"));
     }
     text.push_str(
         "\nWhat there is none of is \"-\"; lists are joined by commas. Columns stay where they are: new ones \

@@ -1,6 +1,6 @@
 //! The command `portcullis watch`.
 
-use super::{Dropped, Line, Watch, Writer, line, packet};
+use super::{Dropped, Line, Watch, Writer, hub, line, packet};
 use crate::api::client::Client;
 use crate::cli::{Context, Outcome, candidates};
 use crate::config::Gateway;
@@ -15,37 +15,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What it is told.
+/// What it is told on either machine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  portcullis watch                                    everything, until Ctrl-C
-  portcullis watch --verdict bad_tag --verdict replay
-  portcullis watch --workstation alpha --count 10
-  portcullis watch --verdict policy_denied             what the rules keep from it
-  portcullis watch --write drops.pcapng               for tshark -r drops.pcapng, or Wireshark
-  portcullis explain drops.pcapng --frame 3           why the third was dropped, step by step
-  portcullis-agent watch                              the same on a Workstation
-
-Shown are drops in XDP, before the kernel: of tunnel ports short, foreign, malformed, misdirected,
-unknown_session, unknown_key, bad_tag, replay, rate_limited, queue_full and no_socket; of pinned ports
-unknown_mac, spoofed_address, neighbour_claim and the like. And what was let in and dropped then:
-open_failed, replayed, expired, inner_malformed, inner_source, inner_destination, policy_denied,
-policy_unclassified, control_refused and host_refused. Of a packet that was decrypted only the headers are
-shown: where it was to go, and nothing that it carries.
-
---write keeps the first 192 bytes of a frame that XDP dropped. What a tunnel frame carries is encrypted
-there, unless its protection is authenticate. A frame in clear (foreign, or on a pinned port) may carry what
-is private: treat the file accordingly, or write less with --snaplen 54. On the terminal only headers are shown.
-
-It costs the wall nothing while nobody watches, and never opens it. Frames that come faster than the rate
-are dropped and counted as ever, and not shown.")]
-pub struct Arguments {
-    /// Only drops that are known to be this Workstation's; a wrong key or session is nobody's.
-    #[arg(long, value_name = "NAME", add = candidates::workstations())]
-    workstation: Option<String>,
-    /// Only drops on this port.
-    #[arg(long, value_name = "IF", add = candidates::ports())]
-    port: Option<String>,
+pub struct Wanted {
     /// Only drops with this verdict; may be given again.
     #[arg(long, value_name = "VERDICT", value_delimiter = ',', add = candidates::verdicts())]
     verdict: Vec<String>,
@@ -63,6 +35,85 @@ pub struct Arguments {
     count: Option<u64>,
 }
 
+/// What it is told on a Gateway.
+#[derive(Debug, clap::Args)]
+#[command(after_help = gateway_help())]
+pub struct Arguments {
+    /// Only drops that are known to be of this Workstation. A frame with an unknown key or session is
+    /// not known to be of any.
+    #[arg(long, value_name = "NAME", add = candidates::workstations())]
+    workstation: Option<String>,
+    /// Only drops on this port.
+    #[arg(long, value_name = "IF", add = candidates::ports())]
+    port: Option<String>,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+/// What it is told on a Workstation, which has one port.
+#[derive(Debug, clap::Args)]
+#[command(after_help = agent_help())]
+pub struct AgentArguments {
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+fn gateway_help() -> String {
+    let examples = "
+  portcullis watch    # everything, until Ctrl-C
+  portcullis watch --verdict bad_tag --verdict replay
+  portcullis watch --workstation alpha --count 10
+  portcullis watch --verdict policy_denied    # what the rules keep from it
+  # for tshark -r drops.pcapng, or Wireshark
+  portcullis watch --write drops.pcapng
+  # why the third was dropped, step by step
+  portcullis explain drops.pcapng --frame 3";
+    let xdp = [
+        ("tunnel ports, in XDP", list(hub::tunnel_names())),
+        ("pinned ports, in XDP", list(hub::pinned_names())),
+    ];
+    help(examples, &xdp)
+}
+
+fn agent_help() -> String {
+    let examples = "
+  portcullis-agent watch    # everything, until Ctrl-C
+  portcullis-agent watch --verdict bad_tag --verdict replay
+  portcullis-agent watch --write drops.pcapng
+  # on a cable: why the third was dropped, step by step
+  portcullis-agent explain drops.pcapng --frame 3";
+    help(
+        examples,
+        &[("on a cable, in XDP", list(hub::tunnel_names()))],
+    )
+}
+
+fn list(names: impl Iterator<Item = &'static str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn help(examples: &str, xdp: &[(&str, String)]) -> String {
+    let worker = ("after XDP, in a worker", list(hub::worker_names()));
+    let mut verdicts = String::new();
+    for (place, names) in xdp.iter().chain([&worker]) {
+        verdicts += &format!("\n  {place}:\n      {names}");
+    }
+    format!(
+        "Examples:{examples}
+
+The verdicts:{verdicts}
+
+Of a packet that was decrypted only the headers are shown: where it was to go, and nothing that it carries.
+
+--write keeps the first 192 bytes of a frame that XDP dropped. What a tunnel frame carries is encrypted \
+there, unless its protection is authenticate. A frame in clear may carry what is private: treat the file \
+accordingly, or write less with --snaplen 54. On the terminal only headers are shown.
+
+It costs nothing while nobody watches, and lets nothing in. Frames that come faster than the rate are \
+dropped and counted as ever, and not shown."
+    )
+}
+
 /// Watches a Gateway, until it is told to end.
 ///
 /// # Errors
@@ -72,32 +123,47 @@ pub fn gateway(context: &Context, arguments: Arguments) -> Outcome {
     let config = Gateway::load(path)?;
     let start = systemd::start_gateway(path);
     let client = Client::gateway(&config.runtime_directory, start);
-    run(&client, "portcullis", context.json, arguments)
+    let wanted = arguments.wanted;
+    let of = (arguments.workstation, arguments.port);
+    run(&client, "portcullis", context.json, of, wanted)
 }
 
 /// Watches a Workstation's agent.
 ///
 /// # Errors
 /// As [`gateway`].
-pub fn agent(context: &Context, client: &Client, arguments: Arguments) -> Outcome {
-    run(client, "portcullis-agent", context.json, arguments)
+pub fn agent(context: &Context, client: &Client, arguments: AgentArguments) -> Outcome {
+    let of = (None, None);
+    run(
+        client,
+        "portcullis-agent",
+        context.json,
+        of,
+        arguments.wanted,
+    )
 }
 
-fn run(client: &Client, program: &'static str, json: bool, arguments: Arguments) -> Outcome {
+fn run(
+    client: &Client,
+    program: &'static str,
+    json: bool,
+    (workstation, port): (Option<String>, Option<String>),
+    wanted: Wanted,
+) -> Outcome {
     let watch = Watch {
-        workstation: arguments.workstation,
-        port: arguments.port,
-        verdicts: arguments.verdict,
-        rate: Some(arguments.rate),
-        snaplen: arguments.snaplen,
+        workstation,
+        port,
+        verdicts: wanted.verdict,
+        rate: Some(wanted.rate),
+        snaplen: wanted.snaplen,
     };
-    let file = Arc::new(Mutex::new(arguments.write.map(File::create).transpose()?));
+    let file = Arc::new(Mutex::new(wanted.write.map(File::create).transpose()?));
     let mut view = View {
         file: Arc::clone(&file),
         program,
         json,
         colours: show::colours(&stdout()),
-        left: arguments.count,
+        left: wanted.count,
         missed: 0,
         earlier: 0,
     };

@@ -158,19 +158,29 @@ impl Filter {
     }
 }
 
-/// The names of all verdicts that are drops.
+/// The names of the verdicts that XDP drops by on a tunnel port.
+pub(super) fn tunnel_names() -> impl Iterator<Item = &'static str> {
+    let drops = Verdict::ALL.into_iter().filter(|v| v.is_drop());
+    drops.map(Verdict::name)
+}
+
+/// Those on a pinned port.
+pub(super) fn pinned_names() -> impl Iterator<Item = &'static str> {
+    let drops = PinnedVerdict::ALL
+        .into_iter()
+        .filter(|verdict| !matches!(verdict, PinnedVerdict::Answered | PinnedVerdict::Passed));
+    drops.map(PinnedVerdict::name)
+}
+
+/// Those that a worker drops by.
+pub(super) fn worker_names() -> impl Iterator<Item = &'static str> {
+    Reason::ALL.into_iter().map(Reason::name)
+}
+
+/// The names of all verdicts that are drops, each once.
 pub(super) fn verdict_names() -> impl Iterator<Item = &'static str> {
-    let tunnel = Verdict::ALL.into_iter().filter(|v| v.is_drop());
-    let pinned = PinnedVerdict::ALL.into_iter().filter(|verdict| {
-        !matches!(verdict, PinnedVerdict::Answered | PinnedVerdict::Passed)
-            && !Verdict::ALL
-                .iter()
-                .any(|other| other.name() == verdict.name())
-    });
-    tunnel
-        .map(Verdict::name)
-        .chain(Reason::ALL.map(Reason::name))
-        .chain(pinned.map(PinnedVerdict::name))
+    let pinned = pinned_names().filter(|name| !tunnel_names().any(|other| other == *name));
+    tunnel_names().chain(worker_names()).chain(pinned)
 }
 
 #[derive(Debug)]

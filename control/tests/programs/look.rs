@@ -1,6 +1,7 @@
 //! Looking at a Gateway and an agent.
 
 use super::*;
+use portcullis_control::show::dump::{COLUMNS, Of};
 
 #[test]
 fn one_workstation_and_one_port_are_shown_in_full_and_a_wrong_name_is_told_the_right_ones() {
@@ -85,9 +86,12 @@ fn a_dump_is_columns_and_the_help_says_which() {
     assert_eq!(of("port")[0][1..4], ["pc-none0", "tunnel", "missing"]);
     assert_eq!(of("workstation")[0][1..3], ["alpha", "no session"]);
     assert!(lines.iter().flatten().all(|column| !column.is_empty()));
-    let help = out(&rig.portcullis(&["dump", "--help"]));
-    for (kind, _) in portcullis_control::show::dump::COLUMNS {
-        assert!(help.contains(&format!("  {kind}: ")), "{help}");
+    let gateway = out(&rig.portcullis(&["dump", "--help"]));
+    let agent = out(&rig.agent(&["dump", "--help"]));
+    for (kind, _) in COLUMNS {
+        for (of, help) in [(Of::Gateway, &gateway), (Of::Agent, &agent)] {
+            assert_eq!(help.contains(&format!("\n  {kind}:\n")), of.has(kind));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs as a person uses them, over a real socket where one is needed.
 
 mod look;
+mod pages;
 mod transport;
 
 use portcullis_control::api::server::{Options, Server};

@@ -1,6 +1,6 @@
 //! `portcullis-agent enroll`.
 
-use super::{Context, Outcome};
+use super::{Context, NoJson, Outcome};
 use crate::config::check_interface_name;
 use crate::enrolment::Enrolment;
 use crate::problem::{Kind, Problem};
@@ -21,9 +21,10 @@ const LONGEST: u64 = 1 << 20;
 #[command(after_help = "Examples:
   portcullis-agent enroll /media/usb/alpha.enrolment
   portcullis-agent enroll --interface eth1 alpha.enrolment
-  portcullis-agent enroll alpha.enrolment.age                 asks for the passphrase
-  zbarcam --raw --oneshot | portcullis-agent enroll -         reads the QR code off the Gateway's screen
-  portcullis-agent enroll --replace alpha.enrolment           new keys, after a rotation")]
+  portcullis-agent enroll alpha.enrolment.age          # asks for the passphrase
+  # read the QR code off the Gateway's screen
+  zbarcam --raw --oneshot | portcullis-agent enroll -
+  portcullis-agent enroll --replace alpha.enrolment    # after a rotation")]
 pub struct Arguments {
     /// The file that `portcullis workstation add` or `rotate` wrote; - for standard input.
     file: PathBuf,
@@ -40,6 +41,8 @@ pub struct Arguments {
     /// Take the passphrase of an encrypted file from this open file descriptor.
     #[arg(long, value_name = "N", conflicts_with = "passphrase_file")]
     passphrase_fd: Option<u32>,
+    #[command(flatten)]
+    json: NoJson,
 }
 
 /// Does it.

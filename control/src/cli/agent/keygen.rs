@@ -1,6 +1,6 @@
 //! `portcullis-agent keygen`.
 
-use super::{Context, Outcome};
+use super::{Context, NoJson, Outcome};
 use crate::{files, keygen, program};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,8 @@ pub struct Arguments {
     /// Write the file that is carried to the Gateway.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    json: NoJson,
 }
 
 /// Does it.

@@ -5,7 +5,8 @@ use super::{Context, Outcome};
 use crate::api::AgentStatus;
 use crate::cli::gateway::look::unknown;
 use crate::problem::Problem;
-use crate::show::{self, dump, health};
+use crate::show::dump::{self, Of};
+use crate::show::{self, health};
 use clap::Args;
 use std::io::stdout;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ fn dump_help() -> String {
         "{}\n\nExamples:
   portcullis-agent dump
   portcullis-agent dump | awk -F '\\t' '$1 == \"count\" {{ print $5, $6 }}'",
-        dump::columns()
+        dump::columns(Of::Agent)
     )
 }
 
@@ -35,14 +36,14 @@ fn dump_help() -> String {
 #[derive(Args)]
 #[command(after_help = "Exit codes (those of monitoring plugins):
   0  all is well
-  1  it works, and somebody should look at it
-  2  it does not do its work: there is no session with the Gateway, or the port is down or missing
+  1  it works, but not all is well: see portcullis-agent doctor
+  2  no session with the Gateway, or the port is down or missing
   3  not known: the agent does not answer, or may not be asked
 
 Examples:
   portcullis-agent status
-  portcullis-agent status --wait 10    after a start
-  portcullis-agent status > /dev/null || echo 'no tunnel'")]
+  portcullis-agent status --wait 10    # after a start
+  portcullis-agent status > /dev/null || echo 'see portcullis-agent doctor'")]
 pub struct Look {
     /// Wait so long, where there is no session yet.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(after_help = "Examples:
   portcullis check
-  portcullis check ./new.toml      another configuration, before it is put in place
+  portcullis check ./new.toml    # another one, before it is put in place
   portcullis check --json")]
 pub struct Check {
     /// The configuration to check [default: that of --config].
@@ -36,7 +36,7 @@ pub struct Check {
 #[derive(Args)]
 #[command(after_help = "Examples:
   portcullis reload
-  portcullis check && portcullis reload      look first at what would change")]
+  portcullis check && portcullis reload    # see what would change first")]
 pub struct Reload;
 
 /// Has the daemon apply what differs.

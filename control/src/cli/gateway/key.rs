@@ -8,15 +8,15 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub enum Command {
     /// Make a new key, which enrolments name from now on. The one before is still accepted.
-    #[command(after_help = "The whole way:
+    #[command(after_help = "Example, the whole way:
   portcullis key rotate
-  portcullis workstation rotate alpha    for each Workstation, and carry the file to it
-  portcullis                             says who still knows the old key only
-  portcullis key retire                  when nobody does")]
+  portcullis workstation rotate alpha   # for each; carry the file to it
+  portcullis                            # says who knows the old key only
+  portcullis key retire                 # when nobody does")]
     Rotate,
-    /// Give up the key before. Refused while it would lock somebody out.
+    /// Give up the old key. Refused while it would lock somebody out.
     #[command(after_help = "Example:
-  portcullis key retire --force      locks out whoever has not been given new keys")]
+  portcullis key retire --force   # locks out whoever has no new keys yet")]
     Retire {
         /// Lock them out.
         #[arg(long)]

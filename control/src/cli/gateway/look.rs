@@ -5,18 +5,19 @@ use super::{Context, Daemon, Outcome};
 use crate::api::{Status, WorkstationStatus};
 use crate::cli::candidates;
 use crate::problem::{Kind, Problem};
-use crate::show::{self, dump, health};
+use crate::show::dump::{self, Of};
+use crate::show::{self, health};
 use clap::{Args, Subcommand};
 use std::io::stdout;
 
 /// Show what the Gateway is doing (the default).
 #[derive(Args, Default)]
 #[command(after_help = "Examples:
-  portcullis                            everything; the same as portcullis show
-  portcullis show workstation alpha     one Workstation with all its counters
-  portcullis show port eth1             one port
-  portcullis show --json                for programs
-  NO_COLOR=1 portcullis show            without colours, also on a terminal")]
+  portcullis                           # the same as portcullis show
+  portcullis show workstation alpha    # one of them, with all its counters
+  portcullis show port eth1            # one port
+  portcullis show --json               # for programs
+  NO_COLOR=1 portcullis show           # without colours")]
 pub struct Show {
     #[command(subcommand)]
     what: Option<What>,
@@ -53,9 +54,11 @@ fn dump_help() -> String {
 
 Examples:
   portcullis dump
-  portcullis dump | awk -F '\\t' '$1 == \"workstation\" && $3 != \"in session\" {{ print $2 }}'
-  portcullis dump | awk -F '\\t' '$1 == \"count\" && $4 == \"ring\" {{ n += $6 }} END {{ print n + 0 }}'",
-        dump::columns()
+  # which Workstations have no session
+  portcullis dump | awk -F '\\t' '$3 == \"no session\" {{ print $2 }}'
+  # how many frames were lost at the rings
+  portcullis dump | awk -F '\\t' '$1 == \"port\" {{ n += $11 }} END {{ print n + 0 }}'",
+        dump::columns(Of::Gateway)
     )
 }
 
@@ -65,14 +68,14 @@ Examples:
 #[derive(Args)]
 #[command(after_help = "Exit codes (those of monitoring plugins):
   0  all is well
-  1  it works, and somebody should look at it
-  2  it does not do its work: a port is down or missing, or a required Workstation is not in session
+  1  it works, but not all is well: see portcullis doctor
+  2  a port is down or missing, or a required Workstation is not in session
   3  not known: the daemon does not answer, or may not be asked
 
 Examples:
   portcullis status
   portcullis status --require alpha --require beta
-  portcullis status > /dev/null || echo 'look at the Gateway'")]
+  portcullis status > /dev/null || echo 'see portcullis doctor'")]
 pub struct Look {
     /// A Workstation that must be in session; may be given again.
     #[arg(long, value_name = "NAME", add = candidates::workstations())]

@@ -37,7 +37,7 @@ Then on the Workstation:
         /// Its inner address, at most one of each family; the next free ones when not given.
         #[arg(long, value_name = "IP")]
         address: Vec<IpAddr>,
-        /// Serve it on this port only; to be said where ports differ in how they are reached.
+        /// Serve it on this port only; required if ports differ in encapsulation or its settings.
         #[arg(long, value_name = "IF", add = candidates::ports())]
         port: Option<String>,
         /// encrypt (the default), or authenticate for a virtual LAN nobody else can listen to.
@@ -80,10 +80,14 @@ Then on the Workstation:
     /// firewall must redirect it, for it is never forwarded. With @NAME it leads to another
     /// Workstation, which may answer but not begin (UDP from the named port excepted).
     #[command(after_help = "Examples:
-  portcullis workstation allow alpha                          show the rules
-  portcullis workstation allow alpha +tcp/9100-9110 -icmp     add one, take one away
+  # show the rules
+  portcullis workstation allow alpha
+  # add one, take one away
+  portcullis workstation allow alpha +tcp/9100-9110 -icmp
+  # for transparent proxying
   portcullis workstation allow alpha +tcp@transparent +udp/53@transparent
-  portcullis workstation allow alpha +tcp/22@beta             let alpha log in on beta")]
+  # let alpha log in on beta
+  portcullis workstation allow alpha +tcp/22@beta")]
     Allow {
         /// Its name.
         #[arg(add = candidates::workstations())]
@@ -140,12 +144,11 @@ Then on the Workstation:
     #[command(after_help = "Examples:
   portcullis workstation rotate alpha --output /media/usb/alpha.enrolment
   portcullis workstation rotate alpha --encrypt
-  portcullis workstation rotate alpha --port eth2  where ports differ in how they are reached
-  portcullis workstation rotate alpha --cancel     it keeps the keys it has
+  portcullis workstation rotate alpha --port eth2  # where ports differ
+  portcullis workstation rotate alpha --cancel     # it keeps the keys it has
 
-Then on the Workstation:
-  portcullis-agent enroll --replace /media/usb/alpha.enrolment
-and restart the agent there.")]
+Then on the Workstation, before its agent is restarted:
+  portcullis-agent enroll --replace /media/usb/alpha.enrolment")]
     Rotate {
         /// Its name.
         #[arg(add = candidates::workstations())]
@@ -157,8 +160,8 @@ and restart the agent there.")]
         /// its sessions, at once.
         #[arg(long, value_name = "HOURS", default_value_t = api::KEEP_OLD / 3600)]
         keep_old: u64,
-        /// The port that its new enrolment leads to, without binding it to that; to be said where
-        /// ports differ in how they are reached, unless it was added with one.
+        /// The port that its new enrolment leads to, without binding it to that; required if ports
+        /// differ in encapsulation or its settings, unless it was added with one.
         #[arg(long, value_name = "IF", add = candidates::ports())]
         port: Option<String>,
         #[command(flatten)]
