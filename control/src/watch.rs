@@ -7,8 +7,8 @@
 //! that does not keep up misses samples; XDP, the workers and other watchers do not notice.
 //!
 //! What is sampled are the drops of XDP, by all its verdicts, on `tunnel` and `pinned` ports; and of what was
-//! admitted what a worker drops (`open_failed`, `inner_source`, policy, ...), by a queue that all workers
-//! share ([`dataplane::tap`]). What a worker holds then is decrypted: of that only the packet's headers are
+//! admitted what a worker drops (`open_failed`, `inner_source`, policy, ...), and of what the host sends into
+//! the tunnel (`no_session`, `too_big`, ...), by a queue that all workers share ([`dataplane::tap`]). What a worker holds then is decrypted: of that only the packet's headers are
 //! shown, which say what a rule would have to allow, and never what it carries.
 
 mod command;
@@ -70,7 +70,7 @@ pub enum Line {
 pub struct Dropped {
     /// When, in nanoseconds of Unix time.
     pub time: u64,
-    /// The port.
+    /// The port; of a packet on its way to the other side that was not sealed yet, the host interface.
     pub port: String,
     /// The receive queue it came by; none of one that a worker dropped.
     pub queue: Option<u32>,
@@ -80,7 +80,7 @@ pub struct Dropped {
     pub workstation: Option<String>,
     /// How many bytes it had.
     pub length: u32,
-    /// Its first bytes, in hex.
+    /// Its first bytes, in hex; of such a packet its headers behind an Ethernet header of zeros.
     pub head: String,
     /// Of a packet that was decrypted and then dropped: its headers, in hex, and nothing that it carries.
     #[serde(default)]

@@ -2,6 +2,7 @@
 //! to programs and to tshark. Needs root, tshark and the programs (`cargo xtask test` builds them).
 
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -72,6 +73,8 @@ fn watched_by(watch: Command, mut send: impl FnMut()) -> (ExitStatus, String) {
         send();
         child.try_wait().unwrap()
     });
+    // Or what it has said would never come to an end.
+    let _ = child.kill();
     let text = output(&mut child);
     (
         ended.unwrap_or_else(|error| panic!("{error:#}: {text}")),
@@ -455,6 +458,90 @@ fn what_the_rules_keep_from_a_workstation_is_shown_with_where_it_was_to_go_and_n
         .read_to_string(&mut text)
         .unwrap();
     assert_eq!(text, "");
+}
+
+#[test]
+fn what_is_dropped_on_its_way_to_a_workstation_is_shown_as_the_packet_it_was() {
+    let _turn = Serial::acquire().unwrap();
+    let programs = programs();
+    let mut rig = many(&programs, 2).unwrap();
+    rig.start().unwrap();
+    let to = [0, 1].map(|which| rig.workstations[which].address().unwrap());
+    // One is gone and unknown to the Gateway, which has been started again.
+    rig.workstations[1].stop().unwrap();
+    rig.gateway.stop().unwrap();
+    rig.gateway.start().unwrap();
+    rig.workstations[0].wait_connected(SOON).unwrap();
+    let gateway = rig.gateway.namespace();
+    gateway
+        .ip(&format!("link set {HOST_INTERFACE} mtu 9000"))
+        .unwrap();
+    let send = |to: Ipv4Addr, length: usize| {
+        // Or the kernel does as it is told and cuts what is too big from the second one on.
+        gateway.ip("route flush cache").unwrap();
+        let secret = b"topmost!".repeat(length / 8);
+        gateway
+            .run(|| {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:5000")?;
+                socket.send_to(&secret, (to, 9))?;
+                Ok(())
+            })
+            .unwrap();
+    };
+    let nobody = Ipv4Addr::new(10, 152, 191, 254);
+    for (verdict, of, to, length) in [
+        ("no_route", "", nobody, 16),
+        ("no_session", " of w2", to[1], 16),
+        ("too_big", " of w1", to[0], 4000),
+    ] {
+        let file = rig.gateway.directory().join(verdict);
+        let name = file.to_str().unwrap();
+        let arguments = [
+            "watch",
+            "--verdict",
+            verdict,
+            "--count",
+            "2",
+            "--write",
+            name,
+        ];
+        let watch = cli(&programs, &rig.gateway, &arguments);
+        let (ended, text) = watched_by(watch, || send(to, length));
+        assert!(ended.success(), "{text}");
+        let head = format!(" {HOST_INTERFACE} {verdict}{of}: ");
+        let packet = format!("IP {GATEWAY_V4}.5000 > {to}.9: UDP");
+        for line in text.lines() {
+            assert!(line.contains(&head) && line.contains(&packet), "{line}");
+        }
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(tshark(&file).len(), 2);
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(7).any(|seven| seven == b"topmost"));
+    }
+    // By the name of the interface; and at a Workstation what is not from its own address.
+    let arguments = ["watch", "--port", HOST_INTERFACE, "--count", "1"];
+    let watch = cli(&programs, &rig.gateway, &arguments);
+    let (ended, text) = watched_by(watch, || send(nobody, 16));
+    assert!(ended.success() && text.contains("no_route"), "{text}");
+    let host = rig.workstations[0].namespace();
+    host.ip(&format!("address add 192.0.2.7/32 dev {HOST_INTERFACE}"))
+        .unwrap();
+    let foreign = || {
+        host.run(|| {
+            let socket = std::net::UdpSocket::bind("192.0.2.7:5000")?;
+            let _ = socket.send_to(b"topmost!", (GATEWAY_V4, 9));
+            Ok(())
+        })
+        .unwrap();
+    };
+    let watch = rig.workstations[0].agent("watch --verdict inner_source --count 1");
+    let (ended, text) = watched_by(watch, foreign);
+    assert!(ended.success(), "{text}");
+    let packet = format!("{HOST_INTERFACE} inner_source");
+    assert!(
+        text.contains(&packet) && text.contains("IP 192.0.2.7.5000 > "),
+        "{text}"
+    );
 }
 
 #[test]
