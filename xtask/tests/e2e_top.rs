@@ -256,11 +256,11 @@ fn a_passphrase_and_a_picture_work_at_a_terminal() {
     terminal
         .wait("the question", |screen| screen.contains("Passphrase"))
         .unwrap();
-    terminal.press("six words or so\n").unwrap();
+    terminal.press_hidden("six words or so\n").unwrap();
     terminal
         .wait("the second", |screen| screen.contains("Once more"))
         .unwrap();
-    terminal.press("six words or so\n").unwrap();
+    terminal.press_hidden("six words or so\n").unwrap();
     assert!(terminal.ended().unwrap().success(), "{}", terminal.screen());
     let said = |screen: &str| screen.contains("Added the Workstation typed");
     let screen = terminal.wait("the answer", said).unwrap();

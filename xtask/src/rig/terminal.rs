@@ -91,6 +91,18 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).context("typing")
     }
 
+    /// Types what is not to be shown, once the program has turned echo off; it asks a moment before it does.
+    ///
+    /// # Errors
+    /// When it never does, or the terminal is gone.
+    pub fn press_hidden(&mut self, keys: &str) -> Result<()> {
+        wait_for("echo to be off", Duration::from_secs(5), || {
+            let modes = tcgetattr(&self.side).ok()?;
+            (!modes.local_flags.contains(LocalFlags::ECHO)).then_some(())
+        })?;
+        self.press(keys)
+    }
+
     /// Reads what is drawn no more, or again.
     pub fn leave_unread(&self, unread: bool) {
         self.unread.store(unread, Ordering::Relaxed);
