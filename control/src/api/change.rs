@@ -206,7 +206,8 @@ pub fn add_workstation(
 /// Changes a Workstation's rules in the registry: all that this is, but for telling the dataplane.
 ///
 /// # Errors
-/// There is none of that name; a rule to add leads to a Workstation that does not exist; or what the system answered. Nothing has changed then.
+/// There is none of that name; a rule to add leads to a Workstation that does not exist; or what the
+/// system answered. Nothing has changed then.
 pub fn allow_workstation(
     registry: &mut Registry,
     name: &str,

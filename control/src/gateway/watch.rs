@@ -39,6 +39,7 @@ struct Seen {
 enum Of {
     Nobody,
     Port(String),
+    Rings(String),
     Worker(WorkstationId),
     Xdp(WorkstationId),
 }
@@ -168,11 +169,16 @@ impl Daemon {
             *nobody.entry(name.to_owned()).or_default() += count;
         }
         let mut now: Vec<(Of, Counters)> = vec![(Of::Nobody, nobody)];
-        for port in ports {
+        // What a port that is down, or a worker that did not answer, does not tell keeps its last count: or all that
+        // it ever counted would be new when it is back.
+        for port in ports.iter().filter(|port| !port.verdicts.is_empty()) {
             let mut drops = refusals(&port.verdicts);
-            drops.extend(port.ring_losses.clone());
             drops.insert("guard".to_owned(), port.guard_drops);
             now.push((Of::Port(port.interface.clone()), drops));
+        }
+        for port in ports.iter().filter(|port| !port.ring_losses.is_empty()) {
+            let losses = port.ring_losses.clone();
+            now.push((Of::Rings(port.interface.clone()), losses));
         }
         for (id, served) in &self.served {
             let mut sum = Counters::new();
@@ -212,7 +218,7 @@ impl Daemon {
         let milliseconds = at.duration_since(before.at).as_millis() as u64;
         let (workstation, port) = match &of {
             Of::Nobody => (None, None),
-            Of::Port(port) => (None, Some(port.clone())),
+            Of::Port(port) | Of::Rings(port) => (None, Some(port.clone())),
             Of::Worker(id) | Of::Xdp(id) => (self.name(*id), None),
         };
         let Some(now) = self.watched.drops.get(&of) else {
