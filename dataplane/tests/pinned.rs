@@ -200,10 +200,15 @@ impl Random {
     /// A frame that is right, or nearly, in either direction.
     fn frame(&mut self, count: u8) -> Vec<u8> {
         let near = self.below(2);
-        let at = self.below(count.into()) as u8;
+        let kind = self.below(8);
+        let at = match kind {
+            // One pin asks beyond its rate, however slow the machine.
+            0 if self.one_in(2) => 0,
+            _ => self.below(count.into()) as u8,
+        };
         let (mac, own) = ([2, 0, 0, 0, 0, 2 + at], own()[near]);
         let address = [v4_of(at), v6_of(at)][near];
-        let mut frame = match (self.below(8), near) {
+        let mut frame = match (kind, near) {
             (0, 0) => arp_request(mac, address, own),
             (0, _) => solicitation(mac, address, own),
             (1, _) => datagram((mac, address), (NEAR_MAC, own)),

@@ -42,8 +42,12 @@ fn finds(networks: &Networks, path: usize, what: &str) {
         networks.workstation.namespace(),
         networks.gateway.namespace(),
     );
-    let ping = ping(host, GATEWAY_V4.into(), [mtu - 28], Duration::from_secs(2)).unwrap();
-    assert_eq!(ping.answered, 1, "{what}");
+    // The Gateway hears of it a round trip later.
+    wait_for("an echo as large", PATIENCE, || {
+        let asked = ping(host, GATEWAY_V4.into(), [mtu - 28], Duration::from_secs(1));
+        (asked.unwrap().answered == 1).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{what}: {error}"));
     let rates = iperf3(gateway, host, GATEWAY_V4.into(), 1).unwrap();
     assert!(rates.up > 1e5 && rates.down > 1e5, "{what}: {rates:?}");
 }
