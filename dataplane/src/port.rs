@@ -112,7 +112,8 @@ impl From<PortError> for io::Error {
 pub struct RingStatistics {
     /// Frames the kernel dropped because the receive ring was full.
     pub rx_ring_full: u64,
-    /// Times the kernel found the fill ring empty.
+    /// Times the kernel found the fill ring empty: in copy mode a frame is lost each time, in zero-copy the driver
+    /// may find a buffer later.
     pub fill_ring_empty: u64,
     /// Frames dropped for other reasons (larger than the port's capacity, for one).
     pub rx_dropped: u64,

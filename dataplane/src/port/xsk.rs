@@ -526,9 +526,15 @@ impl Port for XskPort {
             let Ok(kernel) = queue.kernel_statistics() else {
                 continue;
             };
+            let no_buffer = kernel.rx_fill_ring_empty_descs();
+            // In copy mode the kernel counts a frame that it had no buffer for as dropped too.
+            let dropped = match queue.zero_copy {
+                true => kernel.rx_dropped(),
+                false => kernel.rx_dropped().saturating_sub(no_buffer),
+            };
             sum.rx_ring_full += kernel.rx_ring_full();
-            sum.fill_ring_empty += kernel.rx_fill_ring_empty_descs();
-            sum.rx_dropped += kernel.rx_dropped() + kernel.rx_invalid_descs();
+            sum.fill_ring_empty += no_buffer;
+            sum.rx_dropped += dropped + kernel.rx_invalid_descs();
             sum.tx_invalid += kernel.tx_invalid_descs();
         }
         sum
