@@ -76,7 +76,7 @@ pub enum Happening {
     Drops {
         /// Whose, where that is known.
         workstation: Option<String>,
-        /// On which port, where it is not.
+        /// On which port, where that is known.
         port: Option<String>,
         /// Why, by the name of its verdict or counter.
         verdict: String,

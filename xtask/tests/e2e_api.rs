@@ -431,7 +431,11 @@ impl Drop for Mounted {
 }
 
 /// The stream of events, from the moment it hears of everything.
-struct Heard(BufReader<UnixStream>);
+struct Heard {
+    stream: BufReader<UnixStream>,
+    /// What came before the last that was waited for.
+    passed: Vec<Value>,
+}
 
 impl Heard {
     fn begin(socket: &Path) -> Self {
@@ -440,19 +444,23 @@ impl Heard {
         stream
             .write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n")
             .unwrap();
-        let mut heard = Self(BufReader::new(stream));
+        let mut heard = Self {
+            stream: BufReader::new(stream),
+            passed: Vec::new(),
+        };
         heard.until("listening", |_| true);
         heard
     }
 
     /// Reads on to an event of this name for which `right` holds.
     fn until(&mut self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
-        let mut passed = Vec::new();
+        self.passed.clear();
         let end = Instant::now() + WAIT;
         loop {
+            let passed = &self.passed;
             assert!(Instant::now() < end, "no {name} came, only {passed:?}");
             let mut line = String::new();
-            let read = self.0.read_line(&mut line);
+            let read = self.stream.read_line(&mut line);
             assert!(matches!(read, Ok(1..)), "no {name} came, only {passed:?}");
             // Lengths of chunks and the head are no objects.
             let Ok(event) = serde_json::from_str::<Value>(&line) else {
@@ -461,7 +469,7 @@ impl Heard {
             if event["event"] == name && right(&event) {
                 return event;
             }
-            passed.push(event);
+            self.passed.push(event);
         }
     }
 }
@@ -532,8 +540,16 @@ fn what_happens_is_told_to_those_who_listen() {
     assert_eq!(event["state"], "down");
     rig.gateway.namespace().ip("link set dev lan up").unwrap();
     heard.until("port", |event| event["state"] == "up");
+    // What was dropped before the interface was taken away is not told again once it is back.
+    gateway.ip("link delete dev lan").unwrap();
+    heard.until("port", |event| event["state"] == "missing");
+    rig.lan.plug(gateway, "lan", "gw", 1500).unwrap();
+    heard.until("port", |event| event["state"] == "up");
+    pause(Duration::from_secs(2)).unwrap();
     rig.gateway.cli("workstation remove w2").unwrap();
     heard.until("removed", of("w2"));
+    let again = heard.passed.iter().find(|event| event["event"] == "drops");
+    assert_eq!(again, None);
 }
 
 /// A thousand datagrams to nobody, broadcast by the switch.

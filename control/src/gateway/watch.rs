@@ -41,7 +41,7 @@ enum Of {
     Port(String),
     Rings(String),
     Worker(WorkstationId),
-    Xdp(WorkstationId),
+    Xdp(WorkstationId, String),
 }
 
 #[derive(Debug)]
@@ -194,15 +194,14 @@ impl Daemon {
         let turn: Vec<WorkstationId> = around.take(READ).collect();
         self.watched.next = turn.last().map_or(0, |id| id + 1);
         for id in turn {
-            let mut sum = Counters::new();
-            for up in self.ports.iter().filter_map(|port| port.up.as_ref()) {
-                if let Ok(verdicts) = up.wall.workstation_verdicts(id) {
-                    for (name, count) in refusals(&by_name(&verdicts)) {
-                        *sum.entry(name).or_default() += count;
-                    }
+            for port in &self.ports {
+                if let Some(up) = &port.up
+                    && let Ok(verdicts) = up.wall.workstation_verdicts(id)
+                {
+                    let of = Of::Xdp(id, port.plan.interface.clone());
+                    now.push((of, refusals(&by_name(&verdicts))));
                 }
             }
-            now.push((Of::Xdp(id), sum));
         }
         for (of, counters) in now {
             self.compare_drops(of, counters);
@@ -219,7 +218,8 @@ impl Daemon {
         let (workstation, port) = match &of {
             Of::Nobody => (None, None),
             Of::Port(port) | Of::Rings(port) => (None, Some(port.clone())),
-            Of::Worker(id) | Of::Xdp(id) => (self.name(*id), None),
+            Of::Worker(id) => (self.name(*id), None),
+            Of::Xdp(id, port) => (self.name(*id), Some(port.clone())),
         };
         let Some(now) = self.watched.drops.get(&of) else {
             return;
