@@ -1,18 +1,18 @@
 //! A port of a daemon: how it is raised, what there is of it while it is up, and how it comes and
 //! goes with its interface. Gateway and agent have the same.
 
-use crate::api::{Counters, PortStatus, ServedBy, mac_text};
+use crate::api::{Counters, PortStatus, QueueStatus, ServedBy, mac_text};
 use crate::choices::ThreadedNapi;
 use crate::helper::PortHelp;
 use crate::pool::{Pool, Ring};
 use crate::problem::Problem;
 use crate::raise::{Plan, Raised};
-use dataplane::PortId;
 use dataplane::link::{LinkChange, LinkEvent, Links};
 use dataplane::port::RingStatistics;
 use dataplane::port::xsk::XskPort;
 use dataplane::wall::{AttachMode, PortTables, Wall};
 use dataplane::worker::{Command, PortSetup};
+use dataplane::{PortId, WorkstationId};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -322,6 +322,13 @@ impl Port {
         status.guard_drops = up.wall.guard_drops().unwrap_or_default();
         status.ring_losses = rings.map(losses).unwrap_or_default();
         status
+    }
+
+    /// How much of its share of this port's rings a Workstation uses.
+    pub fn queue(&self, id: WorkstationId) -> QueueStatus {
+        let queue = self.up.as_ref().map(|up| up.tables.queue(id));
+        let (waiting, limit) = queue.unwrap_or_default();
+        QueueStatus { waiting, limit }
     }
 }
 

@@ -78,6 +78,8 @@ fn as_gateways(status: AgentStatus) -> Status {
             last_handshake_seconds: status.last_handshake_seconds,
             rx: status.rx,
             tx: status.tx,
+            opened: status.opened,
+            queue: status.queue,
             drops: status.drops,
             rekeys: status.rekeys,
             ..WorkstationStatus::default()

@@ -1,6 +1,6 @@
 //! What there is to show of an agent, and to say in the log.
 
-use super::{Agent, Reach, addresses, now};
+use super::{Agent, GATEWAY, Reach, addresses, now};
 use crate::api::{self, AgentStatus, SessionStatus, mac_text};
 use crate::handshake::workstation::{Phase, Status};
 
@@ -64,6 +64,11 @@ impl Agent {
             tx: api::Traffic {
                 packets: counters.tx_packets.get(),
                 bytes: counters.tx_bytes.get(),
+            },
+            opened: counters.opened.get(),
+            queue: match &self.reach {
+                Reach::Cable(port) => port.queue(GATEWAY),
+                Reach::Network(_) => api::QueueStatus::default(),
             },
             drops: counters
                 .drops()

@@ -315,6 +315,12 @@ pub struct AgentStatus {
     pub rx: Traffic,
     /// Inner packets and bytes to the Gateway.
     pub tx: Traffic,
+    /// Frames whose AEAD tag verified.
+    #[serde(default)]
+    pub opened: u64,
+    /// The Gateway's share of the rings; none over networks.
+    #[serde(default)]
+    pub queue: QueueStatus,
     /// Frames and packets dropped after admission, by reason.
     pub drops: Counters,
     /// Sessions that replaced another.

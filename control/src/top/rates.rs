@@ -79,10 +79,17 @@ impl Meter {
             let old = old.filter(|_| !again).cloned();
             rates.insert(key, of_port(old.unwrap_or_default(), port, seconds));
         }
+        let old: HashMap<&str, &WorkstationStatus> = match again {
+            true => HashMap::new(),
+            false => before
+                .workstations
+                .iter()
+                .map(|old| (&*old.name, old))
+                .collect(),
+        };
         for one in &status.workstations {
             let key = Key::Workstation(one.name.clone());
-            let old = before.workstations.iter().find(|old| old.name == one.name);
-            let old = old.filter(|_| !again).cloned();
+            let old = old.get(&*one.name).map(|old| (*old).clone());
             rates.insert(key, of_workstation(old.unwrap_or_default(), one, seconds));
         }
         for (key, rates) in &mut rates {
