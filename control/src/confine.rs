@@ -274,7 +274,7 @@ fn kept_by_daemon() -> CapsHashSet {
 }
 
 /// Keeps secrets off the swap: whatever this process touches stays in memory.
-fn lock_memory() {
+pub fn lock_memory() {
     // As it is touched, not all of it at once.
     let as_touched = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | as_touched;

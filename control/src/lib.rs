@@ -55,6 +55,7 @@ mod rollback;
 pub mod rules;
 pub mod show;
 mod systemd;
+mod thread;
 pub mod top;
 pub mod transport;
 pub mod watch;

@@ -4,6 +4,7 @@
 //! whoever writes the setting may hang as long as the flood lasts. A thread of its own does, one at a
 //! time, and carries out what was wanted last.
 
+use crate::thread;
 use dataplane::link::{LinkError, set_threaded_napi};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -68,8 +69,7 @@ impl NapiThreads {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("napi".to_owned());
-        match thread.spawn(carry_out) {
+        match thread::start("napi", carry_out) {
             Ok(_) => state.writing = true,
             Err(error) => {
                 // It is tried again when the port's Workstations change.

@@ -2,6 +2,7 @@
 
 use crate::metrics::Batches;
 use crate::problem::Problem;
+use crate::thread;
 use crossbeam::channel::{Receiver, bounded};
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::Engine;
@@ -67,23 +68,6 @@ struct Member<P> {
     thread: JoinHandle<()>,
 }
 
-/// Ends the process when its thread panics: the wall stands, and no half-working daemon does.
-struct Abort;
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
-/// Does a worker's work; a panic in it ends the process before another frame is touched.
-fn or_abort(work: impl FnOnce()) {
-    let _abort = Abort;
-    work();
-}
-
 impl<P: Ring> Pool<P> {
     /// A worker for each queue of the host interface.
     ///
@@ -119,20 +103,16 @@ impl<P: Ring> Pool<P> {
             if let Some(seat) = crew.as_ref().and_then(|crew| Seat::new(crew, at)) {
                 worker = worker.with_seat(seat);
             }
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{at}"))
-                .spawn(move || {
-                    or_abort(|| {
-                        if let Some(core) = core {
-                            pin(at, core);
-                        }
-                        if let Err(error) = worker.run(&bell, spin) {
-                            tracing::error!(%error, "a worker cannot wait for frames; ending, for systemd to start it again (the wall stays up)");
-                            std::process::abort();
-                        }
-                    });
-                })
-                .map_err(failed)?;
+            let work = move || {
+                if let Some(core) = core {
+                    pin(at, core);
+                }
+                if let Err(error) = worker.run(&bell, spin) {
+                    tracing::error!(%error, "a worker cannot wait for frames; ending, for systemd to start it again (the wall stays up)");
+                    std::process::abort();
+                }
+            };
+            let thread = thread::start(format!("worker-{at}"), work).map_err(failed)?;
             members.push(Member {
                 core,
                 orders,
@@ -251,33 +231,5 @@ fn pin(at: usize, core: usize) {
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores));
     if let Err(error) = pinned {
         tracing::warn!(%error, worker = at, core, "the worker is not pinned to its core; the kernel moves it about");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
-
-    /// Says to a copy of this test program that it is the one whose worker panics.
-    const VICTIM: &str = "PORTCULLIS_TEST_WORKER_PANICS";
-
-    #[test]
-    fn a_worker_that_panics_takes_the_process_with_it() {
-        if std::env::var_os(VICTIM).is_some() {
-            let worker = std::thread::spawn(|| or_abort(|| panic!("injected")));
-            // A process that goes on says so by ending well.
-            let _ = worker.join();
-            std::process::exit(0);
-        }
-        let name = "pool::tests::a_worker_that_panics_takes_the_process_with_it";
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(VICTIM, "1")
-            .output()
-            .unwrap()
-            .status;
-        assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
     }
 }

@@ -1,6 +1,8 @@
 //! What a daemon does to itself before it holds a secret, and the signals it listens to.
 
+use crate::confine;
 use crate::problem::Problem;
+use crate::thread;
 use crossbeam::channel::{Receiver, bounded};
 use dataplane::lifetime::Lifetime;
 use nix::sys::prctl;
@@ -36,6 +38,16 @@ pub fn harden() -> Result<(), Problem> {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
         tracing::debug!(%error, "the limit of locked memory stays as it is; if a port's memory cannot be locked, raise it (LimitMEMLOCK=infinity)");
     }
+    Ok(())
+}
+
+/// What a command does before it holds a secret: as a daemon, as far as whoever calls it may.
+///
+/// # Errors
+/// The kernel refused.
+pub fn harden_command() -> Result<(), Problem> {
+    harden()?;
+    confine::lock_memory();
     Ok(())
 }
 
@@ -94,21 +106,19 @@ pub fn catch_signals() -> Result<Caught, Problem> {
 /// There is no thread to be had.
 pub fn signals(Caught(mut signals): Caught) -> Result<Receiver<Signal>, Problem> {
     let (sender, receiver) = bounded(16);
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                let signal = match signal {
-                    SIGHUP => Signal::Reload,
-                    SIGUSR1 => Signal::Rekey,
-                    _ => Signal::Stop,
-                };
-                if sender.send(signal).is_err() {
-                    return;
-                }
+    let tell = move || {
+        for signal in signals.forever() {
+            let signal = match signal {
+                SIGHUP => Signal::Reload,
+                SIGUSR1 => Signal::Rekey,
+                _ => Signal::Stop,
+            };
+            if sender.send(signal).is_err() {
+                return;
             }
-        })
-        .map_err(|error| Problem::io("listen for signals", &error))?;
+        }
+    };
+    thread::start("signals", tell).map_err(|error| Problem::io("listen for signals", &error))?;
     Ok(receiver)
 }
 

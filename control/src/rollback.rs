@@ -7,6 +7,7 @@
 //! event; and a machine that was put back is often found by its clocks. Both come late and are hints.
 
 use crate::problem::{Kind, Problem};
+use crate::thread;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dataplane::generation::{GenerationCounter, Mapped};
 use nix::sys::socket::{
@@ -111,9 +112,7 @@ impl Events {
     /// There can be no more threads.
     pub fn watch(self) -> Result<Receiver<()>, Problem> {
         let (sender, receiver) = bounded(1);
-        std::thread::Builder::new()
-            .name("generation".into())
-            .spawn(move || listen(&self.0, &sender))
+        thread::start("generation", move || listen(&self.0, &sender))
             .map_err(|error| Problem::io(LISTENING, &error))?;
         Ok(receiver)
     }

@@ -556,7 +556,7 @@ fn keys_of_a_removed_workstation_are_nowhere_in_the_daemons_memory() {
     assert_eq!(found(text.as_bytes()), 0, "its text was left behind");
 }
 
-/// What a panic in a worker does (see `pool::a_worker_that_panics_takes_the_process_with_it`).
+/// What a panic in a worker does (see `thread::a_thread_that_panics_takes_the_process_with_it`).
 #[test]
 fn a_daemon_whose_worker_aborts_passes_nothing_on_and_serves_again_when_restarted() {
     let _turn = Serial::acquire().unwrap();

@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use crate::port::losses;
 use crate::problem::{Kind, Problem};
 use crate::resolve::Resolver;
+use crate::thread;
 use crossbeam::channel::{Receiver, TryRecvError, bounded};
 use dataplane::PortId;
 use dataplane::link::Links;
@@ -328,10 +329,7 @@ impl Network {
             .all(|e| matches!(e.host, Host::Address(_)))
         {
             work();
-        } else if let Err(error) = std::thread::Builder::new()
-            .name("resolver".into())
-            .spawn(work)
-        {
+        } else if let Err(error) = thread::start("resolver", work) {
             tracing::warn!(%error, "no name can be looked up");
         }
         self.lookup = Some(receiver);

@@ -8,6 +8,7 @@ use super::{AgentControl, Control, ErrorBody};
 use crate::audit::{Audit, By};
 use crate::events::Events;
 use crate::problem::{Kind, Problem};
+use crate::thread;
 use axum::Extension;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -136,30 +137,28 @@ impl Server {
         let router = bounded(router, &gate);
         let metrics = options.metrics.zip(metrics);
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("control-api".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    if let Some((listener, router)) = metrics {
-                        tokio::spawn(serve_metrics(listener, router));
-                    }
-                    match UnixListener::from_std(listener) {
-                        Ok(listener) => tokio::select! {
-                            () = accept(listener, router, &gate) => {}
-                            _ = stopped => {}
-                        },
-                        Err(error) => tracing::error!(
-                            %error,
-                            "the control API cannot start: restart the daemon to have it"
-                        ),
-                    }
-                    let _ = tokio::time::timeout(LAST_WORDS, gate.limits.idle()).await;
-                });
-                drop(socket);
-                // A call that is still under way is not waited for long.
-                runtime.shutdown_timeout(Duration::from_secs(1));
-            })
-            .map_err(io)?;
+        let serve = move || {
+            runtime.block_on(async {
+                if let Some((listener, router)) = metrics {
+                    tokio::spawn(serve_metrics(listener, router));
+                }
+                match UnixListener::from_std(listener) {
+                    Ok(listener) => tokio::select! {
+                        () = accept(listener, router, &gate) => {}
+                        _ = stopped => {}
+                    },
+                    Err(error) => tracing::error!(
+                        %error,
+                        "the control API cannot start: restart the daemon to have it"
+                    ),
+                }
+                let _ = tokio::time::timeout(LAST_WORDS, gate.limits.idle()).await;
+            });
+            drop(socket);
+            // A call that is still under way is not waited for long.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        };
+        let thread = thread::start("control-api", serve).map_err(io)?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),

@@ -10,7 +10,7 @@ use crate::config::{AGENT_PATH, Agent};
 use crate::enrolment::{Encapsulation, Enrolment};
 use crate::problem::Kind;
 use crate::top::Source;
-use crate::{agent, doctor, explain, files, helper, log, program, systemd, watch};
+use crate::{agent, doctor, explain, files, helper, log, process, program, systemd, watch};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use nix::unistd::geteuid;
 use std::path::{Path, PathBuf};
@@ -125,8 +125,14 @@ fn run(arguments: Arguments) -> Outcome {
         },
     };
     match arguments.command {
-        Command::Keygen(arguments) => keygen::run(&context, arguments),
-        Command::Enroll(arguments) => enroll::run(&context, arguments),
+        Command::Keygen(arguments) => {
+            process::harden_command()?;
+            keygen::run(&context, arguments)
+        }
+        Command::Enroll(arguments) => {
+            process::harden_command()?;
+            enroll::run(&context, arguments)
+        }
         Command::Up(_) => {
             log::start(context.config.log_format);
             agent::run(context.config, &context.path)?;

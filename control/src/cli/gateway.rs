@@ -13,7 +13,7 @@ use daemon::Daemon;
 use super::{Context, GLOBAL, Outcome, completions, top};
 use crate::config::GATEWAY_PATH;
 use crate::top::Source;
-use crate::{bench, doctor, explain, program, watch};
+use crate::{bench, doctor, explain, process, program, watch};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
@@ -137,9 +137,18 @@ fn run(arguments: Arguments) -> Outcome {
             let source = Source::Gateway(daemon.client);
             top::run(source, &daemon.config.runtime_directory, &arguments)
         }
-        Command::Init(arguments) => init::run(&context, arguments),
-        Command::Workstation(command) => workstation::run(&context, command),
-        Command::Key(command) => key::run(&context, command),
+        Command::Init(arguments) => {
+            process::harden_command()?;
+            init::run(&context, arguments)
+        }
+        Command::Workstation(command) => {
+            process::harden_command()?;
+            workstation::run(&context, command)
+        }
+        Command::Key(command) => {
+            process::harden_command()?;
+            key::run(&context, command)
+        }
         Command::Reload(_) => files::reload(&context),
         Command::Check(arguments) => files::check(&context, arguments),
         Command::Doctor(arguments) => doctor::gateway(&context, &arguments),

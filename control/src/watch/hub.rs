@@ -2,6 +2,7 @@
 
 use super::{Dropped, Line, MOST_RATE, RATE, Watch};
 use crate::problem::{Kind, Problem};
+use crate::thread;
 use dataplane::tap::{HOST, NOBODY, Reason, Tap};
 use dataplane::wall::{self, Samples, Wanted};
 use nix::time::{ClockId, clock_gettime};
@@ -340,9 +341,7 @@ impl Hub {
         state.fit();
         if !state.running {
             let hub = Arc::downgrade(self);
-            std::thread::Builder::new()
-                .name("watch".into())
-                .spawn(move || read(&hub))
+            thread::start("watch", move || read(&hub))
                 .map_err(|error| Problem::io("watching what is dropped", &error))?;
             state.running = true;
         }

@@ -53,6 +53,49 @@ fn an_encrypted_enrolment_is_opened_by_its_passphrase_on_the_other_machine_only(
 }
 
 #[test]
+fn a_command_with_secrets_can_neither_be_looked_into_nor_dumped_nor_swapped() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+    let rig = Rig::new();
+    let directory = rig.directory.path();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    for uid in [0, NOBODY] {
+        // It waits for an enrolment on its standard input.
+        let mut enrolls = Command::new(env!("CARGO_BIN_EXE_portcullis-agent"))
+            .args(["--config", "agent.toml", "enroll", "-"])
+            .current_dir(directory)
+            .uid(uid)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let of = |file: &str| format!("/proc/{}/{file}", enrolls.id());
+        let end = Instant::now() + Duration::from_secs(10);
+        let core = |of: &str| {
+            let limits = fs::read_to_string(of).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max core"));
+            let fields = line.unwrap().split_whitespace();
+            fields.map(str::to_owned).collect::<Vec<_>>()[4..6].to_vec()
+        };
+        // What is set last, for whoever may.
+        let locked = || {
+            let status = fs::read_to_string(of("status")).unwrap();
+            let mut lines = status.lines();
+            uid == NOBODY || lines.any(|l| l.starts_with("VmLck:") && !l.ends_with(" 0 kB"))
+        };
+        while !locked() || core(&of("limits")) != ["0", "0"] {
+            assert!(Instant::now() < end, "{}", locked());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // The kernel gives what belongs to a process that cannot be dumped to root.
+        assert_eq!(fs::metadata(of("status")).unwrap().uid(), 0);
+        drop(enrolls.stdin.take());
+        assert!(!enrolls.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_passphrase_that_is_too_short_adds_nothing() {
     let rig = Rig::new();
     let config = rig.init();
