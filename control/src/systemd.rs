@@ -25,6 +25,10 @@ const UNITS: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
+/// What the agent's unit may do besides, or not, over networks: as packaged, and where it is put to hold.
+const NETWORK: &str = "/usr/share/doc/portcullis-workstation/examples/portcullis-network.conf";
+const NETWORK_DROP_IN: &str = "/etc/systemd/system/portcullis-agent.service.d/network.conf";
+const RELOAD: &str = "systemctl daemon-reload";
 /// Where the service manager listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
@@ -116,6 +120,29 @@ pub fn start_agent(configuration: &Path) -> String {
     start("portcullis-agent", &option, " up", Path::new("/"))
 }
 
+/// The commands that let the agent's unit reach a Gateway over networks: its helper takes UDP sockets then.
+pub fn for_networks() -> [String; 2] {
+    [
+        format!("install -D -m 0644 {NETWORK} {NETWORK_DROP_IN}"),
+        RELOAD.to_owned(),
+    ]
+}
+
+/// The commands after which the agent's unit, where it is what `start` starts, may do what it takes to reach the
+/// Gateway: none where it may already.
+pub fn fit_agent(start: &str, over_networks: bool) -> Vec<String> {
+    fit(start, over_networks, Path::new("/"))
+}
+
+fn fit(start: &str, over_networks: bool, root: &Path) -> Vec<String> {
+    let may = root.join(NETWORK_DROP_IN.trim_start_matches('/')).exists();
+    match (start.starts_with("systemctl"), over_networks, may) {
+        (true, true, false) => for_networks().to_vec(),
+        (true, false, true) => vec![format!("rm {NETWORK_DROP_IN}"), RELOAD.to_owned()],
+        _ => Vec::new(),
+    }
+}
+
 /// The unit's command where there is one, and it has this configuration; else the program's.
 fn start(name: &str, option: &str, words: &str, root: &Path) -> String {
     let below = |path: &str| root.join(path.trim_start_matches('/'));
@@ -158,5 +185,20 @@ mod tests {
         assert_eq!(said(other), "portcullis-agent --config agent.toml up");
         std::fs::remove_file(unit.join("portcullis-agent.service")).unwrap();
         assert_eq!(said(""), "portcullis-agent up");
+    }
+
+    #[test]
+    fn the_agents_unit_may_have_internet_sockets_over_networks_and_only_there() {
+        let root = tempfile::tempdir().unwrap();
+        let fit = |start, over_networks| fit(start, over_networks, root.path());
+        let unit = "systemctl start portcullis-agent";
+        assert_eq!(fit("portcullis-agent up", true), [""; 0]);
+        assert_eq!(fit(unit, false), [""; 0]);
+        assert_eq!(fit(unit, true), for_networks());
+        let drop_in = root.path().join(NETWORK_DROP_IN.trim_start_matches('/'));
+        std::fs::create_dir_all(drop_in.parent().unwrap()).unwrap();
+        std::fs::write(&drop_in, "").unwrap();
+        assert_eq!(fit(unit, true), [""; 0]);
+        assert_eq!(fit(unit, false), [&format!("rm {NETWORK_DROP_IN}"), RELOAD]);
     }
 }

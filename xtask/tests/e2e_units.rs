@@ -25,15 +25,22 @@ const RUN: &str = "PORTCULLIS_TEST_RUN";
 /// Numbers of system calls.
 const NUMBERS: &str = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h";
 
-/// A unit's settings with this name, in their order.
+/// Settings with this name of a unit, and of its drop-in after a `+`, in their order. An empty one takes those
+/// before it back.
 fn settings(unit: &str, name: &str) -> Vec<String> {
-    let path = tasks::root().unwrap().join("packaging").join(unit);
-    let text = fs::read_to_string(path).unwrap();
-    let found = text.lines().filter_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key == name).then(|| value.to_owned())
-    });
-    found.collect()
+    let packaging = tasks::root().unwrap().join("packaging");
+    let mut found = Vec::new();
+    for file in unit.split('+') {
+        let text = fs::read_to_string(packaging.join(file)).unwrap();
+        for line in text.lines() {
+            match line.split_once('=') {
+                Some((key, "")) if key == name => found.clear(),
+                Some((key, value)) if key == name => found.push(value.to_owned()),
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// The calls that systemd means by this name.
@@ -176,6 +183,24 @@ fn copy(programs: &Programs, name: &str, to: &Path) -> String {
     copy.display().to_string()
 }
 
+/// No thread has one, but that to lock memory where nothing else lets it.
+fn have_no_capability(process: &Process) {
+    for task in fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+        let locked = limits.lines().find(|line| line.starts_with("Max locked"));
+        let lifted = locked.unwrap().contains("unlimited");
+        let allowed = |set: &str| match (lifted, set) {
+            (false, "CapEff" | "CapPrm") => 1 << 14,
+            _ => 0,
+        };
+        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+            let line = format!("{set}:\t{:016x}\n", allowed(set));
+            assert!(status.contains(&line), "{line}{status}");
+        }
+    }
+}
+
 const KIOSK: &str = r#"[[port]]
 interface = "kiosk"
 admission = "pinned"
@@ -253,22 +278,8 @@ fn the_programs_do_all_of_their_work_under_what_their_units_leave_them() {
         assert!(agent.exited().is_none(), "{}", agent.log_tail(20));
     };
     connected(&mut rig, &mut agent, &daemon);
-    for process in [&daemon, &agent] {
-        for task in fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap() {
-            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-            let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
-            let locked = limits.lines().find(|line| line.starts_with("Max locked"));
-            let lifted = locked.unwrap().contains("unlimited");
-            let allowed = |set: &str| match (lifted, set) {
-                (false, "CapEff" | "CapPrm") => 1 << 14,
-                _ => 0,
-            };
-            for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
-                let line = format!("{set}:\t{:016x}\n", allowed(set));
-                assert!(status.contains(&line), "{line}{status}");
-            }
-        }
-    }
+    have_no_capability(&daemon);
+    have_no_capability(&agent);
 
     let host = std::sync::Arc::clone(rig.gateway.namespace());
     set_link(&host, "ws1", false).unwrap();
@@ -315,4 +326,65 @@ fn the_programs_do_all_of_their_work_under_what_their_units_leave_them() {
     assert_eq!(complaints.next(), None, "{log}");
     agent.stop(Duration::from_secs(10)).unwrap();
     daemon.stop(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn an_agent_over_networks_does_all_of_its_work_under_what_unit_and_drop_in_leave_it() {
+    require_root().unwrap();
+    let programs = Programs::find().unwrap();
+    for unit in [
+        "portcullis-agent.service+portcullis-network.conf",
+        "portcullis-agent.service",
+    ] {
+        let over_networks = unit.contains('+');
+        let mut networks = networks(&programs, false).unwrap();
+        networks.reach_by(WAN[0]).unwrap();
+        networks.gateway.start().unwrap();
+        let workstation = &networks.workstation;
+        let file = networks.gateway.add(workstation.name()).unwrap();
+        workstation.enroll(&file).unwrap();
+        let text = workstation.configuration();
+        let user = format!("user = \"{ACCOUNT}\"\nendpoint = [\"{}\"]\n", WAN[0]);
+        let text = text.replacen(&format!("interface = \"{LAN}\"\n"), &user, 1);
+        workstation.configure(&text).unwrap();
+        let directory = workstation.directory();
+        directories(directory);
+        let program = copy(&programs, "portcullis-agent", directory);
+        let words = format!("{program} --config {} up", workstation.config().display());
+        let host = std::sync::Arc::clone(workstation.namespace());
+        let command = as_unit(unit, &host, directory, &words);
+        let mut agent = Process::start("agent", command, &directory.join("log")).unwrap();
+        let patience = Duration::from_secs(15);
+        let outside = std::net::Ipv4Addr::new(198, 51, 100, 254).into();
+        let reaches = |to| {
+            ping(&host, to, [56], Duration::from_secs(1))
+                .unwrap()
+                .answered
+                == 1
+        };
+        if over_networks {
+            for move_on in [Networks::at_home, Networks::elsewhere] {
+                move_on(&networks).unwrap();
+                networks
+                    .workstation
+                    .wait_connected(patience)
+                    .unwrap_or_else(|error| panic!("{error}: {}", agent.log_tail(20)));
+                wait_for("the Gateway", patience, || {
+                    reaches(GATEWAY_V4.into()).then_some(())
+                })
+                .unwrap();
+            }
+            have_no_capability(&agent);
+        } else {
+            // It says what it lacks, and that nothing leaves does not depend on it.
+            wait_for("a word of it", patience, || {
+                let status = networks.workstation.status().ok()?;
+                let reason = status["port"]["reason"].as_str()?.to_owned();
+                reason.contains("portcullis-network.conf").then_some(())
+            })
+            .unwrap_or_else(|error| panic!("{error}: {}", agent.log_tail(20)));
+        }
+        assert!(!reaches(outside), "past the tunnel");
+        agent.stop(Duration::from_secs(10)).unwrap();
+    }
 }

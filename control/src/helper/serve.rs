@@ -14,9 +14,10 @@ use crate::problem::{Kind, Problem};
 use crate::raise;
 use crate::raise::Plan;
 use crate::resolve;
+use crate::systemd;
 use dataplane::link::{KillSwitch, Links, disable_ipv6};
 use dataplane::port::ntuple::{Nic, Rule};
-use dataplane::port::socket::{SocketConfig, socket_for as socket_for_udp};
+use dataplane::port::socket::{SocketConfig, SocketError, socket_for as socket_for_udp};
 use dataplane::port::xsk::socket_for;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
@@ -331,8 +332,18 @@ impl Server {
             ..SocketConfig::new(remote)
         };
         socket_for_udp(&config).map_err(|error| {
+            let forbidden = matches!(&error, SocketError::Call { source, .. }
+                if matches!(source.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EPERM)));
+            // (Without IPv6 in the kernel it is the same answer.)
+            let remedy = match forbidden && remote.is_ipv4() {
+                true => format!(
+                    "allow its service Internet sockets: {}",
+                    systemd::for_networks().join(" && ")
+                ),
+                false => "it is tried again".to_owned(),
+            };
             let tried = format!("opening a socket to {remote}");
-            Problem::new(Kind::Failed, tried, error, "it is tried again")
+            Problem::new(Kind::Failed, tried, error, remedy)
         })
     }
 

@@ -2,10 +2,10 @@
 
 use super::{Context, NoJson, Outcome};
 use crate::config::check_interface_name;
-use crate::enrolment::Enrolment;
+use crate::enrolment::{Encapsulation, Enrolment};
 use crate::problem::{Kind, Problem};
 use crate::transport::passphrase::{Passphrase, Source};
-use crate::{interfaces, program, transport};
+use crate::{interfaces, program, systemd, transport};
 use std::io::{IsTerminal as _, Read as _, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,8 +87,13 @@ pub fn run(context: &Context, arguments: Arguments) -> Outcome {
         true => String::new(),
         false => format!("  rm {}\n", file.display()),
     };
+    let over_networks = matches!(enrolment.encapsulation, Encapsulation::Udp { .. });
+    let fit: String = systemd::fit_agent(start, over_networks)
+        .iter()
+        .map(|line| format!("  {line}\n"))
+        .collect();
     program::print(&format!(
-        "This Workstation is {} ({}) now.\n\nNext:\n{delete}  {begin}\n",
+        "This Workstation is {} ({}) now.\n\nNext:\n{delete}{fit}  {begin}\n",
         enrolment.name, enrolment.key_id
     ));
     Ok(ExitCode::SUCCESS)

@@ -146,11 +146,11 @@ pub fn socket_for(config: &SocketConfig) -> Result<OwnedFd, SocketError> {
     };
     let socket =
         socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(|error| {
-            failed(
-                &"socket",
-                error,
-                "raise the limit of open files (ulimit -n)",
-            )
+            let remedy = match error {
+                Errno::EMFILE | Errno::ENFILE => "raise the limit of open files (ulimit -n)",
+                _ => "this process must be allowed Internet sockets, and the kernel have them",
+            };
+            failed(&"socket", error, remedy)
         })?;
     if let Some(mark) = config.mark {
         setsockopt(&socket, Mark, &mark).map_err(|error| {
