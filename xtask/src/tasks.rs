@@ -236,12 +236,12 @@ pub fn cached(path: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Holds the dependencies of the programs, and of what they load, to deny.toml. Known vulnerabilities are
+/// Holds the dependencies of the programs, of what they load and of the fuzz targets to deny.toml. Known vulnerabilities are
 /// looked up too; that their database cannot be reached is said, and fails nothing.
 fn deny() -> Result<()> {
     let binary = cached("cargo-deny/bin/cargo-deny")?;
     let root = root()?;
-    for manifest in ["Cargo.toml", "ebpf/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "ebpf/Cargo.toml", "fuzz/Cargo.toml"] {
         for what in [&["licenses", "bans", "sources"][..], &["advisories"]] {
             let shown = format!("cargo deny check {} ({manifest})", what.join(" "));
             println!("+ {shown}");
