@@ -2,7 +2,8 @@
 //!
 //! How many series there are is bounded: so many Workstations have series of their own
 //! ([`MOST_WORKSTATIONS`], those first by name), and all others are added up as [`OTHERS`]. Reasons,
-//! verdicts and outcomes come from fixed lists; of a Workstation, those that never occurred are left out.
+//! verdicts and outcomes come from fixed lists; of a Workstation or a pin, those that never occurred are left out.
+//! A port has [`wire::pinned::MAX_PINS`] pins at most.
 
 use crate::api::{Counters, PortState, Status, WorkstationStatus};
 use dataplane::counters::BATCH_BOUNDS;
@@ -297,9 +298,18 @@ fn ports(sample: &Sample) -> Vec<Family> {
         "portcullis_port_frames_total",
         "Frames that came in on a port by verdict of admission; every verdict but admitted, passed and answered is a drop.",
     );
+    let mut packets = Family::counter(
+        "portcullis_port_packets_total",
+        "Frames that came in by a port's interface (rx) and left by it (tx), as its driver counts them.",
+    );
+    let mut bytes = Family::counter("portcullis_port_bytes_total", "Their bytes.");
+    let mut pins = Family::counter(
+        "portcullis_pin_frames_total",
+        "Frames from a pinned MAC address by verdict of admission; every verdict but passed and answered is a drop.",
+    );
     let mut losses = Family::counter(
         "portcullis_port_ring_losses_total",
-        "Frames and events lost at a port's rings, by reason.",
+        "Frames and events lost at a port's rings, and frames that its NIC had no buffer for, by reason.",
     );
     let mut guard = Family::counter(
         "portcullis_port_guard_drops_total",
@@ -313,6 +323,15 @@ fn ports(sample: &Sample) -> Vec<Family> {
         let labels: Labels<'_> = &[("port", &port.interface)];
         up.put(labels, u64::from(port.state == PortState::Up));
         verdicts.put_each(labels, "verdict", &port.verdicts, true);
+        for (direction, traffic) in [("rx", port.rx), ("tx", port.tx)] {
+            let labels = [labels, &[("direction", direction)]].concat();
+            packets.put(&labels, traffic.packets);
+            bytes.put(&labels, traffic.bytes);
+        }
+        for pin in &port.pins {
+            let labels = [labels, &[("mac", &*pin.mac)]].concat();
+            pins.put_each(&labels, "verdict", &pin.verdicts, false);
+        }
         losses.put_each(labels, "reason", &port.ring_losses, true);
         guard.put(labels, port.guard_drops);
         if let Some(census) = sample.frames.get(&port.interface) {
@@ -327,7 +346,7 @@ fn ports(sample: &Sample) -> Vec<Family> {
             }
         }
     }
-    vec![up, verdicts, losses, guard, frames]
+    vec![up, verdicts, packets, bytes, pins, losses, guard, frames]
 }
 
 fn workstations(sample: &Sample) -> Vec<Family> {

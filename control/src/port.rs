@@ -54,6 +54,8 @@ pub struct Up {
     pub carrier: bool,
     zero_copy: bool,
     busy_poll: Option<bool>,
+    /// What the NIC had missed by then.
+    missed_before: u64,
     /// Which worker serves which queues.
     pub parts: Vec<Part>,
 }
@@ -148,6 +150,9 @@ impl Port {
             carrier: link.carrier,
             zero_copy,
             busy_poll,
+            missed_before: links
+                .statistics(&self.plan.interface)
+                .map_or(0, |counted| counted.rx_missed),
             parts,
         });
         Ok(())
@@ -321,6 +326,11 @@ impl Port {
         }
         status.guard_drops = up.wall.guard_drops().unwrap_or_default();
         status.ring_losses = rings.map(losses).unwrap_or_default();
+        if let Ok(counted) = links.statistics(&self.plan.interface) {
+            status.count(&counted);
+            let missed = counted.rx_missed.saturating_sub(up.missed_before);
+            status.ring_losses.insert("rx_missed".to_owned(), missed);
+        }
         status
     }
 

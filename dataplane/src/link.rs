@@ -115,6 +115,22 @@ pub struct LinkInfo {
     pub addresses: Vec<IpNet>,
 }
 
+/// What an interface's driver has counted since there is the interface (`struct rtnl_link_stats64` of
+/// `include/uapi/linux/if_link.h`). Whether frames that XDP drops are among them is the driver's choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkStatistics {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames that the NIC had no buffer for.
+    pub rx_missed: u64,
+}
+
 /// Interfaces of one network namespace.
 pub struct Links {
     netlink: Netlink,
@@ -153,17 +169,46 @@ impl Links {
         self.one(query, &format!("of index {index}"))
     }
 
-    fn one(&self, query: LinkMessage, name: &str) -> Result<LinkInfo, LinkError> {
-        let answer = self.netlink.get(RouteNetlinkMessage::GetLink(query));
-        let messages = match answer {
+    /// What the driver of the interface of that name counts.
+    ///
+    /// # Errors
+    /// [`LinkError::NotFound`], or what the kernel answered.
+    pub fn statistics(&self, name: &str) -> Result<LinkStatistics, LinkError> {
+        let query = LinkUnspec::new_with_name(name).build();
+        let attributes = self.ask(query, name)?.attributes;
+        let counted = attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(counted) => Some(LinkStatistics {
+                    rx_frames: counted.rx_packets,
+                    rx_bytes: counted.rx_bytes,
+                    tx_frames: counted.tx_packets,
+                    tx_bytes: counted.tx_bytes,
+                    rx_missed: counted.rx_missed_errors,
+                }),
+                _ => None,
+            });
+        Ok(counted.unwrap_or_default())
+    }
+
+    /// What the kernel says of one interface.
+    fn ask(&self, query: LinkMessage, name: &str) -> Result<LinkMessage, LinkError> {
+        let not_found = || LinkError::NotFound(name.to_owned());
+        let messages = match self.netlink.get(RouteNetlinkMessage::GetLink(query)) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ERANGE)) => {
-                return Err(LinkError::NotFound(name.to_owned()));
+                return Err(not_found());
             }
             other => other.map_err(refused(format!("asking for interface {name}")))?,
         };
-        let mut link = links_of(messages)
-            .pop()
-            .ok_or_else(|| LinkError::NotFound(name.to_owned()))?;
+        let links = messages.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        });
+        links.last().ok_or_else(not_found)
+    }
+
+    fn one(&self, query: LinkMessage, name: &str) -> Result<LinkInfo, LinkError> {
+        let mut link = link_of(&self.ask(query, name)?);
         link.addresses = self.addresses(link.index)?;
         if let Some(master) = &mut link.master {
             let query = LinkUnspec::new_with_index(master.index).build();

@@ -3,7 +3,7 @@
 mod netns;
 
 use ipnet::IpNet;
-use netns::{Netns, in_namespace, run};
+use netns::{Netns, Tap, in_namespace, in_quiet_namespace, run, veth};
 use portcullis_dataplane::link::{
     LinkChange, LinkError, LinkEvent, LinkMonitor, Links, Unfit, disable_ipv6, port_fitness,
     set_threaded_napi,
@@ -57,6 +57,37 @@ fn an_interface_is_found_as_it_is() {
         ));
         links.delete(link.index).unwrap();
         assert!(matches!(links.find("pa"), Err(LinkError::NotFound(_))));
+    });
+}
+
+#[test]
+fn what_an_interfaces_driver_counts_is_told() {
+    in_quiet_namespace(|| {
+        veth(1);
+        let links = Links::open().unwrap();
+        let sender = Tap::sending_on("a");
+        let before = [links.statistics("a"), links.statistics("b")].map(Result::unwrap);
+        for _ in 0..10 {
+            sender.send(&[2; 100]).expect("send");
+        }
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let [a, b] = [links.statistics("a"), links.statistics("b")].map(Result::unwrap);
+            let sent = (
+                a.tx_frames - before[0].tx_frames,
+                a.tx_bytes - before[0].tx_bytes,
+            );
+            let arrived = (
+                b.rx_frames - before[1].rx_frames,
+                b.rx_bytes - before[1].rx_bytes,
+            );
+            if (sent, arrived) == ((10, 1000), (10, 1000)) {
+                break;
+            }
+            assert!(Instant::now() < end, "{sent:?} {arrived:?}");
+        }
+        let nobody = links.statistics("pz");
+        assert!(matches!(nobody, Err(LinkError::NotFound(_))));
     });
 }
 

@@ -29,8 +29,9 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Has schemathesis ask everything that the document at `socket` describes, and things that it does not.
-fn hold_to_its_document(namespace: &Namespace, socket: &Path) {
+/// Has schemathesis ask everything that the document at `socket` describes but for these paths, and things that
+/// it does not.
+fn hold_to_its_document(namespace: &Namespace, socket: &Path, but: &[&str]) {
     let port = 8017;
     let _forward = Forward::start(namespace, port, socket).unwrap();
     let scratch = Scratch::new("schemathesis").unwrap();
@@ -41,9 +42,7 @@ fn hold_to_its_document(namespace: &Namespace, socket: &Path) {
         .arg(file("schemathesis/schemathesis.toml"))
         .args(["run", &format!("http://127.0.0.1:{port}/v1/openapi.json")])
         .args(["--checks", "all", "--max-examples", "25", "--seed", "1"])
-        // These streams do not end.
-        .args(["--exclude-path", "/v1/events"])
-        .args(["--exclude-path", "/v1/watch"])
+        .args(but.iter().flat_map(|path| ["--exclude-path", path]))
         .args([
             "--rate-limit",
             "300/s",
@@ -69,7 +68,8 @@ fn the_gateways_api_answers_as_its_document_says_whatever_it_is_asked() {
     let mut rig = many(&programs(), 1).unwrap();
     rig.start().unwrap();
     let socket = rig.gateway.directory().join("run/control.sock");
-    hold_to_its_document(rig.gateway.namespace(), &socket);
+    let streams = ["/v1/events", "/v1/watch"];
+    hold_to_its_document(rig.gateway.namespace(), &socket, &streams);
     // It has added as many as there is room for, and may have turned w1 off or removed it. Without them a
     // Workstation is served as before.
     let workstation = &mut rig.workstations[0];
@@ -81,6 +81,11 @@ fn the_gateways_api_answers_as_its_document_says_whatever_it_is_asked() {
     let mut enroll = workstation.agent("enroll --replace");
     assert!(enroll.arg(file).output().unwrap().status.success());
     workstation.start().unwrap();
+    // The agent's; what ends it aside.
+    let socket = workstation.directory().join("run/control.sock");
+    let ends = ["/v1/watch", "/v1/down"];
+    hold_to_its_document(workstation.namespace(), &socket, &ends);
+    assert!(workstation.reaches(Duration::from_secs(2)));
 }
 
 /// A Gateway whose daemon runs as an account of its own, with a group that administers, and a socket that

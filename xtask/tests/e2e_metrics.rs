@@ -77,6 +77,8 @@ fn the_metrics_are_sound_and_count_what_happens() {
         ("portcullis_workstation_bytes_total", &["w1", "tx"]),
         ("portcullis_workstation_frames_total", &["w1", "admitted"]),
         ("portcullis_port_frames_total", &["lan", "admitted"]),
+        ("portcullis_port_packets_total", &["lan", "rx"]),
+        ("portcullis_port_bytes_total", &["lan", "tx"]),
         ("portcullis_batch_seconds_count", &["worker=\"0\""]),
     ] {
         let (then, now) = (value(&before, name, labels), value(&text, name, labels));
@@ -131,6 +133,14 @@ fn the_metrics_are_sound_and_count_what_happens() {
         &format!("-o /dev/null -w %{{http_code}} -X POST http://{METRICS}/metrics"),
     );
     assert_eq!(code, "405");
+    // Who asks without pause is told to ask less often, and gets it a second later.
+    let many = format!("-w %{{http_code}}\\n -o /dev/null http://{METRICS}/metrics?[1-100]");
+    let codes = curl(&rig, &many);
+    let told = |code: &str| codes.lines().filter(|line| *line == code).count();
+    assert!(told("200") >= 5 && told("429") >= 10, "{codes}");
+    assert_eq!(told("200") + told("429"), 100, "{codes}");
+    pause(Duration::from_secs(1)).unwrap();
+    assert!(metrics(&rig).contains("portcullis_info"));
 
     let mut check = Command::new(promtool().unwrap())
         .args(["check", "metrics"])

@@ -229,10 +229,52 @@ fn the_agent_has_the_same_and_without_a_terminal_it_is_refused() {
         })
         .unwrap();
     assert!(screen.contains("w1"), "{screen}");
+    // What comes from the Gateway is opened here.
+    let _echo = Echo::start(rig.gateway.namespace(), 7).unwrap();
+    let host = rig.workstations[0].namespace();
+    let _busy = Probe::start(host, (GATEWAY_V4.into(), 7), Duration::from_millis(1), 600).unwrap();
+    terminal
+        .wait("what is opened", |screen| {
+            screen.contains("AEAD opened") && !screen.contains("AEAD opened 0/s")
+        })
+        .unwrap();
+    let queue = rig.workstations[0].status().unwrap()["queue"].clone();
+    assert!(queue["limit"].as_u64().unwrap() > 0, "{queue}");
     terminal.press("q").unwrap();
     assert!(terminal.ended().unwrap().success());
     let refused = format!("{:#}", rig.gateway.cli("top").unwrap_err());
     assert!(refused.contains("no terminal"), "{refused}");
+}
+
+#[test]
+fn what_is_shown_has_colours_at_a_terminal_unless_no_color_asks_for_none() {
+    let _turn = Serial::acquire().unwrap();
+    let mut rig = many(&programs(), 1).unwrap();
+    rig.start().unwrap();
+    let at_a_terminal = |setting: &str, words: &[&str]| {
+        let mut command = rig.gateway.namespace().command("setsid");
+        command.args(["--ctty", "--wait", "env", setting]);
+        command
+            .arg(programs().path("portcullis"))
+            .arg("--config")
+            .arg(rig.gateway.config())
+            .args(words);
+        Terminal::start(command, 120, 40).unwrap()
+    };
+    for (setting, colours) in [("NO_COLOR=", true), ("NO_COLOR=1", false)] {
+        for (words, shown) in [
+            (&["show"][..], "in session"),
+            (&["status"], "Workstations"),
+            (&["doctor"], "[ OK ]"),
+            (&["top"], "WORKSTATION"),
+        ] {
+            let terminal = at_a_terminal(setting, words);
+            terminal
+                .wait(shown, |screen| screen.contains(shown))
+                .unwrap();
+            assert_eq!(terminal.has_colours(), colours, "{setting} {words:?}");
+        }
+    }
 }
 
 #[test]

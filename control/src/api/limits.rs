@@ -18,8 +18,10 @@ const OPEN: usize = 192;
 /// How long one waits to be served.
 const WAIT: Duration = Duration::from_secs(10);
 /// Requests a second of one user, and how many at once: one who may only read, and one who may change
-/// things.
-const RATES: [(f64, f64); 2] = [(20.0, 60.0), (400.0, 800.0)];
+/// things; and of all together who scrape metrics over TCP and are no users.
+const RATES: [(f64, f64); 3] = [(20.0, 60.0), (400.0, 800.0), (5.0, 20.0)];
+/// The class of the last.
+const SCRAPES: usize = 2;
 /// Users whose rates are remembered, beyond those that have used theirs up.
 const REMEMBERED: usize = 256;
 
@@ -115,7 +117,18 @@ impl Limits {
     /// # Errors
     /// There are too many of this user.
     pub(crate) fn request(&self, uid: u32, changes: bool, now: Instant) -> Result<(), TooMany> {
-        let class = usize::from(changes);
+        self.take(usize::from(changes), uid, now)
+    }
+
+    /// Counts a scrape over TCP.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(crate) fn scrape(&self, now: Instant) -> Result<(), TooMany> {
+        self.take(SCRAPES, 0, now)
+    }
+
+    fn take(&self, class: usize, uid: u32, now: Instant) -> Result<(), TooMany> {
         let (rate, most) = RATES[class];
         let mut buckets = lock(&self.buckets);
         let left = |bucket: &Bucket, rate: f64, most: f64| {

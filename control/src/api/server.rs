@@ -1,6 +1,6 @@
 //! The server of the control API: a thread of its own, with bounds on everything a client can do.
 
-use super::limits::{Limits, Open};
+use super::limits::{Limits, Open, TooMany};
 use super::peer::{AdminGroup, Peer, Right, Rights};
 use super::routes::{self, Served, Streams, failed, refuse};
 use super::socket::Socket;
@@ -182,7 +182,11 @@ impl Drop for Server {
 async fn serve_metrics(listener: TcpListener, router: Router) {
     let router = router
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there are only /metrics here") })
-        .layer(DefaultBodyLimit::max(0));
+        .layer(DefaultBodyLimit::max(0))
+        .layer(middleware::from_fn_with_state(
+            Arc::<Limits>::default(),
+            seldom,
+        ));
     let room = Arc::new(Semaphore::new(SCRAPES));
     let listener = listener
         .set_nonblocking(true)
@@ -241,11 +245,7 @@ async fn guard(
         .request(peer.uid, changes, Instant::now())
         .is_err()
     {
-        let mut response = failed(&too_many("requests", &peer));
-        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return response;
+        return too_often(&too_many("requests", &peer));
     }
     // By the method, so that no resource can be forgotten.
     let right = match *request.method() {
@@ -271,6 +271,27 @@ async fn guard(
         client,
     });
     next.run(request).await
+}
+
+/// Lets a scrape through, of which there are not too many.
+async fn seldom(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+    match limits.scrape(Instant::now()) {
+        Ok(()) => next.run(request).await,
+        Err(TooMany) => too_often(&Problem::new(
+            Kind::Unavailable,
+            "scraping metrics",
+            "they are asked for more than 5 times a second",
+            "scrape less often; once in a few seconds is usual",
+        )),
+    }
+}
+
+fn too_often(problem: &Problem) -> Response {
+    let mut response = failed(problem);
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn too_many(what: &str, peer: &Peer) -> Problem {

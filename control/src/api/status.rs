@@ -7,7 +7,7 @@ use crate::keyring::{Keyring, Known};
 use crate::registry::Registry;
 use crate::rules::Rule;
 use crate::workstation::{Workstation, unix_now};
-use dataplane::link::Links;
+use dataplane::link::{LinkStatistics, Links};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -101,9 +101,16 @@ pub struct PortStatus {
     /// Whether the interface was given NAPI threads.
     #[serde(default)]
     pub threaded_napi: bool,
+    /// Frames that came in by the interface, and their bytes, as its driver counts them: those that XDP drops are
+    /// among them, unless the driver leaves them out.
+    #[serde(default)]
+    pub rx: Traffic,
+    /// Frames that left by the interface, and their bytes.
+    #[serde(default)]
+    pub tx: Traffic,
     /// Frames by verdict of admission.
     pub verdicts: Counters,
-    /// Frames and events lost at the rings, by reason.
+    /// Frames and events lost at the rings, by reason; and those that the NIC had no buffer for (`rx_missed`).
     pub ring_losses: Counters,
     /// Frames the egress guard has kept from leaving.
     pub guard_drops: u64,
@@ -113,6 +120,18 @@ pub struct PortStatus {
 }
 
 impl PortStatus {
+    /// Takes what the interface's driver counts.
+    pub(crate) fn count(&mut self, counted: &LinkStatistics) {
+        self.rx = Traffic {
+            packets: counted.rx_frames,
+            bytes: counted.rx_bytes,
+        };
+        self.tx = Traffic {
+            packets: counted.tx_frames,
+            bytes: counted.tx_bytes,
+        };
+    }
+
     /// Says how the port stands: by its carrier where it is up, else by whether there is its interface.
     pub(crate) fn stand(&mut self, carrier: Option<bool>, links: &Links) {
         self.state = match carrier {
@@ -277,10 +296,10 @@ pub struct SessionStatus {
     pub peer: String,
 }
 
-/// Packets and bytes.
+/// Packets and bytes: of a Workstation those inside the tunnel, of a port frames on its cable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Traffic {
-    /// Inner packets.
+    /// Packets, or frames.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,

@@ -135,6 +135,9 @@ impl Keyless {
         if let Some(counters) = &self.counters {
             count(counters, &mut status);
         }
+        if let Ok(counted) = links.statistics(&config.interface) {
+            status.count(&counted);
+        }
         status
     }
 }

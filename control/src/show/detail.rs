@@ -95,6 +95,8 @@ pub fn port_in_full(port: &PortStatus, all: &[WorkstationStatus], colours: bool)
             },
         ),
         ("in session", here.join(", ")),
+        ("received", traffic(port.rx)),
+        ("sent", traffic(port.tx)),
         (
             "guarded",
             format!("{} frames kept from leaving", count(port.guard_drops)),

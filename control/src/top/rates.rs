@@ -1,6 +1,6 @@
 //! Rates, from one look to the next.
 
-use crate::api::{Counters, PortStatus, Status, WorkstationStatus};
+use crate::api::{Counters, PortStatus, Status, Traffic, WorkstationStatus};
 use crate::show;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
@@ -13,7 +13,7 @@ pub const HISTORY: usize = 120;
 pub struct Flow {
     /// Packets or frames.
     pub frames: f64,
-    /// Bits of packets; ports do not count them.
+    /// Their bits.
     pub bits: f64,
 }
 
@@ -131,6 +131,8 @@ fn of_port(then: PortStatus, now: &PortStatus, seconds: f64) -> Rates {
     let all = &mut rates.counters;
     rates.dropped = counters(all, &now.verdicts, &then.verdicts, seconds);
     rates.lost = counters(all, &now.ring_losses, &then.ring_losses, seconds);
+    rates.from = flow(now.rx, then.rx, seconds);
+    rates.to = flow(now.tx, then.tx, seconds);
     rates.from.frames = rate(
         show::admitted(&now.verdicts),
         show::admitted(&then.verdicts),
@@ -139,25 +141,27 @@ fn of_port(then: PortStatus, now: &PortStatus, seconds: f64) -> Rates {
     rates
 }
 
+fn flow(now: Traffic, then: Traffic, seconds: f64) -> Flow {
+    Flow {
+        frames: rate(now.packets, then.packets, seconds),
+        bits: rate(now.bytes, then.bytes, seconds) * 8.0,
+    }
+}
+
 fn of_workstation(then: WorkstationStatus, now: &WorkstationStatus, seconds: f64) -> Rates {
     let mut rates = Rates::default();
     let all = &mut rates.counters;
     rates.dropped = counters(all, &now.verdicts, &then.verdicts, seconds)
         + counters(all, &now.drops, &then.drops, seconds);
     rates.opened = rate(now.opened, then.opened, seconds);
-    let flow = |now: crate::api::Traffic, then: crate::api::Traffic| Flow {
-        frames: rate(now.packets, then.packets, seconds),
-        bits: rate(now.bytes, then.bytes, seconds) * 8.0,
-    };
-    rates.from = flow(now.rx, then.rx);
-    rates.to = flow(now.tx, then.tx);
+    rates.from = flow(now.rx, then.rx, seconds);
+    rates.to = flow(now.tx, then.tx, seconds);
     rates
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Traffic;
     use std::time::Duration;
 
     fn status(packets: u64, replay: u64, up: u64) -> Status {

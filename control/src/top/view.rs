@@ -197,8 +197,8 @@ fn table(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
             lines.push(match is_port {
                 true => Line::from(span(
                     format!(
-                        "{:<17}{:<9}{:>10}{:>10}{:>10}{:>12}  ",
-                        "PORT", "STATE", "LET IN/s", "DROP/s", "LOST/s", "GUARDED"
+                        "{:<17}{:<8}{:>9}{:>8}{:>8}{:>8}{:>7}{:>7}  ",
+                        "PORT", "STATE", "LET IN/s", "bit/s", "OUT/s", "bit/s", "DROP/s", "LOST/s"
                     ),
                     Tone::Head,
                 )),
@@ -250,9 +250,18 @@ fn port_line(screen: &Screen, port: &crate::api::PortStatus, width: usize) -> Li
     Line::from(vec![
         span(format!("{:<17}", cut(&port.interface, 16)), Tone::Plain),
         span(format!("{state:<9}"), tone),
-        span(format!("{:>10}", short(rates.from.frames)), Tone::Plain),
         span(
-            format!("{:>10}", short(rates.dropped)),
+            format!(
+                "{:>8}{:>8}{:>8}{:>8}",
+                short(rates.from.frames),
+                short(rates.from.bits),
+                short(rates.to.frames),
+                short(rates.to.bits)
+            ),
+            Tone::Plain,
+        ),
+        span(
+            format!("{:>7}", short(rates.dropped)),
             if rates.dropped > 0.0 {
                 Tone::Odd
             } else {
@@ -260,16 +269,15 @@ fn port_line(screen: &Screen, port: &crate::api::PortStatus, width: usize) -> Li
             },
         ),
         span(
-            format!("{:>10}", short(rates.lost)),
+            format!("{:>7}  ", short(rates.lost)),
             if rates.lost > 0.0 {
                 Tone::Odd
             } else {
                 Tone::Plain
             },
         ),
-        span(format!("{:>12}  ", count(port.guard_drops)), Tone::Plain),
         span(
-            spark(&rates.history, width.saturating_sub(FIXED)),
+            spark(&rates.history, width.saturating_sub(FIXED + 4)),
             Tone::Faint,
         ),
     ])
@@ -353,6 +361,15 @@ fn one(frame: &mut Frame<'_>, screen: &Screen, key: &Key, area: Rect) {
                 );
                 say("lets in", port.admission.name().to_owned());
                 say("let in", format!("{}/s", short(rates.from.frames)));
+                say("cable in", format!("{}bit/s", short(rates.from.bits)));
+                say(
+                    "cable out",
+                    format!("{}/s {}bit/s", short(rates.to.frames), short(rates.to.bits)),
+                );
+                say(
+                    "guarded",
+                    format!("{} frames kept from leaving", count(port.guard_drops)),
+                );
             }
         }
         Key::Workstation(name) => {
@@ -511,7 +528,7 @@ fn help() -> Vec<Line<'static>> {
  IN is what comes from a Workstation, OUT what goes to it, without what the tunnel adds.
  DROP counts frames and packets of it that were dropped, by XDP or after it.
  LOST are frames that XDP let in and the rings had no room for.
- GUARDED are frames of this machine that were kept from leaving by the port.
+ The bits of a port are those on its cable, with what is dropped.
  Q is how much of a Workstation's share of the rings is in use.
  cores: 0@2 34% is worker 0, last on core 2, which it used a third of.";
     TEXT.lines()

@@ -1,8 +1,8 @@
 //! `cargo xtask dist`: what is given to users. Debian packages, static programs, their bill of materials
 //! and the sums of all of it, the same bytes each time.
 //!
-//! Each tree is built twice by cargo: for the packages, linked with the distribution's libraries, and
-//! static, for everything else. It is built at the same path always, paths of the machine that builds are
+//! The programs are linked twice: for the packages with the distribution's libraries, and static, for
+//! everything else. They are built at the same path always, paths of the machine that builds are
 //! mapped away, and the only time in the files is that of the changelog's first entry.
 
 mod machine;
@@ -92,8 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Makes everything from `tree`, working in `work`.
 fn make(tree: &Path, work: &Path, output: &Path) -> Result<()> {
     let changelog = Changelog::read(tree)?;
-    let packaged = compile(tree, work, &changelog, false)?;
-    let statics = compile(tree, work, &changelog, true)?;
+    let Programs { packaged, statics } = compile(tree, work, &changelog)?;
     if output.exists() {
         fs::remove_dir_all(output).with_context(|| format!("removing {}", output.display()))?;
     }
@@ -132,15 +131,54 @@ impl Changelog {
     }
 }
 
-/// Builds the programs; gives the directory they are in.
-fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) -> Result<PathBuf> {
-    let kind = if statically { "static" } else { "packaged" };
-    println!("+ cargo build --release ({kind})");
+/// Where the programs are: those for packages, and the static ones.
+struct Programs {
+    packaged: PathBuf,
+    statics: PathBuf,
+}
+
+/// Builds the programs, and links them a second time for the static ones: what they are made of is compiled once.
+fn compile(tree: &Path, work: &Path, changelog: &Changelog) -> Result<Programs> {
+    ensure!(
+        tree == work.join("tree"),
+        "{} is not built from a copy of its own",
+        tree.display()
+    );
+    println!("+ cargo build --release");
+    cargo(work, changelog, &["build", "--bins"], &[])?;
+    let built = work.join("target").join(TRIPLE).join("release");
+    let take = |into: &str| -> Result<PathBuf> {
+        let into = work.join(into);
+        fs::create_dir_all(&into)?;
+        for program in PROGRAMS {
+            copy(&built.join(program), &into.join(program))?;
+        }
+        Ok(into)
+    };
+    let packaged = take("packaged")?;
+    for program in PROGRAMS {
+        let flags = ["--", "-Ctarget-feature=+crt-static"];
+        cargo(work, changelog, &["rustc", "--bin", program], &flags)?;
+    }
+    let statics = take("static")?;
+    for program in PROGRAMS {
+        let mut headers = Command::new("readelf");
+        headers.arg("--program-headers").arg(statics.join(program));
+        ensure!(
+            !output(&mut headers)?.contains("INTERP"),
+            "{program} is not static: it asks for a dynamic loader"
+        );
+    }
+    Ok(Programs { packaged, statics })
+}
+
+/// Runs cargo for the programs, in their tree at [`PLACE`].
+fn cargo(work: &Path, changelog: &Changelog, command: &[&str], flags: &[&str]) -> Result<()> {
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
     };
-    let (place, target) = (Path::new(PLACE), Path::new(PLACE).join(kind));
+    let (place, target) = (Path::new(PLACE), Path::new(PLACE).join("target"));
     let mapped = [
         (place.join("tree"), "/portcullis"),
         (target.clone(), "/target"),
@@ -150,25 +188,21 @@ fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) ->
         let each = |(from, to): &(PathBuf, &str)| format!("{option}{}={to}", from.display());
         mapped.iter().map(each).collect::<Vec<_>>().join(separator)
     };
-    let mut flags = map("--remap-path-prefix=", "\x1f");
-    if statically {
-        flags.push_str("\x1f-Ctarget-feature=+crt-static");
-    }
-    ensure!(
-        tree == work.join("tree"),
-        "{} is not built from a copy of its own",
-        tree.display()
-    );
     fs::create_dir_all(place).with_context(|| format!("making {PLACE}"))?;
     let status = Command::new("unshare")
         .args(["--mount", "sh", "-c", IN_PLACE, PLACE])
         .arg(work)
         .arg(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
-        .args(["build", "--quiet", "--release", "--locked"])
-        .args(["--package", "portcullis-control", "--bins"])
+        .args(command)
+        .args(["--quiet", "--release", "--locked"])
+        .args(["--package", "portcullis-control"])
         .args(["--target", TRIPLE, "--target-dir"])
         .arg(&target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .args(flags)
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            map("--remap-path-prefix=", "\x1f"),
+        )
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CFLAGS", map("-ffile-prefix-map=", " "))
@@ -176,12 +210,13 @@ fn compile(tree: &Path, work: &Path, changelog: &Changelog, statically: bool) ->
         .env("SOURCE_DATE_EPOCH", &changelog.time)
         .stdin(Stdio::null())
         .status()
-        .context("running unshare and cargo build")?;
+        .context("running unshare and cargo")?;
     ensure!(
         status.success(),
-        "building the {kind} programs failed: {status}"
+        "cargo {} failed: {status}",
+        command.join(" ")
     );
-    Ok(work.join(kind).join(TRIPLE).join("release"))
+    Ok(())
 }
 
 /// Makes the Debian packages with debhelper, and has lintian look at them.

@@ -137,6 +137,17 @@ impl Terminal {
         self.look(|screen| screen.contents())
     }
 
+    /// Whether anything on the screen has a colour of its own.
+    pub fn has_colours(&self) -> bool {
+        self.look(|screen| {
+            let (rows, columns) = screen.size();
+            let (rows, columns) = (rows.get(), columns.get());
+            let cells = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+            let mut cells = cells.filter_map(|(row, column)| screen.cell(row, column));
+            cells.any(|cell| cell.fgcolor() != vt100::Color::Default)
+        })
+    }
+
     /// Whether the program has the screen for itself, instead of writing below what was there.
     pub fn has_own_screen(&self) -> bool {
         self.look(vt100::Screen::alternate_screen)
