@@ -140,9 +140,16 @@ fn build(fuzz: &Path) -> Result<PathBuf> {
     println!("+ cargo build --locked (in fuzz, instrumented)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let this = std::env::current_exe().context("finding the running program")?;
+    // The workspace's, which has most of what is not ours already. What is ours is not mixed up with what is there:
+    // it is optimised more.
+    let target = this
+        .ancestors()
+        .nth(2)
+        .context("finding cargo's directory")?;
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--locked"])
-        .env("RUSTC_WRAPPER", this)
+        .args(["build", "--quiet", "--locked", "--target-dir"])
+        .arg(target)
+        .env("RUSTC_WRAPPER", &this)
         .env(FLAGS, flags.join(" "))
         .current_dir(fuzz)
         .stdin(Stdio::null())
@@ -152,7 +159,7 @@ fn build(fuzz: &Path) -> Result<PathBuf> {
         status.success(),
         "building the fuzz targets failed: {status}"
     );
-    Ok(fuzz.join("target/debug"))
+    Ok(target.join("debug"))
 }
 
 /// Whether the compiler comes with a sanitizer's runtime (`asan`, `tsan`).
