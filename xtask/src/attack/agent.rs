@@ -19,19 +19,19 @@ use crate::rig::{
 };
 
 /// Reasons of an agent's drops that a frame from the cable can have; the others are of its own packets.
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 5] = [
     "open_failed",
     "replayed",
     "expired",
     "inner_malformed",
-    "inner_source",
-    "inner_destination",
     "control_refused",
 ];
 /// Where an IP packet has the port that it is from.
 const PORT_FROM: std::ops::Range<usize> = 20..22;
-/// Genuine frames that can be on their way while it is counted.
-const ON_THE_WAY: u64 = 64;
+/// Frames that the Gateway may send others on the LAN meanwhile, which download nothing.
+const TO_OTHERS: u64 = 64;
+/// Frames a second of an attack on ws2, at most.
+const RATE: u64 = 30_000;
 
 /// What is listened to while ws2 is attacked.
 pub(super) struct Listening {
@@ -44,7 +44,7 @@ pub(super) struct Listening {
 /// What was counted of ws2 at one moment.
 pub(super) struct AtAgent {
     status: Value,
-    /// Frames that the Gateway has put on its cable, nearly all of them to ws2.
+    /// Frames that the Gateway has put on its cable, all but a few of them to ws2.
     genuine: u64,
     lost: u64,
     hellos: u64,
@@ -108,17 +108,39 @@ impl Suite<'_> {
         Ok(Listening { hellos, host })
     }
 
-    /// What is counted of ws2 before an attack on it.
+    /// What is counted of ws2, between attacks. Its stream is held until all that was on its way has been counted, so
+    /// that what the Gateway has sent can be compared with what ws2 has opened.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// When the agent does not answer, or the stream does not go on.
     pub(super) fn at_agent(&self) -> Result<AtAgent> {
-        // In this order, so that no frame is taken for opened without having been sent.
-        let genuine = received_packets(self.demo.lan.namespace(), "gw")?;
-        self.agent_since(genuine)
+        self.stream.hold(true);
+        let counted = self.standing_still();
+        self.stream.hold(false);
+        let received = self.stream.received();
+        wait_for("ws2's stream to go on", Duration::from_secs(5), || {
+            (self.stream.received() > received).then_some(())
+        })?;
+        counted
     }
 
-    fn agent_since(&self, genuine: u64) -> Result<AtAgent> {
+    fn standing_still(&self) -> Result<AtAgent> {
+        let start = Instant::now();
+        let mut last = self.agent()?;
+        loop {
+            pause(Duration::from_millis(50))?;
+            let now = self.agent()?;
+            if now.frames() == last.frames() {
+                return Ok(now);
+            }
+            if start.elapsed() > Duration::from_secs(5) {
+                bail!("ws2's counters still rise five seconds after an attack");
+            }
+            last = now;
+        }
+    }
+
+    fn agent(&self) -> Result<AtAgent> {
         let (mut hellos, mut strange) = (0, 0);
         if let Some(listening) = &self.listening {
             listening.hellos.settle()?;
@@ -126,36 +148,14 @@ impl Suite<'_> {
             hellos = listening.hellos.incoming();
             strange = listening.host.incoming();
         }
+        let lan = self.demo.lan.namespace();
         Ok(AtAgent {
             status: self.workstation(VICTIM)?.status()?,
-            genuine,
-            lost: transmit_drops(self.demo.lan.namespace(), VICTIM)?,
+            genuine: received_packets(lan, "gw")?,
+            lost: transmit_drops(lan, VICTIM)?,
             hellos,
             strange,
         })
-    }
-
-    /// What has become of frames sent to ws2 `since`, once its counters stand still.
-    ///
-    /// # Errors
-    /// When the agent does not answer.
-    pub(super) fn seen_at_agent(&self, since: &AtAgent, sent: u64) -> Result<Seen> {
-        let start = Instant::now();
-        let mut last = 0;
-        let mut now = loop {
-            pause(Duration::from_millis(50))?;
-            let now = self.agent_since(0)?;
-            let count = now.ended(since).values().sum();
-            if count >= sent || count == last {
-                break now;
-            }
-            if start.elapsed() > Duration::from_secs(5) {
-                bail!("ws2's counters still rise five seconds after the attack");
-            }
-            last = count;
-        };
-        now.genuine = received_packets(self.demo.lan.namespace(), "gw")?;
-        Ok(now.seen(since))
     }
 
     /// Runs a stream of frames to ws2 and says where they ended there.
@@ -165,8 +165,8 @@ impl Suite<'_> {
     pub(super) fn run_at_victim(&mut self, attack: &Attack, bounds: Bounds) -> Result<Outcome> {
         self.listen(512)?;
         let before = self.at_agent()?;
-        let (mut outcome, _) = self.stream(attack, bounds)?;
-        let seen = self.seen_at_agent(&before, outcome.sent)?;
+        let (mut outcome, _) = self.stream(attack, bounded(bounds))?;
+        let seen = self.at_agent()?.since(&before);
         outcome.by_verdict = seen.by_verdict;
         outcome.dropped = outcome.by_verdict.values().sum();
         outcome.lost_on_the_way = seen.lost;
@@ -183,11 +183,30 @@ impl Suite<'_> {
     }
 }
 
+/// At a rate that ws2's end of the cable has room for beside its stream: what is lost there reaches nothing, and says
+/// nothing of ws2.
+fn bounded(bounds: Bounds) -> Bounds {
+    let rate = match bounds.rate {
+        0 => RATE,
+        rate => rate.min(RATE),
+    };
+    Bounds { rate, ..bounds }
+}
+
 impl AtAgent {
+    fn verdicts(&self) -> BTreeMap<String, u64> {
+        counters(&self.status["port"]["verdicts"])
+    }
+
+    /// What changes with every frame.
+    fn frames(&self) -> [u64; 3] {
+        let all = self.verdicts().values().sum();
+        [self.genuine, self.opened(), all]
+    }
+
     fn ended(&self, since: &Self) -> BTreeMap<String, u64> {
-        let verdicts = |at: &Self| counters(&at.status["port"]["verdicts"]);
         let drops = |at: &Self| counters(&at.status["drops"]);
-        let mut ended = difference(&verdicts(since), &verdicts(self));
+        let mut ended = difference(&since.verdicts(), &self.verdicts());
         ended.remove("admitted");
         let reasons = difference(&drops(since), &drops(self));
         ended.extend(
@@ -202,18 +221,22 @@ impl AtAgent {
         self.status["opened"].as_u64().unwrap_or(0)
     }
 
-    fn seen(&self, since: &Self) -> Seen {
+    /// What has become of an attack's frames since then.
+    pub(super) fn since(&self, since: &Self) -> Seen {
         let by_verdict = self.ended(since);
+        let number = |name: &str| by_verdict.get(name).copied().unwrap_or(0);
+        let (lost, failed) = (self.lost.saturating_sub(since.lost), number("open_failed"));
         Seen {
-            lost: self.lost.saturating_sub(since.lost),
-            failed: by_verdict.get("open_failed").copied().unwrap_or(0),
+            lost,
+            failed,
+            broken: self.broken(since, lost + failed + number("queue_full")),
             by_verdict,
-            broken: self.broken(since),
         }
     }
 
-    /// What did not hold of ws2's session, in sentences.
-    fn broken(&self, since: &Self) -> Vec<String> {
+    /// What did not hold of ws2's session, in sentences. At most so many genuine frames were not opened for want of
+    /// room.
+    fn broken(&self, since: &Self, crowded_out: u64) -> Vec<String> {
         let mut broken = Vec::new();
         let mut hold = |holds: bool, sentence: String| {
             if !holds {
@@ -224,8 +247,12 @@ impl AtAgent {
         let genuine = self.genuine.saturating_sub(since.genuine);
         hold(opened > 0, "ws2 opened nothing any more".into());
         hold(
-            opened <= genuine + ON_THE_WAY,
+            opened <= genuine,
             format!("ws2 opened {opened} frames, and the Gateway had sent only {genuine}"),
+        );
+        hold(
+            genuine <= opened + crowded_out + TO_OTHERS,
+            format!("ws2 opened only {opened} of {genuine} frames, {crowded_out} found no room"),
         );
         let (state, session) = (&self.status["state"], &self.status["session"]);
         hold(

@@ -20,6 +20,10 @@ pub struct History {
     held: u64,
 }
 
+fn place(counter: u64) -> usize {
+    (counter % DISTANCES) as usize
+}
+
 impl History {
     /// Remembers a Data frame. One of another session makes it forget all before.
     pub(super) fn hear(&mut self, frame: &[u8]) {
@@ -44,24 +48,19 @@ impl History {
         self.forget(header.counter);
         self.newest = self.newest.max(header.counter);
         self.held += 1;
-        let place = self.place(header.counter);
-        self.frames[place].extend(frame);
-    }
-
-    fn place(&self, counter: u64) -> usize {
-        counter as usize % self.frames.len()
+        self.frames[place(header.counter)].extend(frame);
     }
 
     fn forget(&mut self, counter: u64) {
-        let place = self.place(counter);
-        self.held -= u64::from(!self.frames[place].is_empty());
-        self.frames[place].clear();
+        let frame = &mut self.frames[place(counter)];
+        self.held -= u64::from(!frame.is_empty());
+        frame.clear();
     }
 
     /// The frame that is so far behind the newest, if it was heard.
     pub(super) fn behind(&self, distance: u64) -> Option<&[u8]> {
         let counter = self.newest.checked_sub(distance)?;
-        let frame = self.frames.get(self.place(counter))?;
+        let frame = self.frames.get(place(counter))?;
         (!frame.is_empty()).then_some(frame)
     }
 

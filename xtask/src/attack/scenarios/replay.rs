@@ -102,7 +102,7 @@ pub(super) fn to_victim(suite: &mut Suite<'_>) -> Result<Happened> {
         buffer.clear();
         buffer.extend(history.behind(distance).unwrap_or_default());
     });
-    let seen = suite.seen_at_agent(&before, sent)?;
+    let seen = suite.at_agent()?.since(&before);
     let covered = times.iter().filter(|times| **times > 0).count() as u64;
     let replays = seen.by_verdict.get("replay").copied().unwrap_or(0);
     let mut checks = Checks::from(seen.broken);
