@@ -31,7 +31,7 @@ const PORT_FROM: std::ops::Range<usize> = 20..22;
 /// Frames that the Gateway may send others on the LAN meanwhile, which download nothing.
 const TO_OTHERS: u64 = 64;
 /// Frames a second of an attack on ws2, at most.
-const RATE: u64 = 30_000;
+pub(super) const RATE: u64 = 30_000;
 
 /// What is listened to while ws2 is attacked.
 pub(super) struct Listening {

@@ -192,10 +192,11 @@ pub const IMPERSONATION: &[Attack] = &[
         &["short", "malformed"],
         |known| {
             let data = known.to_victim.now().latest(64);
+            let mut noise = Noise::new(56);
             Box::new(move |number, buffer| {
                 let frame = &data[number as usize % data.len()];
                 let whole = header_of(frame).map_or(0, |header| ETH_LEN + header.frame_len());
-                let cut = number as usize / data.len() % (whole - ETH_LEN);
+                let cut = noise.below((whole - ETH_LEN) as u64) as usize;
                 buffer.clear();
                 buffer.extend(&frame[..ETH_LEN + cut]);
             })
