@@ -318,6 +318,14 @@ impl Rogue {
         std::mem::take(&mut self.transcript)
     }
 
+    /// Forgets what has come and was not taken: what a hub showed, and answers to an attack before.
+    pub fn forget(&mut self) {
+        let mut buffer = [0; 64];
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.socket.receive(&mut buffer).is_some() && Instant::now() < end {}
+        self.transcript.clear();
+    }
+
     /// Takes what has come, and does what is due, for at most `wait` if nothing comes.
     ///
     /// # Errors

@@ -392,6 +392,9 @@ impl<'a> Suite<'a> {
     pub fn act(&mut self, scenario: &super::Scenario) -> Result<Outcome> {
         self.listening = None;
         self.demo.lan.hub(scenario.hub)?;
+        if let Some(rogue) = &mut self.rogue {
+            rogue.forget();
+        }
         let before = self.count()?;
         let happened = (scenario.run)(self)?;
         crate::rig::check()?;
