@@ -414,6 +414,7 @@ fn without_a_wall_every_attack_reaches_the_kernel() {
         ],
         data: vec![data.clone()],
         answers: Vec::new(),
+        to_victim: Default::default(),
         sealer: None,
         ways: None,
         newest: Arc::new(Mutex::new(data)),

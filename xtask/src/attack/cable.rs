@@ -6,7 +6,7 @@ use wire::limits::{BROADCAST, COUNTER_LIMIT, HEADER_LEN};
 use wire::{Header, kind};
 
 use super::catalogue::{ALL_NODES, ALL_NODES_MAC, link_local};
-use super::frame::{Mac, Noise, ethernet, portcullis};
+use super::frame::{Mac, Noise, ethernet, portcullis, tagged_by};
 use super::inner;
 use super::stream::{Attack, From, Known, Writer, cycle, handshake};
 use crate::rig::GATEWAY_V4;
@@ -104,6 +104,29 @@ pub const CABLE: &[Attack] = &[
                 ethernet([0x33, 0x33, 0, 1, 0, 2], known.own, 0x86dd, &v6),
                 ethernet(ALL_NODES_MAC, known.own, 0x86dd, &advertisement),
             ])
+        },
+    ),
+    cable(
+        "802.1ad: a service tag, and two tags, the outer 0x88a8 or 0x8100",
+        &["foreign"],
+        |known| {
+            const SERVICE: u16 = 0x88a8;
+            const CUSTOMER: u16 = 0x8100;
+            let tags: [&[(u16, u16)]; 5] = [
+                &[(SERVICE, 0)],
+                &[(SERVICE, 5)],
+                &[(SERVICE, 5), (CUSTOMER, 0)],
+                &[(SERVICE, 0), (SERVICE, 0)],
+                &[(CUSTOMER, 5), (SERVICE, 0)],
+            ];
+            let frames = known.data.iter().take(64).chain(&known.handshakes);
+            cycle(
+                frames
+                    .flat_map(|frame| tags.map(|tags| tagged_by(frame, tags)))
+                    // Two tags on a full frame would not leave the attacker's interface.
+                    .filter(|frame| frame.len() <= 1514)
+                    .collect(),
+            )
         },
     ),
     cable("IGMP, MLD, mDNS and LLMNR", &["foreign"], |known| {
@@ -256,29 +279,6 @@ pub const CABLE: &[Attack] = &[
                 sources.map(|source| [&gateway[..], &source[..], &frame[12..]].concat())
             });
             cycle(frames.collect())
-        },
-    ),
-    cable(
-        "what the Gateway sent ws2, sent to it again",
-        &["misdirected", "malformed"],
-        |known| cycle(known.answers.clone()),
-    ),
-    cable(
-        "Resets, Challenges and Responses to ws2 under ws4's keys",
-        &["malformed"],
-        |known| {
-            let (known, knock) = (known.clone(), known.sealer().knock.g2w);
-            Box::new(move |number, buffer| {
-                let (kind, length) = [
-                    (kind::RESET, 32),
-                    (kind::CHALLENGE, 32),
-                    (kind::RESPONSE, 128),
-                ][number as usize % 3];
-                let payload = vec![number as u8; length];
-                let mut header = Header::new(kind, length as u16, known.key_id, number + 1);
-                header.tag = header.handshake_tag(knock, &payload);
-                *buffer = portcullis(known.victim, known.gateway, &header, &payload);
-            })
         },
     ),
     cable(

@@ -378,6 +378,7 @@ mod tests {
             ],
             data: vec![data.clone()],
             answers: Vec::new(),
+            to_victim: Default::default(),
             sealer: None,
             ways: None,
             newest: Arc::new(Mutex::new(data)),

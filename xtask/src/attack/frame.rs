@@ -22,11 +22,17 @@ pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -
     frame
 }
 
-/// Puts VLAN tags (0x8100) with these identifiers into a frame, the first outermost.
+/// Puts VLAN tags of 802.1Q (0x8100) with these identifiers into a frame, the first outermost.
 pub fn tagged(frame: &[u8], identifiers: &[u16]) -> Vec<u8> {
+    let tags: Vec<_> = identifiers.iter().map(|id| (0x8100, *id)).collect();
+    tagged_by(frame, &tags)
+}
+
+/// Puts VLAN tags of these protocols and identifiers into a frame, the first outermost.
+pub fn tagged_by(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     let mut out = frame[..12].to_vec();
-    for identifier in identifiers {
-        out.extend(0x8100u16.to_be_bytes());
+    for (protocol, identifier) in tags {
+        out.extend(protocol.to_be_bytes());
         out.extend(identifier.to_be_bytes());
     }
     out.extend(&frame[12..]);

@@ -1,14 +1,19 @@
-//! Attacks on a Gateway by a host on its own LAN: streams of frames from the cable ([`CATALOGUE`],
-//! [`CABLE`]) and under a Workstation's stolen keys ([`KEYS`]), attacks in steps ([`SCENARIOS`]), and
-//! where they end ([`Suite`]). `cargo xtask attack` runs all of them, the demo the first.
+//! Attacks on a Gateway and a Workstation by a host on their LAN: streams of frames from the cable ([`CATALOGUE`],
+//! [`CABLE`]), as if from the Gateway to the Workstation ([`IMPERSONATION`]) and under another Workstation's stolen
+//! keys ([`KEYS`]), attacks in steps ([`SCENARIOS`]), and where they end ([`Suite`]). `cargo xtask attack` runs all
+//! of them, the demo the first.
 
+mod agent;
 mod cable;
 mod catalogue;
 mod frame;
 mod ground;
+mod history;
+mod impersonation;
 mod inner;
 mod keys;
 mod outcome;
+mod padding;
 mod rogue;
 mod run;
 mod scenarios;
@@ -21,10 +26,13 @@ pub use cable::CABLE;
 pub use catalogue::CATALOGUE;
 pub use frame::{
     Mac, Noise, advertisement, arp, checksum, ethernet, header_of, hello, initiation, portcullis,
-    router_advertisement, solicitation, tagged, udp_v4, udp_v6,
+    router_advertisement, solicitation, tagged, tagged_by, udp_v4, udp_v6,
 };
+pub use history::Live;
+pub use impersonation::IMPERSONATION;
 pub use keys::KEYS;
 pub use outcome::{Happened, Outcome};
+pub use padding::PADDING;
 pub use rogue::{Rogue, Sealer};
 pub use run::{Options, Over, every, every_remote, list, run, table};
 pub use scenarios::{SCENARIOS, Scenario};

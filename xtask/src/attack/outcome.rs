@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::stream::Attack;
+use super::stream::{Attack, From};
+use crate::report::count;
 use crate::rig::{Gateway, Snapshot, pause};
 
 /// Where the frames of one attack ended.
@@ -18,13 +19,15 @@ pub struct Outcome {
     pub holds: String,
     /// Whether all of it did.
     pub held: bool,
-    /// What happened, of an attack in steps.
+    /// What was sent.
+    pub frames: String,
+    /// What happened.
     pub happened: String,
     /// Frames that left the attacker.
     pub sent: u64,
     /// Frames a second that left the attacker.
     pub sent_per_second: f64,
-    /// Frames dropped by verdict on the Gateway's port; under ws4's keys, by its worker.
+    /// Frames dropped by verdict on the Gateway's port, or by ws2's where they went to it; under ws4's keys, by its worker.
     pub dropped: u64,
     /// The same by verdict or reason.
     pub by_verdict: BTreeMap<String, u64>,
@@ -51,6 +54,62 @@ impl Outcome {
         let names = reasons.into_iter().map(|(name, _)| name.as_str());
         names.take(most).collect::<Vec<_>>().join(", ")
     }
+
+    /// How a stream of frames ended.
+    fn ended(&self) -> String {
+        let mut reasons: Vec<_> = self.by_verdict.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let reasons = reasons.into_iter();
+        let mut parts: Vec<String> = reasons
+            .map(|(name, number)| format!("{} {name}", count(*number)))
+            .collect();
+        if self.lost_on_the_way > 0 {
+            parts.push(format!("{} lost on the way", count(self.lost_on_the_way)));
+        }
+        parts.join(", ")
+    }
+
+    /// Ends the report. It says that all held only if something was sent, and if nothing is left unsaid.
+    pub(super) fn close(&mut self) {
+        if self.sent == 0 {
+            self.broken.push("nothing could be sent".into());
+        }
+        let texts = [
+            ("what must hold", &self.holds),
+            ("what was sent", &self.frames),
+            ("what happened", &self.happened),
+        ];
+        let empty = texts.iter().filter(|(_, text)| text.trim().is_empty());
+        let unsaid: Vec<String> = empty
+            .map(|(what, _)| format!("the report does not say {what}"))
+            .collect();
+        self.broken.extend(unsaid);
+        self.held = self.broken.is_empty();
+    }
+}
+
+/// The shortest and the longest of some frames.
+#[derive(Default)]
+pub(super) struct Lengths(Option<(usize, usize)>);
+
+impl Lengths {
+    /// One more.
+    pub(super) fn add(&mut self, length: usize) {
+        let (least, most) = self.0.unwrap_or((length, length));
+        self.0 = Some((least.min(length), most.max(length)));
+    }
+
+    /// What was sent, in words; nothing when nothing was.
+    pub(super) fn of(&self, sent: u64, from: From) -> String {
+        let Some((least, most)) = self.0 else {
+            return String::new();
+        };
+        let lengths = match least == most {
+            true => most.to_string(),
+            false => format!("{least} to {most}"),
+        };
+        format!("{} frames of {lengths} bytes, {from}", count(sent))
+    }
 }
 
 /// An attack in steps says how it went.
@@ -72,7 +131,6 @@ pub(super) fn judge(attack: &Attack, beside: &[&str], outcome: &mut Outcome, oth
             broken.push(sentence);
         }
     };
-    hold(outcome.sent > 0, "nothing could be sent".into());
     let expected: u64 = attack
         .verdicts
         .iter()
@@ -112,8 +170,8 @@ pub(super) fn judge(attack: &Attack, beside: &[&str], outcome: &mut Outcome, oth
             outcome.sent
         ),
     );
-    outcome.held = broken.is_empty();
     outcome.broken = broken;
+    outcome.happened = outcome.ended();
 }
 
 /// That a victim was left too little.
@@ -171,4 +229,69 @@ pub(super) fn difference(
         })
         .filter(|(_, grown)| *grown > 0)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            name: "noise",
+            holds: "dropped as foreign".into(),
+            held: false,
+            frames: "100 frames of 60 bytes, without a session".into(),
+            happened: "100 foreign".into(),
+            sent: 100,
+            sent_per_second: 100.0,
+            dropped: 100,
+            by_verdict: [("foreign".to_owned(), 100)].into(),
+            lost_on_the_way: 0,
+            reached_aead: 0,
+            reached_kernel: 0,
+            reached_workstation: 0,
+            victim_goodput: 1.0,
+            broken: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_report_that_leaves_something_unsaid_has_not_held() {
+        let mut whole = outcome();
+        whole.close();
+        assert!(whole.held, "{:?}", whole.broken);
+        let empty: [fn(&mut Outcome); 4] = [
+            |outcome| outcome.holds.clear(),
+            |outcome| outcome.frames = " ".into(),
+            |outcome| outcome.happened.clear(),
+            |outcome| outcome.sent = 0,
+        ];
+        for take in empty {
+            let mut outcome = outcome();
+            take(&mut outcome);
+            outcome.close();
+            assert_eq!((outcome.held, outcome.broken.len()), (false, 1));
+        }
+    }
+
+    #[test]
+    fn a_stream_is_told_by_lengths_and_by_what_its_frames_ended_as() {
+        let mut lengths = Lengths::default();
+        assert_eq!(lengths.of(0, From::Cable), "");
+        lengths.add(60);
+        assert_eq!(
+            lengths.of(1, From::AsGateway),
+            "1 frames of 60 bytes, to ws2"
+        );
+        lengths.add(1514);
+        let both = "2,000 frames of 60 to 1514 bytes, under ws4's keys";
+        assert_eq!(lengths.of(2000, From::Keys), both);
+        let mut outcome = outcome();
+        outcome.by_verdict.insert("short".into(), 2000);
+        outcome.lost_on_the_way = 3;
+        assert_eq!(
+            outcome.ended(),
+            "2,000 short, 100 foreign, 3 lost on the way"
+        );
+    }
 }

@@ -145,6 +145,8 @@ pub struct Rogue {
     v6: Option<Ipv6Addr>,
     /// Proves no session: its PINGs are not sent.
     mute: bool,
+    /// Its Initiation is not sent, but kept here.
+    kept: Option<Option<Vec<u8>>>,
     /// Bytes that came for it, for what an answer costs.
     pub heard: u64,
     /// Frames that came for it.
@@ -192,6 +194,7 @@ impl Rogue {
             v4: None,
             v6: None,
             mute: false,
+            kept: None,
             heard: 0,
             heard_frames: 0,
             answers: 0,
@@ -243,11 +246,7 @@ impl Rogue {
     }
 
     fn shake(&mut self, time: Duration, done: impl Fn(Option<&Live>) -> bool) -> Result<()> {
-        self.live = None;
-        let seed = self.start.elapsed().as_nanos() as u64;
-        self.machine = machine(&self.enrolment, self.own, self.gateway, seed)?;
-        let now = self.now();
-        self.machine.start(now);
+        self.begin()?;
         let begun = Instant::now();
         while begun.elapsed() < time {
             check()?;
@@ -257,6 +256,34 @@ impl Rogue {
             }
         }
         Err(anyhow!("no session under ws4's keys within {time:?}"))
+    }
+
+    /// Begins a handshake, and forgets what there was.
+    fn begin(&mut self) -> Result<()> {
+        self.live = None;
+        let seed = self.start.elapsed().as_nanos() as u64;
+        self.machine = machine(&self.enrolment, self.own, self.gateway, seed)?;
+        let now = self.now();
+        self.machine.start(now);
+        Ok(())
+    }
+
+    /// A genuine Initiation with the cookie that the Gateway has just given, which is not sent.
+    ///
+    /// # Errors
+    /// When the Gateway does not answer within ten seconds.
+    pub fn initiation(&mut self) -> Result<Vec<u8>> {
+        self.kept = Some(None);
+        self.begin()?;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            check()?;
+            self.pump(Duration::from_millis(2))?;
+            if let Some(Some(frame)) = self.kept.take_if(|kept| kept.is_some()) {
+                return Ok(frame);
+            }
+        }
+        Err(anyhow!("no Challenge under ws4's keys within ten seconds"))
     }
 
     /// Shakes hands as far as the Response and proves nothing: a session that stays pending.
@@ -289,6 +316,14 @@ impl Rogue {
     /// What has come for it since it was last asked, by type and length.
     pub fn take_answers(&mut self) -> BTreeSet<(u8, usize)> {
         std::mem::take(&mut self.transcript)
+    }
+
+    /// Forgets what has come and was not taken: what a hub showed, and answers to an attack before.
+    pub fn forget(&mut self) {
+        let mut buffer = [0; 64];
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.socket.receive(&mut buffer).is_some() && Instant::now() < end {}
+        self.transcript.clear();
     }
 
     /// Takes what has come, and does what is due, for at most `wait` if nothing comes.
@@ -384,7 +419,11 @@ impl Rogue {
                     };
                     let initiation = frame.first().is_some_and(|first| first & 15 == INITIATION);
                     let outer = self.detour.filter(|_| initiation).unwrap_or(outer);
-                    self.socket.send(&outer.wrap(&frame));
+                    let frame = outer.wrap(&frame);
+                    match self.kept.as_mut().filter(|_| initiation) {
+                        Some(kept) => *kept = Some(frame),
+                        None => drop(self.socket.send(&frame)),
+                    }
                 }
                 Action::SendInner { index, message, .. } => {
                     let live = self

@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::udp::{self, Remote};
-use super::{Attack, Bounds, CABLE, CATALOGUE, KEYS, Outcome, SCENARIOS, Suite};
+use super::{
+    Attack, Bounds, CABLE, CATALOGUE, IMPERSONATION, KEYS, Outcome, PADDING, SCENARIOS, Suite,
+};
 use crate::report::{Table, count};
 use crate::rig::{Demo, HttpServer, Programs, Serial, check, demo, require_root, sweep};
 
@@ -125,7 +127,10 @@ pub fn list(over: Over, wanted: impl Fn(&str) -> bool) -> String {
 
 fn streams(over: Over) -> Box<dyn Iterator<Item = &'static Attack>> {
     match over {
-        Over::Ether => Box::new([CATALOGUE, CABLE, KEYS].into_iter().flatten()),
+        Over::Ether => {
+            let all = [CATALOGUE, CABLE, PADDING, IMPERSONATION, KEYS];
+            Box::new(all.into_iter().flatten())
+        }
         Over::Udp => Box::new(udp::streams().chain(udp::under_keys())),
     }
 }
@@ -142,10 +147,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
         table.row([
             outcome.name.to_owned(),
             count(outcome.sent),
-            match outcome.happened.as_str() {
-                "" => outcome.reasons(3),
-                happened => happened.to_owned(),
-            },
+            outcome.happened.clone(),
             format!("{:.0} %", outcome.victim_goodput * 100.0),
             if outcome.held { "yes" } else { "NO" }.to_owned(),
         ]);
@@ -155,23 +157,21 @@ pub fn table(outcomes: &[Outcome]) -> String {
 
 fn all(options: &Options, programs: &Programs, outcomes: &mut Vec<Outcome>) -> Result<()> {
     let wanted = |name: &str| options.wants(name);
+    let bounds = Bounds::full_speed(Duration::from_secs_f64(options.seconds));
     match options.encapsulation {
-        Over::Ether => every(&mut demo(programs)?, options.seconds, wanted, outcomes),
-        Over::Udp => {
-            let bounds = Bounds::full_speed(Duration::from_secs_f64(options.seconds));
-            every_remote(programs, bounds, wanted, outcomes)
-        }
+        Over::Ether => every(&mut demo(programs)?, bounds, wanted, outcomes),
+        Over::Udp => every_remote(programs, bounds, wanted, outcomes),
     }
 }
 
 /// Runs the attacks for whose names `wanted` is true in a demo's layout in which nothing runs yet, each stream
-/// for so many seconds. What ended is in `outcomes`, also after an error.
+/// within `bounds`. What ended is in `outcomes`, also after an error.
 ///
 /// # Errors
 /// Something cannot be set up.
 pub fn every(
     rig: &mut Demo,
-    seconds: f64,
+    bounds: Bounds,
     wanted: impl Fn(&str) -> bool,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<()> {
@@ -186,7 +186,6 @@ pub fn every(
     let _http = HttpServer::start(rig.gateway.namespace(), HTTP)?;
     let mut suite = Suite::new(rig, &heard, HTTP)?;
     suite.steal_keys()?;
-    let bounds = Bounds::full_speed(Duration::from_secs_f64(seconds));
     for attack in streams {
         check()?;
         progress(outcomes.len(), total, attack.name);

@@ -3,6 +3,8 @@
 pub(super) mod handshake;
 mod jumbo;
 mod outage;
+mod padding;
+mod replay;
 pub(super) mod session;
 mod timing;
 
@@ -46,6 +48,34 @@ pub const SCENARIOS: &[Scenario] = &[
         hub: false,
         keeps: 0.5,
         run: handshake::handshakes_under_good_keys,
+    },
+    Scenario {
+        name: "Hellos at line rate under ws4's keys, and genuine Initiations with right cookies among them",
+        holds: "at most 200 answers a second and as many at once, Responses among them; ws2 rekeys",
+        hub: false,
+        keeps: 0.5,
+        run: handshake::with_right_cookies,
+    },
+    Scenario {
+        name: "counters of ws4's session at every distance from 0 to 16384, late and again",
+        holds: "each of the 8192 in the window opens once, none beyond",
+        hub: false,
+        keeps: 0.5,
+        run: replay::own_counters,
+    },
+    Scenario {
+        name: "the Gateway's Data to ws2 again, at every distance from 0 to 16384",
+        holds: "ws2 drops it as replay and opens nothing twice; its session goes on",
+        hub: true,
+        keeps: 0.5,
+        run: replay::to_victim,
+    },
+    Scenario {
+        name: "padding behind ws4's packets and frames: none to 64 bytes, zeros and others",
+        holds: "no packet comes out longer than its IP header says, or other than it was",
+        hub: false,
+        keeps: 0.5,
+        run: padding::stays_behind,
     },
     Scenario {
         name: "Hello amplification",
@@ -143,6 +173,13 @@ pub const SCENARIOS: &[Scenario] = &[
 /// Checks, of which the false ones are told.
 #[derive(Default)]
 pub(super) struct Checks(Vec<String>);
+
+/// With what is known not to have held.
+impl std::convert::From<Vec<String>> for Checks {
+    fn from(broken: Vec<String>) -> Self {
+        Self(broken)
+    }
+}
 
 impl Checks {
     pub(super) fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {

@@ -9,6 +9,7 @@ use wire::limits::{BROADCAST, COUNTER_LIMIT, HEADER_LEN, HELLO_LEN, INITIATION_L
 use wire::{Header, kind};
 
 use super::frame::{Mac, Noise, Outer, header_of};
+use super::history::Live;
 use super::rogue::Sealer;
 
 /// Everything that a host on the LAN can learn by listening, as on a hub; or somebody on the path over networks.
@@ -28,6 +29,9 @@ pub struct Known {
     pub data: Vec<Vec<u8>>,
     /// What the Gateway has sent the victim: handshake frames and Data.
     pub answers: Vec<Vec<u8>>,
+    /// The latest Data that the Gateway has sent the victim, kept up to date while the attack runs and
+    /// [`From::AsGateway`] is where it comes from.
+    pub to_victim: Live,
     /// The victim's newest Data frame, kept up to date while the attack runs.
     pub newest: Arc<Mutex<Vec<u8>>>,
     /// The inner address of ws2.
@@ -89,18 +93,20 @@ pub enum From {
     Cable,
     /// The same host with all keys of ws4: its frames are admitted, and die behind the AEAD or in it.
     Keys,
+    /// The same host as if it were the Gateway: its frames go to the victim, and die in its admission.
+    AsGateway,
 }
 
 /// An attack that is a stream of frames.
 pub struct Attack {
     /// What it is called in the table.
     pub name: &'static str,
-    /// The verdicts of the Gateway's port that its frames die with; under ws4's keys, the reasons of that
-    /// Workstation's drops as well.
+    /// The verdicts of the Gateway's port that its frames die with, or of the victim's where they go to it; under
+    /// ws4's keys, the reasons of that Workstation's drops as well.
     pub verdicts: &'static [&'static str],
     /// Where from.
     pub from: From,
-    /// Where a frame of the victim is lost before the Gateway, a copy of its header is the first
+    /// Where a genuine frame is lost before its destination, a copy of its header is the first
     /// that comes, is admitted, and dies in the AEAD: at most as many as were lost.
     pub races: bool,
     /// Makes its frames.
@@ -116,6 +122,17 @@ impl Attack {
             }
             all => format!("dropped as {}", all.join("")),
         }
+    }
+}
+
+/// Where an attack comes from, as the report has it.
+impl std::fmt::Display for From {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            From::Cable => "without a session",
+            From::Keys => "under ws4's keys",
+            From::AsGateway => "to ws2",
+        })
     }
 }
 

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use wire::kind;
 
+use super::agent::Listening;
 use super::frame::header_of;
 use super::ground::Ground;
 use super::inner;
-use super::outcome::{Outcome, counted, difference, judge, kept, open_failures};
+use super::outcome::{Lengths, Outcome, counted, difference, judge, kept, open_failures};
 use super::rogue::Rogue;
 use super::sender::{Bounds, flood};
 use super::stream::{Attack, From, Known};
+use crate::report::count;
 use crate::rig::{
     Capture, Captured, Demo, GATEWAY_V4, Gateway, HOST_INTERFACE, PacketSocket, Snapshot, Stream,
     Workstation, mac_of, pause, transmit_drops, wait_for,
@@ -23,7 +25,7 @@ use crate::rig::{
 
 /// The goodput the victim asks for while the attacks run, in bytes a second (200 Mbit/s).
 const VICTIM_RATE: u64 = 25_000_000;
-const VICTIM: &str = "ws2";
+pub(super) const VICTIM: &str = "ws2";
 pub(super) const INSIDER: &str = "ws3";
 /// The Workstation whose keys the attacker has; it has no host of its own.
 pub(super) const STOLEN: &str = "ws4";
@@ -45,6 +47,10 @@ pub struct Suite<'a> {
     pub(super) known: Known,
     pub(super) wire: PacketSocket,
     pub(super) rogue: Option<Rogue>,
+    /// While attacks go to ws2.
+    pub(super) listening: Option<Listening>,
+    /// The port that the victim's stream is from.
+    pub(super) http: u16,
     _newest: Capture,
     at_gateway: Capture,
     through_tunnel: Capture,
@@ -128,6 +134,7 @@ impl<'a> Suite<'a> {
             handshakes,
             data: follow.take().into_iter().map(|frame| frame.bytes).collect(),
             answers,
+            to_victim: Default::default(),
             newest,
             victim_v4: victim.address()?,
             sealer: None,
@@ -135,6 +142,8 @@ impl<'a> Suite<'a> {
         };
         let mut suite = Self {
             rogue: None,
+            listening: None,
+            http,
             wire: PacketSocket::sender(&demo.evil, "cable0")?,
             _newest: follow,
             at_gateway: Capture::filtered(demo.gateway.namespace(), Some("lan"), 16, |frame| {
@@ -207,6 +216,11 @@ impl<'a> Suite<'a> {
             .join(format!("{STOLEN}.enrolment"))
     }
 
+    /// One of the Workstations.
+    pub(super) fn workstation(&self, name: &str) -> Result<&Workstation> {
+        named(self.demo, name)
+    }
+
     fn reached_workstations(&self) -> u64 {
         self.at_workstations.iter().map(Capture::incoming).sum()
     }
@@ -254,6 +268,7 @@ impl<'a> Suite<'a> {
             name,
             holds,
             held: false,
+            frames: format!("{} frames", count(sent)),
             happened: String::new(),
             sent,
             sent_per_second: sent as f64 / time,
@@ -301,49 +316,71 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// When it cannot be run or counted; that something did not hold is in [`Outcome::broken`].
     pub fn run(&mut self, attack: &Attack, bounds: Bounds) -> Result<Outcome> {
-        // Whoever uses keys of its own needs nothing that is not its own. As a hub the LAN would carry
-        // its flood to ws2 as well, and what ws2 loses by its own port's full queue says nothing of the
-        // Gateway.
-        self.demo.lan.hub(attack.from == From::Cable)?;
+        let mut outcome = match attack.from {
+            From::AsGateway => self.run_at_victim(attack, bounds)?,
+            From::Cable | From::Keys => self.run_at_gateway(attack, bounds)?,
+        };
+        if outcome.victim_goodput <= 0.5 {
+            outcome.broken.push(kept(VICTIM, outcome.victim_goodput));
+        }
+        outcome.close();
+        Ok(outcome)
+    }
+
+    /// Sends a stream of frames; what there was before, and what is after it.
+    pub(super) fn stream(
+        &mut self,
+        attack: &Attack,
+        bounds: Bounds,
+    ) -> Result<(Outcome, [Snapshot; 2])> {
         self.known.sealer = match &mut self.rogue {
             Some(rogue) => Some(rogue.session()?),
             None => None,
         };
         let mut writer = (attack.frames)(&self.known);
+        let mut lengths = Lengths::default();
         let before = self.count()?;
-        let sent = flood(&self.wire, bounds, &mut writer);
+        let sent = flood(&self.wire, bounds, |number, buffer| {
+            writer(number, buffer);
+            lengths.add(buffer.len());
+        });
         crate::rig::check()?;
         let (mut outcome, after) = self.since(&before, sent, attack.name, attack.holds())?;
+        outcome.frames = lengths.of(sent, attack.from);
+        Ok((outcome, [before.gateway, after]))
+    }
+
+    fn run_at_gateway(&mut self, attack: &Attack, bounds: Bounds) -> Result<Outcome> {
+        self.listening = None;
+        // Whoever uses keys of its own needs nothing that is not its own. As a hub the LAN would carry
+        // its flood to ws2 as well, and what ws2 loses by its own port's full queue says nothing of the
+        // Gateway.
+        self.demo.lan.hub(attack.from == From::Cable)?;
+        let (mut outcome, [before, after]) = self.stream(attack, bounds)?;
         let failed = |name: Option<&str>, snapshot: &Snapshot| match name {
             Some(name) => snapshot.number(name, "open_failed"),
             None => open_failures(snapshot),
         };
-        let insider = match attack.from {
-            From::Cable => None,
-            From::Keys => Some(STOLEN),
-        };
-        let forged = failed(None, &after).saturating_sub(failed(None, &before.gateway));
+        let insider = (attack.from == From::Keys).then_some(STOLEN);
+        let forged = failed(None, &after).saturating_sub(failed(None, &before));
         let mut others = forged;
         if let Some(name) = insider {
-            let reasons = difference(&before.gateway.drops(name), &after.drops(name));
+            let reasons = difference(&before.drops(name), &after.drops(name));
             outcome.by_verdict.extend(reasons);
-            let own = failed(insider, &after).saturating_sub(failed(insider, &before.gateway));
+            let own = failed(insider, &after).saturating_sub(failed(insider, &before));
             others = forged.saturating_sub(own);
             let opened = |snapshot: &Snapshot| snapshot.number(name, "opened");
-            outcome.reached_aead = own + opened(&after).saturating_sub(opened(&before.gateway));
+            outcome.reached_aead = own + opened(&after).saturating_sub(opened(&before));
         } else {
             outcome.reached_aead = forged;
         }
         outcome.dropped = outcome.by_verdict.values().sum();
         // Others' frames, and what a hub shows the Gateway of frames to ws2, have verdicts of their own; who
         // floods under good keys is cut by its credit.
-        let beside = match attack.from {
-            From::Cable => "misdirected",
-            From::Keys => "queue_full",
+        let beside = match insider {
+            None => "misdirected",
+            Some(_) => "queue_full",
         };
-        if outcome.victim_goodput <= 0.5 {
-            outcome.broken.push(kept(VICTIM, outcome.victim_goodput));
-        }
         judge(attack, &[beside], &mut outcome, others);
         Ok(outcome)
     }
@@ -353,7 +390,11 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// When it cannot be run or counted.
     pub fn act(&mut self, scenario: &super::Scenario) -> Result<Outcome> {
+        self.listening = None;
         self.demo.lan.hub(scenario.hub)?;
+        if let Some(rogue) = &mut self.rogue {
+            rogue.forget();
+        }
         let before = self.count()?;
         let happened = (scenario.run)(self)?;
         crate::rig::check()?;
@@ -369,7 +410,7 @@ impl<'a> Suite<'a> {
         if outcome.victim_goodput < scenario.keeps {
             outcome.broken.push(kept(VICTIM, outcome.victim_goodput));
         }
-        outcome.held = outcome.broken.is_empty();
+        outcome.close();
         Ok(outcome)
     }
 }

@@ -64,11 +64,22 @@ pub fn mac_of(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
 /// # Errors
 /// When there is no such interface.
 pub fn transmit_drops(namespace: &Namespace, interface: &str) -> Result<u64> {
+    statistic(namespace, interface, "/0/stats64/tx/dropped")
+}
+
+/// Frames that came in at an interface, as its statistics have it.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn received_packets(namespace: &Namespace, interface: &str) -> Result<u64> {
+    statistic(namespace, interface, "/0/stats64/rx/packets")
+}
+
+fn statistic(namespace: &Namespace, interface: &str, pointer: &str) -> Result<u64> {
     let text = namespace.ip(&format!("-s -j link show dev {interface}"))?;
     let value: serde_json::Value = serde_json::from_str(&text).context("output of ip -s -j")?;
-    value[0]["stats64"]["tx"]["dropped"]
-        .as_u64()
-        .with_context(|| format!("statistics of {interface}"))
+    let number = value.pointer(pointer).and_then(serde_json::Value::as_u64);
+    number.with_context(|| format!("statistics of {interface}"))
 }
 
 /// Switches off what lets a frame look different in memory and on a cable: checksum and

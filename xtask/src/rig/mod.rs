@@ -39,7 +39,9 @@ pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, s
 pub use http::{Download, HttpServer, body_sha256, download, fetch};
 #[cfg(target_arch = "x86_64")]
 pub use inject::Captive;
-pub use link::{Bridge, mac_of, offloads_off, set_link, transmit_drops, veth, veth_queues};
+pub use link::{
+    Bridge, mac_of, offloads_off, received_packets, set_link, transmit_drops, veth, veth_queues,
+};
 pub use memory::{Mapping, mappings, places};
 pub use namespace::Namespace;
 pub use networks::{LAN, Networks, WAN, WLAN, networks};
@@ -56,7 +58,7 @@ pub use tor::{NameServer, TorNetwork, resolve, socks};
 pub use traffic::{
     Ping, Rates, Stream, iperf3, iperf3_all, iperf3_all_one_way, iperf3_one_way, ping,
 };
-pub use tunnel::{Gateway, Programs, Snapshot, Workstation};
+pub use tunnel::{Gateway, Programs, Snapshot, Workstation, counters};
 pub use udp::{UdpPath, UdpTrial};
 
 /// The Gateway's inner IPv4 address in every topology.

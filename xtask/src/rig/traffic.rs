@@ -272,6 +272,7 @@ fn run_iperf3(
 pub struct Stream {
     received: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    hold: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -281,13 +282,18 @@ impl Stream {
     pub fn start(namespace: Arc<Namespace>, from: (IpAddr, u16), rate: u64) -> Self {
         let received = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
-        let (count, stopped) = (Arc::clone(&received), Arc::clone(&stop));
+        let hold = Arc::new(AtomicBool::new(false));
+        let (count, stopped, held) = (Arc::clone(&received), Arc::clone(&stop), Arc::clone(&hold));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
+                if held.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 let path = format!("/paced/{rate}");
                 let ended = fetch(&namespace, from, &path, |part| {
                     count.fetch_add(part.len() as u64, Ordering::Relaxed);
-                    !stopped.load(Ordering::Relaxed)
+                    !stopped.load(Ordering::Relaxed) && !held.load(Ordering::Relaxed)
                 });
                 if ended.is_err() {
                     std::thread::sleep(Duration::from_millis(50));
@@ -297,8 +303,14 @@ impl Stream {
         Self {
             received,
             stop,
+            hold,
             thread: Some(thread),
         }
+    }
+
+    /// Ends the download for now, or goes on with another.
+    pub fn hold(&self, hold: bool) {
+        self.hold.store(hold, Ordering::Relaxed);
     }
 
     /// Bytes received so far.

@@ -127,7 +127,8 @@ impl Snapshot {
     }
 }
 
-fn counters(value: &Value) -> BTreeMap<String, u64> {
+/// The counters of a status, by name.
+pub fn counters(value: &Value) -> BTreeMap<String, u64> {
     let map = value.as_object().into_iter().flatten();
     map.filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
         .collect()

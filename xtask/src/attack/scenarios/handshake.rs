@@ -10,11 +10,12 @@ use crate::attack::catalogue::CATALOGUE;
 use crate::attack::frame::{Mac, Noise, header_of, hello, initiation, udp_v4};
 use crate::attack::ground::Ground;
 use crate::attack::outcome::Happened;
+use crate::attack::rogue::Rogue;
 use crate::attack::sender::{Bounds, flood};
-use crate::attack::stream::{From, Known, cycle};
+use crate::attack::stream::{From, Known, Writer, cycle};
 use crate::attack::suite::Suite;
 use crate::attack::{INSIDER_PORT, inner};
-use crate::rig::{Capture, GATEWAY_V4, HOST_INTERFACE, PacketSocket, pause, wait_for};
+use crate::rig::{Capture, Captured, GATEWAY_V4, HOST_INTERFACE, PacketSocket, pause, wait_for};
 
 pub(super) fn replay_while_it_rekeys(suite: &mut Suite<'_>) -> Result<Happened> {
     const FRAMES: u64 = 8192;
@@ -69,7 +70,6 @@ pub(super) fn handshakes_under_good_keys(suite: &mut Suite<'_>) -> Result<Happen
     let sealer = suite.rogue()?.session()?;
     let (knock, key_id) = (sealer.knock.w2g, sealer.key_id);
     let gateway = suite.known.gateway;
-    let answers = answers_to_anyone(suite)?;
     let mut noise = Noise::new(40);
     let writer = Box::new(move |number: u64, buffer: &mut Vec<u8>| {
         let source: Mac = [2, 0x44, 0, (number >> 8) as u8, number as u8, 1];
@@ -78,11 +78,49 @@ pub(super) fn handshakes_under_good_keys(suite: &mut Suite<'_>) -> Result<Happen
             _ => initiation(gateway, source, key_id, noise.next(), knock, &mut noise),
         };
     });
+    let (sent, text, checks, _) = while_it_rekeys(suite, writer)?;
+    checks.end(sent, text)
+}
+
+/// The same with Initiations that nothing is wrong with, each from an address of its own: they cost the Gateway a
+/// whole handshake each.
+pub(super) fn with_right_cookies(suite: &mut Suite<'_>) -> Result<Happened> {
+    const GENUINE: u8 = 24;
+    let sealer = suite.rogue()?.session()?;
+    let (knock, key_id) = (sealer.knock.w2g, sealer.key_id);
+    let (file, evil) = (suite.stolen(), suite.demo.evil.clone());
+    let genuine: Vec<Vec<u8>> = (0..GENUINE)
+        .map(|host| Rogue::clone_at(&file, &evil, "cable0", [2, 0x46, 0, 0, 0, host])?.initiation())
+        .collect::<Result<_>>()?;
+    let mut noise = Noise::new(45);
+    let writer = Box::new(move |number: u64, buffer: &mut Vec<u8>| {
+        let source: Mac = [2, 0x44, 1, (number >> 8) as u8, number as u8, 1];
+        *buffer = match number % 16 {
+            0 => genuine[number as usize / 16 % genuine.len()].clone(),
+            _ => hello(source, key_id, noise.next(), knock),
+        };
+    });
+    let (sent, text, mut checks, responses) = while_it_rekeys(suite, writer)?;
+    checks.hold(responses > 0, || "no Initiation was answered".into());
+    suite.rogue()?.connect()?;
+    checks.end(
+        sent,
+        format!("{text}, {responses} Responses to {GENUINE} Initiations"),
+    )
+}
+
+/// Handshake frames without pause while ws2 rekeys: how many were sent, how it went, and how many Responses came.
+fn while_it_rekeys(suite: &mut Suite<'_>, writer: Writer) -> Result<(u64, String, Checks, usize)> {
+    let answers = answers_to_anyone(suite)?;
     let start = Instant::now();
     let (sent, rekeyed) = flood_while_it_rekeys(suite, writer)?;
     answers.settle()?;
     let (got, time) = (answers.incoming(), start.elapsed().as_secs_f64());
     let most = 200.0 + 200.0 * (time + 0.5);
+    let is_response = |frame: &&Captured| {
+        header_of(&frame.bytes).is_some_and(|header| header.kind == kind::RESPONSE)
+    };
+    let responses = answers.frames().iter().filter(is_response).count();
     let mut checks = Checks::default();
     checks.hold(rekeyed.is_ok(), || {
         format!("ws2 did not rekey: {rekeyed:?}")
@@ -91,16 +129,14 @@ pub(super) fn handshakes_under_good_keys(suite: &mut Suite<'_>) -> Result<Happen
     checks.hold(got as f64 <= most, || {
         format!("{got} answers in {time:.1} s")
     });
-    checks.end(
-        sent,
-        format!("{got} answers in {time:.1} s, ws2 rekeyed three times"),
-    )
+    let text = format!("{got} answers in {time:.1} s, ws2 rekeyed three times");
+    Ok((sent, text, checks, responses))
 }
 
 /// Handshake frames that the Gateway sends to any host but ws2 and ws3.
 fn answers_to_anyone(suite: &Suite<'_>) -> Result<Capture> {
     let (gateway, victim) = (suite.known.gateway, suite.known.victim);
-    Capture::filtered(suite.demo.lan.namespace(), Some("gw"), 16, move |frame| {
+    Capture::filtered(suite.demo.lan.namespace(), Some("gw"), 4096, move |frame| {
         frame.source() == gateway
             && frame.destination() != victim
             && header_of(&frame.bytes).is_some_and(|header| header.kind != kind::DATA)

@@ -170,6 +170,7 @@ pub(in crate::attack) fn disabled_under_flood(ground: &mut dyn Ground) -> Result
     let packet = inner::udp4(sealer.v4, GATEWAY_V4, 4444, &[0; 200]);
     let writer = Box::new(move |_, buffer: &mut Vec<u8>| *buffer = sealer.seal(&packet));
     let gateway = ground.gateway();
+    let start = opened(&gateway.show()?);
     let (sent, [before, at_return, later]) = meanwhile(ground.wire(), writer, || {
         pause(Duration::from_millis(300))?;
         let before = gateway.show()?;
@@ -180,7 +181,7 @@ pub(in crate::attack) fn disabled_under_flood(ground: &mut dyn Ground) -> Result
     })?;
     gateway.cli(&format!("workstation enable {STOLEN}"))?;
     ground.rogue()?.connect()?;
-    let until = opened(&before);
+    let until = opened(&before) - start;
     let (port, others) = (ground.port(), ground.others());
     let admitted = |snapshot: &Snapshot| admitted_of_others(snapshot, port, others);
     let after = admitted(&later) - admitted(&at_return);

@@ -16,11 +16,12 @@ use super::steps::Step;
 use super::watch::{ECHO, Watch, Watched};
 use crate::attack::frame::header_of;
 use crate::attack::ground::Ground;
-use crate::attack::outcome::{Happened, Outcome, counted, difference, judge, kept};
+use crate::attack::outcome::{Happened, Lengths, Outcome, counted, difference, judge, kept};
 use crate::attack::rogue::Rogue;
 use crate::attack::sender::{Bounds, flood};
 use crate::attack::suite::STOLEN;
 use crate::attack::{Attack, From, Known};
+use crate::report::count;
 use crate::rig::{
     Capture, Captured, Echo, Gateway, Networks, PacketKind, PacketSocket, Probe, ProbeReport,
     Programs, Snapshot, WAN, Workstation, check, mac_of, transmit_drops, wait_for,
@@ -139,6 +140,7 @@ impl Remote {
             name,
             holds,
             held: false,
+            frames: format!("{} frames", count(sent)),
             happened: String::new(),
             sent,
             sent_per_second: sent as f64 / time,
@@ -187,10 +189,15 @@ impl Remote {
         let mut writer = (attack.frames)(&self.known);
         let before = self.begin()?;
         let first = before.gateway.clone();
-        let sent = flood(&self.wire, bounds, &mut writer);
+        let mut lengths = Lengths::default();
+        let sent = flood(&self.wire, bounds, |number, buffer| {
+            writer(number, buffer);
+            lengths.add(buffer.len());
+        });
         check()?;
         let told = (attack.name, attack.holds());
         let (mut outcome, after) = self.end(before, sent, told, (true, false, UNDISTURBED))?;
+        outcome.frames = lengths.of(sent, attack.from);
         let failed = ["ws1", "ws2"].map(|name| {
             let failed = |snapshot: &Snapshot| snapshot.number(name, "open_failed");
             failed(&after).saturating_sub(failed(&first))
@@ -213,6 +220,7 @@ impl Remote {
             _ => &["queue_full"],
         };
         judge(attack, beside, &mut outcome, forged);
+        outcome.close();
         Ok(outcome)
     }
 
@@ -232,7 +240,7 @@ impl Remote {
         if outcome.victim_goodput < step.keeps[0] {
             outcome.broken.push(kept("ws1", outcome.victim_goodput));
         }
-        outcome.held = outcome.broken.is_empty();
+        outcome.close();
         Ok(outcome)
     }
 }
@@ -336,6 +344,7 @@ fn learn(networks: &Networks, heard: &Capture, newest: Arc<Mutex<Vec<u8>>>) -> R
         handshakes,
         data,
         answers,
+        to_victim: Default::default(),
         newest,
         victim_v4: networks.workstation.address()?,
         sealer: None,

@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -27,7 +28,8 @@ pub fn attacks(site: &mut Site) -> Result<Outcome> {
     }
     let mut rig = lan(site)?;
     let mut outcomes = Vec::new();
-    let ended = attack::every(&mut rig, 0.3, |_| true, &mut outcomes);
+    let bounds = attack::Bounds::full_speed(Duration::from_millis(300));
+    let ended = attack::every(&mut rig, bounds, |_| true, &mut outcomes);
     let port = rig
         .gateway
         .show()
