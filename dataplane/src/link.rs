@@ -200,11 +200,11 @@ impl Links {
             }
             other => other.map_err(refused(format!("asking for interface {name}")))?,
         };
-        let links = messages.into_iter().filter_map(|message| match message {
+        let mut links = messages.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewLink(link) => Some(link),
             _ => None,
         });
-        links.last().ok_or_else(not_found)
+        links.next_back().ok_or_else(not_found)
     }
 
     fn one(&self, query: LinkMessage, name: &str) -> Result<LinkInfo, LinkError> {
