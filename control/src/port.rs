@@ -328,8 +328,11 @@ impl Port {
         status.ring_losses = rings.map(losses).unwrap_or_default();
         if let Ok(counted) = links.statistics(&self.plan.interface) {
             status.count(&counted);
-            let missed = counted.rx_missed.saturating_sub(up.missed_before);
-            status.ring_losses.insert("rx_missed".to_owned(), missed);
+            // With the rings' own or not at all: events take what is not told for what has not changed.
+            if rings.is_some() {
+                let missed = counted.rx_missed.saturating_sub(up.missed_before);
+                status.ring_losses.insert("rx_missed".to_owned(), missed);
+            }
         }
         status
     }
