@@ -3,7 +3,7 @@
 //! to add reaches the registry.
 #![no_main]
 
-use control::api::server::converse_for_tests;
+use control::api::server::{Routes, converse_for_tests, routes_for_tests};
 use control::api::{
     AddWorkstation, Added, Allow, Allowed, Control, KeyRetired, KeyRotated, Reloaded, Removed,
     RetireKey, RotateWorkstation, Rotated, SetWorkstation, Status, Switched,
@@ -101,6 +101,8 @@ thread_local! {
             .build()
             .expect("a runtime")
     );
+    // What takes most of the time of a run is to make them.
+    static ROUTES: Routes = routes_for_tests(Arc::new(Fake));
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -109,7 +111,7 @@ fuzz_target!(|bytes: &[u8]| {
             let (mut client, server) = tokio::io::duplex(1 << 20);
             client.write_all(bytes).await.expect("room for the request");
             client.shutdown().await.expect("half of the stream closed");
-            converse_for_tests(server, Arc::new(Fake)).await;
+            converse_for_tests(server, ROUTES.with(Routes::clone)).await;
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.expect("the answer");
             answer

@@ -21,7 +21,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// things; and of all together who scrape metrics over TCP and are no users.
 const RATES: [(f64, f64); 3] = [(20.0, 60.0), (400.0, 800.0), (5.0, 20.0)];
 /// The class of the last.
-const SCRAPES: usize = 2;
+const SCRAPE: usize = 2;
 /// Users whose rates are remembered, beyond those that have used theirs up.
 const REMEMBERED: usize = 256;
 
@@ -125,7 +125,7 @@ impl Limits {
     /// # Errors
     /// There are too many.
     pub(crate) fn scrape(&self, now: Instant) -> Result<(), TooMany> {
-        self.take(SCRAPES, 0, now)
+        self.take(SCRAPE, 0, now)
     }
 
     fn take(&self, class: usize, uid: u32, now: Instant) -> Result<(), TooMany> {

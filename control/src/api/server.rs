@@ -35,7 +35,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time in which a client must take some of what it is sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections to `metrics_address` that are served at once; more wait.
-const SCRAPES: usize = 4;
+const SCRAPERS: usize = 4;
 /// The time that answers under way have to be written when the server ends.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// The time a connection lives, whatever is done on it, unless it carries a stream.
@@ -187,7 +187,7 @@ async fn serve_metrics(listener: TcpListener, router: Router) {
             Arc::<Limits>::default(),
             seldom,
         ));
-    let room = Arc::new(Semaphore::new(SCRAPES));
+    let room = Arc::new(Semaphore::new(SCRAPERS));
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener));
@@ -327,14 +327,21 @@ where
     }
 }
 
-/// Fuzzing support: one connection to a Gateway's control API, over any stream. Changes are written down
-/// in the directory for temporary files.
 #[doc(hidden)]
-pub async fn converse_for_tests<S>(stream: S, control: Arc<dyn Control>)
+pub use axum::Router as Routes;
+
+/// Fuzzing support: the routes of a Gateway's control API. Changes are written down in the directory for temporary files.
+#[doc(hidden)]
+pub fn routes_for_tests(control: Arc<dyn Control>) -> Routes {
+    routes::gateway(Options::new(&std::env::temp_dir()).serve(control))
+}
+
+/// Fuzzing support: one connection of an administrator, over any stream, who has asked for nothing before.
+#[doc(hidden)]
+pub async fn converse_for_tests<S>(stream: S, routes: Routes)
 where
     S: AsyncRead + AsyncWrite + 'static,
 {
-    let options = Options::new(&std::env::temp_dir());
     let gate = Gate {
         rights: Rights::on(Path::new("/"), None),
         limits: Arc::default(),
@@ -345,8 +352,7 @@ where
         pid: None,
         groups: Vec::new(),
     };
-    let served = options.serve(control);
-    let router = bounded(routes::gateway(served), &Arc::new(gate));
+    let router = bounded(routes, &Arc::new(gate));
     converse(stream, router.layer(Extension(Arc::new(root)))).await;
 }
 

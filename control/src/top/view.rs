@@ -11,8 +11,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use std::collections::VecDeque;
 
-/// Columns that everything but the sparkline takes.
-const FIXED: usize = 70;
+/// Columns that everything takes but a row's last column and its sparkline.
+const FIXED: usize = 65;
 /// The keys, on the last line.
 const KEYS: &str = "  q quit  ? help  enter details  s sort  r reverse  / filter";
 
@@ -122,20 +122,12 @@ fn header(screen: &Screen) -> Vec<Line<'static>> {
         ),
         span(
             format!("dropped {}/s", short(dropped)),
-            if dropped > 0.0 {
-                Tone::Odd
-            } else {
-                Tone::Plain
-            },
+            odd_if(dropped > 0.0),
         ),
         span("   ", Tone::Plain),
         span(
             format!("lost {}/s", short(sum.lost)),
-            if sum.lost > 0.0 {
-                Tone::Odd
-            } else {
-                Tone::Plain
-            },
+            odd_if(sum.lost > 0.0),
         ),
     ];
     let aead = vec![span(
@@ -145,7 +137,7 @@ fn header(screen: &Screen) -> Vec<Line<'static>> {
             short(sum.to.frames),
             short(failed)
         ),
-        if failed > 0.0 { Tone::Odd } else { Tone::Plain },
+        odd_if(failed > 0.0),
     )];
     vec![
         Line::from(first),
@@ -242,53 +234,36 @@ fn table(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
 
 fn port_line(screen: &Screen, port: &crate::api::PortStatus, width: usize) -> Line<'static> {
     let rates = screen.meter.of(&Key::Port(port.interface.clone()));
-    let (state, tone) = match port.state {
+    let state = match port.state {
         PortState::Up => ("up", Tone::Good),
         PortState::Down => ("down", Tone::Bad),
         PortState::Missing => ("missing", Tone::Bad),
     };
-    Line::from(vec![
-        span(format!("{:<17}", cut(&port.interface, 16)), Tone::Plain),
-        span(format!("{state:<9}"), tone),
-        span(
-            format!(
-                "{:>8}{:>8}{:>8}{:>8}",
-                short(rates.from.frames),
-                short(rates.from.bits),
-                short(rates.to.frames),
-                short(rates.to.bits)
-            ),
-            Tone::Plain,
-        ),
-        span(
-            format!("{:>7}", short(rates.dropped)),
-            if rates.dropped > 0.0 {
-                Tone::Odd
-            } else {
-                Tone::Plain
-            },
-        ),
-        span(
-            format!("{:>7}  ", short(rates.lost)),
-            if rates.lost > 0.0 {
-                Tone::Odd
-            } else {
-                Tone::Plain
-            },
-        ),
-        span(
-            spark(&rates.history, width.saturating_sub(FIXED + 4)),
-            Tone::Faint,
-        ),
-    ])
+    let last = span(
+        format!("{:>7}  ", short(rates.lost)),
+        odd_if(rates.lost > 0.0),
+    );
+    row_line(&port.interface, state, &rates, last, width)
 }
 
 fn workstation_line(screen: &Screen, one: &WorkstationStatus, width: usize) -> Line<'static> {
     let rates = screen.meter.of(&Key::Workstation(one.name.clone()));
-    let (state, tone) = state(one);
     let full = filled(one);
+    let last = span(format!("{:>4.0}%  ", full * 100.0), odd_if(full > 0.8));
+    row_line(&one.name, state(one), &rates, last, width)
+}
+
+/// A row of the table: what both kinds have, and the last column, which each has of its own.
+fn row_line(
+    name: &str,
+    (state, tone): (&str, Tone),
+    rates: &Rates,
+    last: Span<'static>,
+    width: usize,
+) -> Line<'static> {
+    let room = width.saturating_sub(FIXED + last.width());
     Line::from(vec![
-        span(format!("{:<17}", cut(&one.name, 16)), Tone::Plain),
+        span(format!("{:<17}", cut(name, 16)), Tone::Plain),
         span(format!("{state:<9}"), tone),
         span(
             format!(
@@ -302,21 +277,15 @@ fn workstation_line(screen: &Screen, one: &WorkstationStatus, width: usize) -> L
         ),
         span(
             format!("{:>7}", short(rates.dropped)),
-            if rates.dropped > 0.0 {
-                Tone::Odd
-            } else {
-                Tone::Plain
-            },
+            odd_if(rates.dropped > 0.0),
         ),
-        span(
-            format!("{:>4.0}%  ", full * 100.0),
-            if full > 0.8 { Tone::Odd } else { Tone::Plain },
-        ),
-        span(
-            spark(&rates.history, width.saturating_sub(FIXED + 2)),
-            Tone::Faint,
-        ),
+        last,
+        span(spark(&rates.history, room), Tone::Faint),
     ])
+}
+
+fn odd_if(odd: bool) -> Tone {
+    if odd { Tone::Odd } else { Tone::Plain }
 }
 
 fn state(one: &WorkstationStatus) -> (&'static str, Tone) {
