@@ -1,4 +1,4 @@
-//! Whether the time of what is our own depends on secrets (VAES engine, admission tag): Welch's t-test between two classes of input,
+//! Whether the time of what is our own depends on secrets (VAES engine, admission tags): Welch's t-test between two classes of input,
 //! as dudect does it (Reparaz, Balasch, Verbauwhede, 2017).
 //!
 //! `cargo run --release -p portcullis-benches --example constant_time [SAMPLES]`. Samples of both
@@ -21,6 +21,8 @@ fn main() {
 mod x86_64 {
     use dataplane::engine::{Aead, vaes::Form};
     use dataplane::keys::Cipher;
+    use dataplane::tags::Tags;
+    use dataplane::worker::BATCH;
     use std::hint::black_box;
     use std::process::ExitCode;
     use std::sync::atomic::{Ordering, fence};
@@ -55,13 +57,16 @@ mod x86_64 {
         let samples = samples.unwrap_or(100_000);
         let mut random = Random(0x9e3779b97f4a7c15);
         let mut sound = true;
-        for form in Form::ALL.into_iter().filter(|form| form.available()) {
+        let ciphers = [Cipher::Aes256Gcm, Cipher::Aes128Gcm];
+        let forms = Form::ALL.into_iter().filter(|form| form.available());
+        for (form, cipher) in forms.flat_map(|form| ciphers.map(|cipher| (form, cipher))) {
+            let key = |secret: &[u8; 32]| form.key(cipher, secret).expect("a form of this CPU");
             for size in [64, 1400] {
                 let mut frames = vec![vec![0u8; size + TAG_LEN]; CALLS];
                 let mut report = |what: &str, once: &mut dyn FnMut() -> f64| {
-                    sound &= judged(&format!("{form:?} {size} bytes, {what}"), once);
+                    sound &= judged(&format!("{form:?} {cipher:?} {size} bytes, {what}"), once);
                 };
-                let aead = key(form, &[7; 32]);
+                let aead = key(&[7; 32]);
 
                 report(
                     "forged tag, right but for its last bit or all wrong",
@@ -108,12 +113,12 @@ mod x86_64 {
                         let mut secret = [0; 32];
                         random.fill(&mut secret);
                         secret.iter_mut().for_each(|byte| *byte &= mask(class));
-                        timed(|| drop(black_box(key(form, black_box(&secret)))))
+                        timed(|| drop(black_box(key(black_box(&secret)))))
                     })
                 });
 
                 report("authenticating zeros or random bytes in clear", &mut || {
-                    let aead = key(form, &[7; 32]);
+                    let aead = key(&[7; 32]);
                     measure(samples, &mut random, &mut |class, random| {
                         for frame in &mut frames {
                             random.fill(frame);
@@ -133,7 +138,7 @@ mod x86_64 {
                         let mut secret = [0; 32];
                         random.fill(&mut secret);
                         secret.iter_mut().for_each(|byte| *byte &= mask(class));
-                        let aead = key(form, &secret);
+                        let aead = key(&secret);
                         timed(|| frames.iter_mut().for_each(|frame| seal(&*aead, frame)))
                     })
                 });
@@ -153,6 +158,20 @@ mod x86_64 {
                             black_box(black_box(header).data_tag(black_box(key)));
                         }
                     })
+                })
+            },
+        );
+        let mut tags = Tags::default();
+        sound &= judged(
+            "admission tags of a batch under keys of zeros or random ones",
+            &mut || {
+                measure(samples, &mut random, &mut |class, random| {
+                    let mask = u64::from(class as u8).wrapping_neg();
+                    for at in 0..BATCH as u64 {
+                        let key = [random.next() & mask, random.next() & mask];
+                        tags.push(black_box(key), black_box([9, at]));
+                    }
+                    timed(|| _ = black_box(tags.compute()))
                 })
             },
         );
@@ -178,10 +197,6 @@ mod x86_64 {
             if sound { "ok" } else { "LEAKS" }
         );
         sound
-    }
-
-    fn key(form: Form, secret: &[u8; 32]) -> Box<dyn Aead> {
-        form.key(Cipher::Aes256Gcm, secret).unwrap()
     }
 
     fn seal(aead: &dyn Aead, frame: &mut [u8]) {
