@@ -412,6 +412,14 @@ impl Agent {
             Event::Confirmed { index, .. } => self.machine.confirmed(now(), index),
             Event::Erased(index) => self.machine.erased(now(), index),
             Event::Worn { index, .. } => self.machine.limit_near(now(), index),
+            Event::NonceReused { index, counter, .. } => {
+                tracing::error!(
+                    counter,
+                    remedy = "cipher = \"aes-256-gcm-siv\" at the Gateway, for every Workstation",
+                    "the Gateway has sealed two frames with one nonce: it was rolled back to a snapshot, or is a clone; making another session"
+                );
+                self.machine.seal_limit(now(), index);
+            }
             Event::Exhausted { index, .. } => {
                 tracing::warn!("a session may seal no more and ends; making another");
                 self.machine.seal_limit(now(), index);

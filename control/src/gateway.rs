@@ -525,6 +525,20 @@ impl Daemon {
                 );
                 self.machine.seal_limit(now(), workstation, index);
             }
+            Event::NonceReused {
+                workstation,
+                index,
+                counter,
+            } => {
+                let name = self.registry.by_slot(workstation);
+                tracing::error!(
+                    workstation = name.map(|one| one.name.as_str()),
+                    counter,
+                    remedy = "cipher = \"aes-256-gcm-siv\" for it, or a generation counter in its virtual machine",
+                    "a Workstation has sealed two frames with one nonce: it was rolled back to a snapshot, or is a clone; its session ends"
+                );
+                self.machine.seal_limit(now(), workstation, index);
+            }
             // The Workstation rekeys: it counts what we seal as well.
             Event::Worn { .. }
             | Event::Installed(_)

@@ -112,6 +112,8 @@ counters! {
         open_failed,
         /// Frames the replay window refused, before the AEAD.
         replayed,
+        /// Genuine frames under a counter that another frame was opened with: the other side has used a nonce twice.
+        nonce_reused,
         /// Frames of a session that is past its age.
         expired,
         /// Opened payloads that are no sound IP packet and no control message.

@@ -24,6 +24,7 @@ pub mod peer;
 pub mod policy;
 pub mod port;
 pub mod prefetch;
+pub mod reuse;
 pub mod route;
 pub mod schedule;
 pub mod session;

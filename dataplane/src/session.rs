@@ -4,10 +4,11 @@
 //! the header to the AEAD tag; they are sealed and opened where they lie.
 
 use crate::engine::{Aead, Engine, Forged, NONCE_LEN};
-use crate::keys::{DirectionKeys, Protection, SessionKeys};
+use crate::keys::{Cipher, DirectionKeys, Protection, SessionKeys};
 use crate::lifetime::{Lifetime, blocks, blocks_of_frame};
 use crate::path::Path;
 use crate::prefetch::prefetch;
+use crate::reuse::OpenedTags;
 use crate::{PortId, WorkstationId};
 use wire::limits::*;
 use wire::{Header, ReplayWindow, kind};
@@ -89,6 +90,8 @@ pub enum OpenError {
     Malformed,
     /// The counter was opened before, or is below the window.
     Replay,
+    /// Another frame was opened under this counter, and this one is genuine too: its sender has used a nonce twice.
+    Reused,
     /// The AEAD tag does not verify.
     Forged,
     /// The session is past its age, or past the limit of failed opens.
@@ -187,6 +190,8 @@ pub struct Session {
     /// How payloads are padded.
     pub padding: Padding,
     window: ReplayWindow,
+    /// Where another frame under a used counter can come as far as this: over networks. Of GCM alone.
+    tags: Option<Box<OpenedTags>>,
     send: Direction,
     counter: u64,
     blocks: u64,
@@ -234,6 +239,8 @@ impl Session {
         lifetime: Lifetime,
     ) -> Result<Self, Forged> {
         let keys = &install.keys;
+        let watched =
+            keys.cipher != Cipher::Aes256GcmSiv && !matches!(install.path, Path::Ether(_));
         Ok(Self {
             workstation: install.workstation,
             port: install.port,
@@ -252,6 +259,7 @@ impl Session {
             blocks: 0,
             lifetime,
             window: ReplayWindow::default(),
+            tags: watched.then(Box::default),
             failures: 0,
             allowance: lifetime.rekey_blocks(),
             path_untold: false,
@@ -386,10 +394,11 @@ impl Session {
         let frame = frame
             .get_mut(..header.frame_len())
             .ok_or(OpenError::Malformed)?;
-        self.verify(header.counter, frame)?;
+        self.verify(header.counter, frame, now)?;
         if !self.commit(header.counter, frame.len()) {
-            return Err(OpenError::Replay);
+            return Err(self.used(header.counter, frame, now));
         }
+        self.keep(header.counter, frame);
         let end = frame.len() - TAG_LEN;
         Ok(&mut frame[HEADER_LEN..end])
     }
@@ -407,7 +416,7 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     #[inline]
-    pub fn verify(&mut self, counter: u64, frame: &mut [u8]) -> Result<(), OpenError> {
+    pub fn verify(&mut self, counter: u64, frame: &mut [u8], now: u64) -> Result<(), OpenError> {
         if self.failures >= OPEN_FAILURES {
             return Err(OpenError::Expired);
         }
@@ -415,8 +424,26 @@ impl Session {
             return Err(OpenError::Malformed);
         }
         if !self.window.check(counter) {
+            if self.is_another(counter, frame, now) && self.decrypt(counter, frame).is_ok() {
+                return Err(OpenError::Reused);
+            }
             return Err(OpenError::Replay);
         }
+        self.decrypt(counter, frame)
+    }
+
+    /// Whether a frame with a used counter is another than the one that was opened, and it is time to look at one.
+    #[cold]
+    fn is_another(&mut self, counter: u64, frame: &[u8], now: u64) -> bool {
+        let (Some(tags), Some(tag)) = (&mut self.tags, frame.last_chunk()) else {
+            return false;
+        };
+        let highest = self.window.highest();
+        highest.is_some_and(|highest| tags.differs(counter, highest, tag, now))
+    }
+
+    #[inline(always)]
+    fn decrypt(&mut self, counter: u64, frame: &mut [u8]) -> Result<(), OpenError> {
         let split = if self.authenticate_only {
             frame.len() - TAG_LEN
         } else {
@@ -441,6 +468,25 @@ impl Session {
                 LARGEST_BLOCKS.saturating_sub(blocks_of_frame(len, self.authenticate_only));
         }
         fresh
+    }
+
+    /// Where [`Session::commit`] was false for a frame that verified: the counter was committed for another before. `frame` is as it
+    /// was decrypted.
+    #[cold]
+    pub fn used(&mut self, counter: u64, frame: &[u8], now: u64) -> OpenError {
+        match self.is_another(counter, frame, now) {
+            true => OpenError::Reused,
+            false => OpenError::Replay,
+        }
+    }
+
+    /// Keeps what tells another frame under this counter from a copy of this one, which was committed. Only needed where XDP does
+    /// not let a counter through once, which is over networks.
+    #[inline]
+    pub fn keep(&mut self, counter: u64, frame: &[u8]) {
+        if let (Some(tags), Some(tag)) = (&mut self.tags, frame.last_chunk()) {
+            tags.keep(counter, tag);
+        }
     }
 
     /// Asks the CPU for what a frame needs first: opening it ([`Session::prefetch_open`] follows), or
@@ -758,7 +804,7 @@ mod tests {
                 assert_eq!(open(&mut gateway, frame), Err(OpenError::Expired));
             }
             let counter = Header::decode(&genuine[2]).unwrap().counter;
-            let verified = gateway.verify(counter, &mut genuine[2].clone());
+            let verified = gateway.verify(counter, &mut genuine[2].clone(), 1);
             assert_eq!(verified, Err(OpenError::Expired));
         }
     }

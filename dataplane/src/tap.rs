@@ -55,6 +55,8 @@ reasons! {
     OpenFailed = "open_failed",
     /// The replay window refused it.
     Replayed = "replayed",
+    /// It is genuine, and so was another under its counter.
+    NonceReused = "nonce_reused",
     /// Its session is past its age, or gone.
     Expired = "expired",
     /// It carries no sound IP packet and no control message.

@@ -198,6 +198,15 @@ pub enum Event {
         /// Our index of the session.
         index: u32,
     },
+    /// The other side has sealed two frames under this counter, so with one nonce.
+    NonceReused {
+        /// The Workstation.
+        workstation: WorkstationId,
+        /// Our index of the session.
+        index: u32,
+        /// The counter.
+        counter: u64,
+    },
     /// The session's keys may seal no more.
     Exhausted {
         /// The Workstation.

@@ -122,6 +122,60 @@ fn a_session_follows_the_newest_frame_that_opens_and_no_other() {
 }
 
 #[test]
+fn a_nonce_that_was_used_twice_is_proven_and_told() {
+    let mut bench = gateway();
+    let home = from("198.51.100.7", 4000);
+    let mut ws = bench.session_by(0, 1, back(home));
+    let mut clone = bench.clone_of(1);
+    let (up, other) = (packet(WS, TOR, b"up"), packet(WS, TOR, b"other"));
+    let reused = |bench: &mut Bench| -> Vec<u64> {
+        let of = |event| match event {
+            Event::NonceReused { counter, .. } => Some(counter),
+            _ => None,
+        };
+        bench.events().into_iter().filter_map(of).collect()
+    };
+    let first = ws.frame_by(home, &up, bench.now);
+    bench.inject(&first);
+    assert_eq!(bench.written(), [up.clone()]);
+    // Neither a copy nor garbage proves anything, and garbage takes one turn in ten of a second.
+    let mut forged = first.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for frame in [&first, &forged] {
+        bench.inject(frame);
+        bench.now += SECOND / 10;
+    }
+    assert_eq!(reused(&mut bench), []);
+    assert_eq!(bench.counters[0].replayed.get(), 2);
+
+    let second = clone.frame_by(home, &other, bench.now);
+    bench.inject(&second);
+    assert_eq!(reused(&mut bench), [0]);
+    bench.inject(&second);
+    assert_eq!(reused(&mut bench), [], "ten times a second at most");
+    assert_eq!(bench.counters[0].nonce_reused.get(), 1);
+    assert_eq!(bench.counters[0].replayed.get(), 3);
+    assert_eq!(
+        bench.written(),
+        [] as [Vec<u8>; 0],
+        "nothing of it comes out"
+    );
+
+    // Both in one batch, and so verified before either is known.
+    bench.now += SECOND / 10;
+    let frames = [
+        ws.frame_by(home, &up, bench.now),
+        clone.frame_by(home, &other, bench.now),
+    ];
+    for frame in &frames {
+        assert!(bench.far.inject(frame));
+    }
+    bench.settle();
+    assert_eq!(bench.written(), [up]);
+    assert_eq!(reused(&mut bench), [1]);
+}
+
+#[test]
 fn no_session_moves_behind_a_groups_mac_address() {
     let mut bench = gateway();
     let (home, away) = (from("198.51.100.7", 4000), from("203.0.113.9", 5000));

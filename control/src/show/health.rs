@@ -204,6 +204,16 @@ impl Complaints {
                  {name} --keep-old 0, and give the new ones to one machine"
             ));
         }
+        if one
+            .drops
+            .get("nonce_reused")
+            .is_some_and(|count| *count > 0)
+        {
+            self.warning(format!(
+                "Workstation {name} has sealed two frames with one nonce: it was rolled back, or is a clone; give it \
+                 cipher = \"aes-256-gcm-siv\", or its virtual machine a generation counter"
+            ));
+        }
         if required && one.session.is_none() {
             let since = match one.last_handshake_seconds {
                 Some(seconds) => format!("its last handshake was {} ago", duration(seconds)),
@@ -289,7 +299,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_not_well_is_told_and_the_worst_decides() {
         type Breaks = fn(&mut Status);
-        let cases: [(Breaks, Level, &str); 7] = [
+        let cases: [(Breaks, Level, &str); 8] = [
             (|s| s.warnings.push("mind".into()), Level::Warning, "mind"),
             (
                 |s| s.ports[0].state = PortState::Missing,
@@ -318,6 +328,11 @@ mod tests {
                 |s| s.workstations[0].clone_suspected = true,
                 Level::Warning,
                 "two machines",
+            ),
+            (
+                |s| _ = s.workstations[0].drops.insert("nonce_reused".into(), 1),
+                Level::Warning,
+                "two frames with one nonce",
             ),
             (
                 |s| s.workstations.clear(),

@@ -296,15 +296,17 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             return peer.counters.expired.add(run.len() as u64);
         };
-        let mut verified = 0u64;
+        let over_networks = !matches!(port.encapsulation, Encapsulation::Ether(_));
+        let (mut verified, mut reused) = (0u64, None);
         for (at, waiting) in run.iter_mut().enumerate() {
             let (counter, front) = (waiting.counter, usize::from(waiting.front));
             let end = front + waiting.frame_len();
             let frame = waiting.frame.data_mut(&mut port.io).get_mut(front..end);
             let frame = frame.ok_or(OpenError::Malformed);
-            match frame.and_then(|frame| session.verify(counter, frame)) {
+            match frame.and_then(|frame| session.verify(counter, frame, now)) {
                 Ok(()) => verified |= 1 << at,
                 Err(error) => {
+                    reused = reused.or((error == OpenError::Reused).then_some(counter));
                     let reason = count_failure(peer, error);
                     tell(&mut self.faucet, now, reason, waiting, &port.io, None);
                 }
@@ -317,9 +319,14 @@ impl<P: Port, H: Host> Worker<P, H> {
                 continue;
             }
             if !session.commit(waiting.counter, waiting.frame_len()) {
-                let reason = count_failure(peer, OpenError::Replay);
+                let error = session.used(waiting.counter, genuine(waiting, &port.io), now);
+                reused = reused.or((error == OpenError::Reused).then_some(waiting.counter));
+                let reason = count_failure(peer, error);
                 tell(&mut self.faucet, now, reason, waiting, &port.io, None);
                 continue;
+            }
+            if over_networks {
+                session.keep(waiting.counter, genuine(waiting, &port.io));
             }
             opened += 1;
             if session.highest() == Some(waiting.counter) {
@@ -355,6 +362,13 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         peer.counters.opened.add(opened);
+        if let Some(counter) = reused {
+            self.outbox.push_back(Event::NonceReused {
+                workstation: id,
+                index,
+                counter,
+            });
+        }
         if session.wears_out_receiving() {
             self.outbox.push_back(Event::Worn {
                 workstation: id,
@@ -498,6 +512,14 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 }
 
+/// A frame that verified, from its header to its AEAD tag.
+#[inline(always)]
+fn genuine<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -> &'a [u8] {
+    let start = usize::from(waiting.front);
+    let data = waiting.frame.data(io).get(start..).unwrap_or_default();
+    data.get(..waiting.frame_len()).unwrap_or_default()
+}
+
 /// The payload of a frame that verified.
 #[inline(always)]
 fn payload<'a, F>(waiting: &'a Waiting<Held<F>>, io: &'a impl Port<Frame = F>) -> &'a [u8] {
@@ -536,6 +558,7 @@ fn count_failure(peer: &Peer, error: OpenError) -> Reason {
     let (counter, reason) = match error {
         OpenError::Malformed => (&peer.counters.inner_malformed, Reason::InnerMalformed),
         OpenError::Replay => (&peer.counters.replayed, Reason::Replayed),
+        OpenError::Reused => (&peer.counters.nonce_reused, Reason::NonceReused),
         OpenError::Forged => (&peer.counters.open_failed, Reason::OpenFailed),
         OpenError::Expired => (&peer.counters.expired, Reason::Expired),
     };

@@ -14,7 +14,7 @@ use portcullis_dataplane::path::{Encapsulation, Path, UdpPath};
 use portcullis_dataplane::policy::{Policy, Surroundings};
 use portcullis_dataplane::port::Port;
 use portcullis_dataplane::port::memory::{FarEnd, MemoryConfig, MemoryPort};
-use portcullis_dataplane::session::{Session, pair_for_tests};
+use portcullis_dataplane::session::{Install, Session, pair_for_tests};
 use portcullis_dataplane::wall::PortTables;
 use portcullis_dataplane::worker::{Command, Event, PeerSetup, PortSetup, Worker, WorkerConfig};
 use std::sync::Arc;
@@ -108,6 +108,16 @@ pub fn bench(peers: u32) -> Bench {
     bench_on(Role::Gateway, peers, port, far)
 }
 
+/// Both ends of the session of this seed.
+fn ends(seed: u8) -> (Install, Install) {
+    pair_for_tests(
+        seed,
+        Cipher::Aes256Gcm,
+        Protection::Encrypt,
+        ((7 << 16) | u32::from(seed), 9),
+    )
+}
+
 /// The Workstation's end of a session with a bench.
 pub struct Remote(pub Session);
 
@@ -168,16 +178,17 @@ impl Bench {
 
     /// A session whose Workstation is found this way.
     pub fn session_by(&mut self, workstation: u32, seed: u8, path: Path) -> Remote {
-        let (mut gateway, mut far) = pair_for_tests(
-            seed,
-            Cipher::Aes256Gcm,
-            Protection::Encrypt,
-            ((7 << 16) | u32::from(seed), 9),
-        );
+        let (mut gateway, _) = ends(seed);
         gateway.workstation = workstation;
         gateway.path = path;
-        far.path = GATEWAY_MAC.into();
         self.give(Command::Install(Box::new(gateway)));
+        self.clone_of(seed)
+    }
+
+    /// The far end of the session of this seed as it was at its start.
+    pub fn clone_of(&self, seed: u8) -> Remote {
+        let (_, mut far) = ends(seed);
+        far.path = GATEWAY_MAC.into();
         Remote(Session::new(&far, Engine::AesGcm, self.now).unwrap())
     }
 

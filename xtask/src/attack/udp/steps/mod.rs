@@ -64,6 +64,12 @@ pub const STEPS: &[Step] = &[
         session::distances,
     ),
     step(
+        "another frame under each counter of ws4's session, as two copies of one machine seal them",
+        "told as nonce_reused; the session ends, and a new handshake makes another",
+        0.9,
+        session::nonces_again,
+    ),
+    step(
         "ws1's datagrams held back, and delivered from everywhere after newer ones",
         "each opens once, no answer leaves the way to ws1",
         0.9,

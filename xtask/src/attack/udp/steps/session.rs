@@ -10,6 +10,7 @@ use crate::attack::ground::Ground;
 use crate::attack::inner;
 use crate::attack::outcome::Happened;
 use crate::attack::scenarios::{Checks, opened};
+use crate::attack::suite::STOLEN;
 use crate::attack::udp::outer::{from, inside};
 use crate::attack::udp::suite::Remote;
 use crate::rig::{Capture, GATEWAY_V4, PacketKind, pause};
@@ -48,6 +49,41 @@ pub(super) fn distances(remote: &mut Remote) -> Result<Happened> {
     });
     remote.rogue.connect()?;
     checks.end(sent, format!("{opened} of {sent} opened"))
+}
+
+/// What two copies of a machine do: another frame under each counter.
+pub(super) fn nonces_again(remote: &mut Remote) -> Result<Happened> {
+    let sealer = remote.rogue.connect()?;
+    let packets = [b"one", b"two"].map(|text| inner::udp4(sealer.v4, GATEWAY_V4, 4444, text));
+    let reused = |remote: &Remote| -> Result<u64> {
+        let drops = remote.gateway().show()?.drops(STOLEN);
+        Ok(drops.get("nonce_reused").copied().unwrap_or(0))
+    };
+    let before = reused(remote)?;
+    let mut sent = 0;
+    let mut both = |remote: &Remote, counter: u64| -> Result<()> {
+        for packet in &packets {
+            sent += u64::from(remote.wire.send(&sealer.seal_at(counter, packet)));
+        }
+        pause(Duration::from_millis(5))
+    };
+    (1..=4).try_for_each(|counter| both(remote, counter))?;
+    pause(Duration::from_millis(300))?;
+    let told = reused(remote)? - before;
+    let ended = opened(&remote.gateway().show()?);
+    (5..=8).try_for_each(|counter| both(remote, counter))?;
+    pause(Duration::from_millis(100))?;
+    let after = opened(&remote.gateway().show()?) - ended;
+    let mut checks = Checks::default();
+    checks.hold(told > 0, || "no nonce was seen to be used again".into());
+    checks.hold(after == 0, || {
+        format!("{after} more frames of the session were opened")
+    });
+    remote.rogue.connect()?;
+    checks.end(
+        sent,
+        format!("{told} of {sent} told as nonce_reused, and the session ended"),
+    )
 }
 
 pub(super) fn by_way_of_groups(remote: &mut Remote) -> Result<Happened> {
