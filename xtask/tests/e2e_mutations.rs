@@ -1,13 +1,14 @@
 //! Random and mutated frames against the live XDP program and daemon, while another Workstation on
-//! the same LAN works: nothing crashes, stalls, grows or gets through. Needs root and the programs
-//! (`cargo xtask test` builds them).
+//! the same LAN works: nothing crashes, stalls, grows or gets through. From who has no key, and under the
+//! keys of a Workstation that is allowed nothing. Needs root and the programs (`cargo xtask test` builds them).
 //!
-//! 200,000 frames by default; `PORTCULLIS_MUTATIONS=10000000` is the long run.
+//! 200,000 frames of either by default; `PORTCULLIS_MUTATIONS=10000000` is the long run.
 
 use std::time::Duration;
 
-use portcullis_xtask::attack::{Attack, Bounds, From, Noise, Suite};
+use portcullis_xtask::attack::{Attack, Bounds, From, Noise, Sealer, Suite, inner};
 use portcullis_xtask::rig::*;
+use wire::{Header, kind};
 
 /// Frames sent between two looks at everything.
 const CHUNK: u64 = 500_000;
@@ -87,6 +88,117 @@ const MUTATIONS: Attack = Attack {
     },
 };
 
+/// What goes past XDP and no further: frames under right admission tags whose header, ciphertext, or packet inside is not
+/// what an agent sends.
+const AUTHENTIC: Attack = Attack {
+    name: "random and mutated frames under ws4's keys",
+    verdicts: &[
+        "open_failed",
+        "inner_malformed",
+        "inner_source",
+        "inner_destination",
+        "policy_denied",
+        "policy_unclassified",
+        "control_refused",
+        "malformed",
+        "misdirected",
+        "unknown_key",
+        "unknown_session",
+        "replay",
+        "bad_tag",
+    ],
+    from: From::Keys,
+    races: false,
+    frames: |known| {
+        let sealer = known.sealer();
+        let packets = packets(&sealer);
+        let seed = std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |time| time.as_nanos() as u64);
+        println!("seed {seed}");
+        let mut noise = Noise::new(seed);
+        Box::new(move |_, buffer| {
+            let mut packet = packets[noise.below(packets.len() as u64) as usize].clone();
+            mutate(&mut packet, &mut noise);
+            *buffer = match noise.below(64) {
+                // A message of the tunnel's own: some of them are as they should be, and answered.
+                0 => {
+                    packet[0] = noise.below(16) as u8;
+                    sealer.seal(&packet)
+                }
+                1..16 => sealer.garbage(noise.below(1400) as usize, &mut noise),
+                16..32 => {
+                    let mut frame = sealer.seal(&packet);
+                    let behind = 14 + wire::limits::HEADER_LEN as u64;
+                    let at = behind + noise.below(frame.len() as u64 - behind);
+                    frame[at as usize] ^= 1 << noise.below(8);
+                    frame
+                }
+                32..40 => {
+                    let kinds = [
+                        kind::HELLO,
+                        kind::CHALLENGE,
+                        kind::INITIATION,
+                        kind::RESPONSE,
+                    ];
+                    let kind = kinds[noise.below(4) as usize];
+                    let counter = noise.next() >> noise.below(64);
+                    let length = noise.next() as u16 >> noise.below(16);
+                    let mut header = Header::new(kind, length, sealer.index, counter);
+                    header.tag = header.data_tag(sealer.admission());
+                    sealer.outer.frame(&header, &packet)
+                }
+                _ => sealer.seal(&packet),
+            };
+            buffer.truncate(1514);
+        })
+    },
+};
+
+/// Packets that a Workstation may send where it is allowed to, one of each kind.
+fn packets(sealer: &Sealer) -> Vec<Vec<u8>> {
+    let (v4, v6) = (sealer.v4, sealer.v6);
+    let datagram = inner::udp(4444, &[0x55; 64]);
+    let extended = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &datagram].concat();
+    let fragment = [&[17, 0, 0, 1, 0, 0, 0, 9][..], &datagram].concat();
+    vec![
+        inner::udp4(v4, GATEWAY_V4, 4444, &[0x55; 64]),
+        inner::udp4(v4, GATEWAY_V4, 4444, &[0x55; 1300]),
+        inner::v4(v4, GATEWAY_V4, 6, (&[], 0, 0), &inner::syn(4444)),
+        inner::v4(v4, GATEWAY_V4, 17, (&[], 7, 0x2000), &datagram),
+        inner::v4(v4, GATEWAY_V4, 17, (&[0x94, 4, 0, 0], 0, 0), &datagram),
+        inner::icmp4(v4, GATEWAY_V4, 8),
+        inner::v6(v6, GATEWAY_V6, 17, &datagram),
+        inner::v6(v6, GATEWAY_V6, 6, &inner::syn(4444)),
+        inner::v6(v6, GATEWAY_V6, 0, &extended),
+        inner::v6(v6, GATEWAY_V6, 44, &fragment),
+        inner::icmp6(v6, GATEWAY_V6, 128),
+    ]
+}
+
+/// Changes some bytes, or its length; not the hop count, by which it is known where it must not be.
+fn mutate(packet: &mut Vec<u8>, noise: &mut Noise) {
+    let hops = if packet[0] >> 4 == 4 { 8 } else { 7 };
+    let known = packet[hops];
+    for _ in 0..noise.below(4) {
+        let at = noise.below(60.min(packet.len() as u64)) as usize;
+        packet[at] = noise.next() as u8;
+    }
+    match noise.below(8) {
+        0 => packet.truncate(1 + noise.below(packet.len() as u64) as usize),
+        1 => packet.resize(packet.len() + noise.below(64) as usize, 0xee),
+        2 => {
+            let version = packet[0];
+            noise.fill(packet);
+            packet[0] = version;
+        }
+        _ => {}
+    }
+    if let Some(hop) = packet.get_mut(hops) {
+        *hop = known;
+    }
+}
+
 /// A process's resident memory, in kilobytes.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -97,6 +209,19 @@ fn resident(pid: u32) -> u64 {
 
 #[test]
 fn mutated_frames_neither_crash_nor_stall_nor_feed_the_daemon_and_none_passes() {
+    withstands(&MUTATIONS, |_| {});
+}
+
+#[test]
+fn mutated_frames_under_a_workstations_keys_neither_crash_nor_stall_the_daemon_and_none_passes() {
+    withstands(&AUTHENTIC, |suite| {
+        suite.steal_keys().unwrap();
+        suite.forbid_all().unwrap();
+    });
+}
+
+/// Sends the attack's frames, and looks at everything in between.
+fn withstands(attack: &Attack, prepare: fn(&mut Suite<'_>)) {
     let _turn = Serial::acquire().unwrap();
     let total: u64 = match std::env::var("PORTCULLIS_MUTATIONS") {
         Ok(text) => text.parse().expect("PORTCULLIS_MUTATIONS is a number"),
@@ -110,6 +235,7 @@ fn mutated_frames_neither_crash_nor_stall_nor_feed_the_daemon_and_none_passes() 
     let pid = rig.gateway.process().unwrap().pid();
     let _http = HttpServer::start(rig.gateway.namespace(), 8080).unwrap();
     let mut suite = Suite::new(&mut rig, &heard, 8080).unwrap();
+    prepare(&mut suite);
     let (mut sent, mut warm) = (0, 0);
     while sent < total {
         let bounds = Bounds {
@@ -117,7 +243,7 @@ fn mutated_frames_neither_crash_nor_stall_nor_feed_the_daemon_and_none_passes() 
             time: Duration::from_secs(60),
             rate: 100_000,
         };
-        let outcome = suite.run(&MUTATIONS, bounds).unwrap();
+        let outcome = suite.run(attack, bounds).unwrap();
         // Captured frames, a stalled stream, an AEAD that saw more than the LAN lost, no answer.
         assert!(outcome.broken.is_empty(), "{}", outcome.broken.join("\n"));
         sent += outcome.sent;

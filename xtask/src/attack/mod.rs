@@ -10,7 +10,7 @@ mod frame;
 mod ground;
 mod history;
 mod impersonation;
-mod inner;
+pub mod inner;
 mod keys;
 mod outcome;
 mod padding;

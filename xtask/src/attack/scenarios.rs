@@ -168,6 +168,13 @@ pub const SCENARIOS: &[Scenario] = &[
         keeps: 0.0,
         run: outage::restart_race,
     },
+    Scenario {
+        name: "the Gateway's own Resets of a former start, which ws2 has never heard",
+        holds: "ws2 begins no handshake and keeps its session",
+        hub: false,
+        keeps: 0.0,
+        run: outage::old_resets,
+    },
 ];
 
 /// Checks, of which the false ones are told.

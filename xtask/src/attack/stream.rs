@@ -71,7 +71,7 @@ impl Known {
     }
 
     /// The session of ws4. Attacks that ask for it are run only where there is one.
-    pub(super) fn sealer(&self) -> Arc<Sealer> {
+    pub fn sealer(&self) -> Arc<Sealer> {
         let sealer = self.sealer.as_ref();
         Arc::clone(sealer.expect("a suite with ws4"))
     }

@@ -208,6 +208,15 @@ impl<'a> Suite<'a> {
         Ok(())
     }
 
+    /// Takes from ws4 all that it may reach.
+    ///
+    /// # Errors
+    /// What the Gateway answered.
+    pub fn forbid_all(&self) -> Result<()> {
+        let all = format!("workstation allow {STOLEN} -tcp/9050 -udp/5353 -icmp");
+        self.gateway().cli(&all).map(drop)
+    }
+
     /// The stolen enrolment.
     pub(super) fn stolen(&self) -> std::path::PathBuf {
         self.demo

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use wire::limits::ETHERTYPE;
+
 use super::machine::{Machine, SHARED};
 use super::recipe::{blocks, titles};
 use crate::attack::{arp, ethernet};
 use crate::rig::{
-    Bridge, Capture, Echo, GATEWAY_V4, NameServer, Namespace, PacketSocket, Probe, Scratch, Serial,
-    ping, require_root, set_link, veth, wait_for,
+    Babbler, Bridge, Capture, Echo, GATEWAY_V4, NameServer, Namespace, PacketKind, PacketSocket,
+    Probe, Scratch, Serial, ping, require_root, set_link, veth, wait_for,
 };
 use crate::tasks::root;
 
@@ -26,8 +28,10 @@ const OUTAGE: Duration = Duration::from_secs(1);
 const CAP_IPC_LOCK: u32 = 14;
 /// The Gateway's address on the pinned port of the recipe.
 const PINNED: Ipv4Addr = Ipv4Addr::new(10, 152, 200, 1);
-/// The machines' control groups, which all have in common on a host without systemd.
-const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/payload", "/sys/fs/cgroup/unified/payload"];
+/// What sets up networks on a Workstation, as such services are ordered.
+const NETWORK: &str = "[Unit]\nAfter=network-pre.target\nBefore=network.target\n\
+    [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/sbin/ip link set dev eth1 up\n\
+    [Install]\nWantedBy=multi-user.target\n";
 /// Where the laptop asks for names.
 const NAME_SERVER: &str = "198.51.100.254";
 /// The recipes, in the order of the document.
@@ -63,13 +67,8 @@ pub fn run(packages: &Path) -> Result<()> {
     {
         super::copy(&packages.join(name), &shared.path().join(name))?;
     }
-    for root in CGROUPS {
-        forget_cgroup(Path::new(root));
-    }
-    let site = Site::build(&document, shared.path())?;
+    let mut site = Site::build(&document, shared.path())?;
     step("machines with systemd are up");
-    let desk = site.host("desk");
-
     site.install()?;
     site.reaches("desk", GATEWAY_V4)?;
     site.confined()?;
@@ -92,7 +91,7 @@ pub fn run(packages: &Path) -> Result<()> {
     site.reaches("desk", GATEWAY_V4)?;
     step("daemons that did not turn any more were restarted by their watchdogs");
 
-    site.upgrade(desk)?;
+    site.upgrade()?;
     step(
         "upgraded under traffic: sessions recovered in time, and no foreign frame reached a kernel",
     );
@@ -106,22 +105,16 @@ pub fn run(packages: &Path) -> Result<()> {
     site.reaches("desk", GATEWAY_V4)?;
     step("a Gateway came back from its backup, and a Workstation got new keys");
 
+    site.keep_silent("den")?;
+    step(
+        "a Workstation was booted, upgraded, killed, stopped and shut down, and only the tunnel's frames left it",
+    );
+
     site.cook("Taking it away")?;
     site.gone("gateway", "portcullis")?;
     site.gone("desk", "portcullis-agent")?;
     step("removed, the ports given back set down; purged, nothing is left");
     Ok(())
-}
-
-/// Removes what earlier machines have left there, with the filters that units of other versions had.
-fn forget_cgroup(path: &Path) {
-    for inner in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
-            forget_cgroup(&inner.path());
-        }
-    }
-    // Of one that is in use nothing is removed.
-    let _ = std::fs::remove_dir(path);
 }
 
 fn step(what: &str) {
@@ -134,7 +127,7 @@ struct Site<'a> {
     document: &'a str,
     machines: Vec<Machine>,
     hosts: Vec<Arc<Namespace>>,
-    _lan: Bridge,
+    lan: Bridge,
 }
 
 impl<'a> Site<'a> {
@@ -154,13 +147,14 @@ impl<'a> Site<'a> {
         }
         veth((&hosts[0], "eth3"), (&hosts[5], CABLE), 1500)?;
         lay_internet(&hosts[0], &hosts[4], &hosts[6])?;
+        hear_all(&lan, &hosts[3])?;
         let booted = hosts.iter().take(5).map(|host| Machine::boot(host, shared));
         let machines = booted.collect::<Result<_>>()?;
         Ok(Self {
             document,
             machines,
             hosts,
-            _lan: lan,
+            lan,
         })
     }
 
@@ -304,8 +298,8 @@ impl<'a> Site<'a> {
     }
 
     /// The upgrade's recipe while datagrams and foreign frames come in.
-    fn upgrade(&self, ws: &Arc<Namespace>) -> Result<()> {
-        let gw = self.host("gateway");
+    fn upgrade(&self) -> Result<()> {
+        let (gw, ws) = (self.host("gateway"), self.host("desk"));
         self.machine("gateway")?
             .run("portcullis workstation allow desk +udp/7")?;
         let _echo = Echo::start(gw, 7)?;
@@ -360,6 +354,59 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// Whatever becomes of a Workstation on the LAN, from one shutdown to the next, and whatever its programs and its
+    /// kernel would say: its port sends nothing but the tunnel's frames.
+    fn keep_silent(&mut self, name: &str) -> Result<()> {
+        const AGENT: &str = "portcullis-agent";
+        let host = Arc::clone(self.host(name));
+        let heard = Capture::filtered(self.lan.namespace(), Some(name), 16, |frame| {
+            frame.kind == PacketKind::Incoming && frame.ethertype() != ETHERTYPE
+        })?;
+        let _babbler = Babbler::start(&host, CABLE);
+        let silent = |when: &str| -> Result<()> {
+            heard.settle()?;
+            let spoken = (heard.incoming(), heard.overruns());
+            ensure!(
+                spoken == (0, 0),
+                "{name} {when}, and it said something else: {}",
+                heard.summary()
+            );
+            Ok(())
+        };
+        let position = self.machines.iter().position(|one| one.name() == name);
+        let at = position.with_context(|| format!("there is no machine {name}"))?;
+        self.machines[at].enable("network.service", NETWORK)?;
+        self.machines[at].reboot()?;
+        self.reaches(name, GATEWAY_V4)?;
+        let machine = &self.machines[at];
+        machine.run("systemctl is-active network.service")?;
+        silent("was booted")?;
+        machine.run(&format!(
+            "dpkg --install {SHARED}/portcullis-workstation_*.deb"
+        ))?;
+        self.reaches(name, GATEWAY_V4)?;
+        silent("was upgraded")?;
+        machine.run(&format!("systemctl kill --signal KILL {AGENT}"))?;
+        self.reaches(name, GATEWAY_V4)?;
+        silent("lost its agent")?;
+        machine.run(&format!("systemctl stop {AGENT}"))?;
+        std::thread::sleep(Duration::from_millis(200));
+        silent("was without an agent")?;
+        machine.run(&format!("systemctl start {AGENT}"))?;
+        self.reaches(name, GATEWAY_V4)?;
+        let status = machine.run(&format!("{AGENT} show --json"))?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let kept = status
+            .pointer("/port/guard_drops")
+            .and_then(serde_json::Value::as_u64);
+        ensure!(
+            kept.is_some_and(|kept| kept > 0),
+            "nothing tried to leave {name}: {status}"
+        );
+        self.machines[at].power_off()?;
+        silent("was shut down")
+    }
+
     /// The backup's recipe. The machine that takes the Gateway's place is the same one, purged.
     fn replace(&self) -> Result<()> {
         let gateway = self.machine("gateway")?;
@@ -411,6 +458,17 @@ fn lay_internet(gateway: &Namespace, laptop: &Namespace, internet: &Namespace) -
         set_link(host, interface, true)?;
     }
     laptop.ip("route add default via 198.51.100.254").map(drop)
+}
+
+/// What a host without an agent says on the LAN is heard there: what is listened to later could be heard.
+fn hear_all(lan: &Bridge, host: &Arc<Namespace>) -> Result<()> {
+    let heard = Capture::on(lan.namespace(), host.label(), 1)?;
+    let _babbler = Babbler::start(host, CABLE);
+    set_link(host, CABLE, true)?;
+    wait_for("a host to be heard on the LAN", SOON, || {
+        (heard.incoming() > 0).then_some(())
+    })?;
+    set_link(host, CABLE, false)
 }
 
 fn unit_of(machine: &str) -> &'static str {

@@ -186,6 +186,19 @@ impl Bridge {
         Ok(())
     }
 
+    /// Whether a port is given what is sent to everybody.
+    ///
+    /// # Errors
+    /// What `bridge` answered.
+    pub fn broadcast(&self, port: &str, given: bool) -> Result<()> {
+        let flood = if given { "on" } else { "off" };
+        self.namespace.exec(
+            "bridge",
+            &format!("link set dev {port} bcast_flood {flood}"),
+        )?;
+        Ok(())
+    }
+
     /// Port security: while `pinned`, a switch carries frames to `mac` to `port` alone, whoever else sends
     /// from that address.
     ///

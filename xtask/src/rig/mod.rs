@@ -11,6 +11,7 @@
 //! so that it sees the same `/sys/fs/bpf` as everybody. Nothing here sleeps for a fixed time where
 //! a condition can be waited for; see [`wait_for`].
 
+mod babbler;
 mod capture;
 mod forward;
 mod guard;
@@ -33,6 +34,7 @@ mod traffic;
 mod tunnel;
 mod udp;
 
+pub use babbler::Babbler;
 pub use capture::{Capture, Captured};
 pub use forward::Forward;
 pub use guard::{Scratch, Serial, arm, check, interrupted, pause, require_root, sweep, wait_for};

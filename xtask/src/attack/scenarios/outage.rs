@@ -3,18 +3,19 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use serde_json::Value;
 use wire::limits::BROADCAST;
 use wire::{Header, kind};
 
 use super::{Checks, meanwhile, opened};
-use crate::attack::frame::{ethernet, header_of, portcullis, udp_v4};
+use crate::attack::frame::{Mac, ethernet, header_of, portcullis, udp_v4};
 use crate::attack::ground::Ground;
-use crate::attack::outcome::Happened;
+use crate::attack::outcome::{Happened, difference};
 use crate::attack::sender::{Bounds, flood};
 use crate::attack::stream::cycle;
-use crate::attack::suite::Suite;
+use crate::attack::suite::{Suite, VICTIM};
 use crate::attack::{Writer, inner};
-use crate::rig::{Capture, GATEWAY_V4, PacketSocket, pause, wait_for};
+use crate::rig::{Capture, Captured, GATEWAY_V4, PacketSocket, counters, pause, wait_for};
 
 pub(super) fn stolen_addresses(suite: &mut Suite<'_>) -> Result<Happened> {
     let victim = suite.known.victim;
@@ -163,5 +164,67 @@ pub(super) fn restart_race(suite: &mut Suite<'_>) -> Result<Happened> {
             "ws2 back {:.0} ms after the restart, under the flood",
             time.as_secs_f64() * 1e3
         ),
+    )
+}
+
+/// Two starts of which ws2 hears no Reset, and the first one's Resets after the second. XDP has seen none of them
+/// and lets them in, no more than their bucket has room for.
+pub(super) fn old_resets(suite: &mut Suite<'_>) -> Result<Happened> {
+    let (gateway, victim, key_id) = (suite.known.gateway, suite.known.victim, suite.known.key_id);
+    let heard = move |from: Mac, kind: u8| {
+        move |frame: &Captured| {
+            let header = header_of(&frame.bytes).filter(|_| frame.source() == from);
+            header.is_some_and(|header| header.kind == kind && header.index == key_id)
+        }
+    };
+    let listen =
+        |from, kind| Capture::filtered(&suite.demo.evil, Some("cable0"), 8, heard(from, kind));
+    let resets = listen(gateway, kind::RESET)?;
+    let hellos = listen(victim, kind::HELLO)?;
+    suite.demo.lan.broadcast(VICTIM, false)?;
+    let mut old = Vec::new();
+    for _ in 0..2 {
+        suite.demo.gateway.kill();
+        suite.demo.gateway.start()?;
+        until_it_reaches(suite)?;
+        resets.settle()?;
+        let of_this_start = resets.take();
+        if old.is_empty() {
+            old = of_this_start;
+        }
+    }
+    suite.demo.lan.broadcast(VICTIM, true)?;
+    suite.rogue()?.connect()?;
+    let look = |suite: &Suite<'_>| suite.workstation(VICTIM)?.status();
+    let before = look(suite)?;
+    hellos.settle()?;
+    let begun = hellos.incoming();
+    for reset in &old {
+        suite.wire.send(&reset.bytes);
+    }
+    // The jitter before a handshake, and more.
+    pause(Duration::from_secs(1))?;
+    hellos.settle()?;
+    let after = look(suite)?;
+    let verdicts = |status: &Value| counters(&status["port"]["verdicts"]);
+    let refused = difference(&verdicts(&before), &verdicts(&after));
+    let refused = refused.keys().filter(|verdict| *verdict != "admitted");
+    let refused: Vec<&str> = refused.map(String::as_str).collect();
+    let begun = hellos.incoming() - begun;
+    let index = |status: &Value| status["session"]["index"].clone();
+    let mut checks = Checks::default();
+    checks.hold(!old.is_empty() && refused.is_empty(), || {
+        format!(
+            "{} Resets were heard, and again dropped as {refused:?}",
+            old.len()
+        )
+    });
+    checks.hold(begun == 0, || format!("ws2 began {begun} handshakes"));
+    checks.hold(index(&before) == index(&after), || {
+        format!("ws2 changed its session for {}", after["session"])
+    });
+    checks.end(
+        old.len() as u64,
+        format!("{} Resets let in at ws2, and no handshake", old.len()),
     )
 }
