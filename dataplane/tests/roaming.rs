@@ -137,7 +137,7 @@ fn a_nonce_that_was_used_twice_is_proven_and_told() {
     };
     let first = ws.frame_by(home, &up, bench.now);
     bench.inject(&first);
-    assert_eq!(bench.written(), [up.clone()]);
+    assert_eq!(bench.written(), std::slice::from_ref(&up));
     // Neither a copy nor garbage proves anything, and garbage takes one turn in ten of a second.
     let mut forged = first.clone();
     *forged.last_mut().unwrap() ^= 1;
