@@ -3,7 +3,7 @@
 //! can be restarted.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -43,23 +43,11 @@ done
 mount -t overlay -o "lowerdir=$tree,upperdir=$changes/upper,workdir=$changes/work" machine "$changes/root"
 exec systemd-nspawn --directory="$changes/root" "$@""#;
 
-/// What systemd and udev do on a machine of iron and not in a container, and that a NIC falls silent when the power goes: here its
-/// cable outlives it.
-const HARDWARE: [(&str, u32, &str); 3] = [
-    (
-        "etc/systemd/system/hardware.service",
-        0o644,
-        "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
-         ExecStart=/bin/mount -t bpf bpf /sys/fs/bpf\nExecStart=/bin/chmod 666 /dev/net/tun\n",
-    ),
-    (
-        "usr/lib/systemd/system-shutdown/power",
-        0o755,
-        "#!/bin/sh\nfor nic in /sys/class/net/eth*; do ip link set dev ${nic##*/} down; done\n",
-    ),
-    // Nothing here is to outlive a power cut of the machine below.
-    ("etc/dpkg/dpkg.cfg.d/unsafe", 0o644, "force-unsafe-io\n"),
-];
+/// What systemd and udev do on a machine of iron and not in a container; and that a NIC falls silent when the power goes, where here
+/// its cable outlives it: the last to be stopped, when every other unit has been, sets it down.
+const HARDWARE: &str = "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target shutdown.target\nConflicts=shutdown.target\n\
+    [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/mount -t bpf bpf /sys/fs/bpf\n\
+    ExecStart=/bin/chmod 666 /dev/net/tun\nExecStop=/sbin/ip link set dev eth1 down\n";
 
 /// A running machine. Switched off when it is dropped.
 #[derive(Debug)]
@@ -82,9 +70,9 @@ impl Machine {
             fs::create_dir(scratch.path().join(directory))?;
         }
         let upper = scratch.path().join("upper");
-        for (path, mode, text) in HARDWARE {
-            write(&upper, path, text, mode)?;
-        }
+        write(&upper, "etc/systemd/system/hardware.service", HARDWARE)?;
+        // Nothing here is to outlive a power cut of the machine below.
+        write(&upper, "etc/dpkg/dpkg.cfg.d/unsafe", "force-unsafe-io\n")?;
         let wants = upper.join("etc/systemd/system/sysinit.target.wants");
         fs::create_dir_all(&wants)?;
         symlink("../hardware.service", wants.join("hardware.service"))?;
@@ -166,7 +154,7 @@ impl Machine {
     /// # Errors
     /// What systemd said.
     pub fn enable(&self, unit: &str, text: &str) -> Result<()> {
-        write(&self.shared, unit, text, 0o644)?;
+        write(&self.shared, unit, text)?;
         self.run(&format!(
             "mv {SHARED}/{unit} /etc/systemd/system/ && systemctl enable {unit}"
         ))
@@ -266,14 +254,12 @@ fn start(namespace: &Namespace, shared: &Path, scratch: &Scratch) -> Result<Proc
 }
 
 /// Writes a file and the directories it is in.
-fn write(directory: &Path, path: &str, text: &str, mode: u32) -> Result<()> {
+fn write(directory: &Path, path: &str, text: &str) -> Result<()> {
     let path = directory.join(path);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-    Ok(())
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Removes a control group and those in it. Of one that is in use nothing is removed.
