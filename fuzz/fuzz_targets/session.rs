@@ -4,6 +4,7 @@
 
 use dataplane::engine::Engine;
 use dataplane::keys::{Cipher, Protection};
+use dataplane::path::Path;
 use dataplane::session::{OpenError, Session, pair_for_tests};
 use libfuzzer_sys::fuzz_target;
 use portcullis_fuzz::Input;
@@ -22,7 +23,12 @@ fuzz_target!(|bytes: &[u8]| {
     } else {
         Protection::Authenticate
     };
-    let (gateway, workstation) = pair_for_tests(how >> 3, cipher, protection, (0x1_0001, 0x2_0002));
+    let (mut gateway, workstation) =
+        pair_for_tests(how >> 3, cipher, protection, (0x1_0001, 0x2_0002));
+    if how & 128 != 0 {
+        // Over networks, where tags are kept to prove that a nonce was used twice.
+        gateway.path = Path::Socket;
+    }
     let session = |install, engine| Session::new(install, engine, NOW).expect("a session");
     let mut sealer = session(&workstation, Engine::Auto);
     let mut opener = session(&gateway, Engine::Auto);
@@ -95,6 +101,7 @@ fuzz_target!(|bytes: &[u8]| {
                     opened.contains(&header.counter) || header.counter + REPLAY_WINDOW <= highest
                 );
             }
+            Err(OpenError::Reused) => panic!("no counter was sealed twice"),
             Err(OpenError::Forged | OpenError::Malformed) => {
                 assert!(
                     genuine.is_none() || opened.contains(&header.counter),
