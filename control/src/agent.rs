@@ -415,7 +415,7 @@ impl Agent {
             Event::NonceReused { index, counter, .. } => {
                 tracing::error!(
                     counter,
-                    remedy = "cipher = \"aes-256-gcm-siv\" at the Gateway, for every Workstation",
+                    remedy = "at the Gateway: portcullis workstation set NAME --cipher aes-256-gcm-siv, for every Workstation",
                     "the Gateway has sealed two frames with one nonce: it was rolled back to a snapshot, or is a clone; making another session"
                 );
                 self.machine.seal_limit(now(), index);

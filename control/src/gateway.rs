@@ -534,7 +534,7 @@ impl Daemon {
                 tracing::error!(
                     workstation = name.map(|one| one.name.as_str()),
                     counter,
-                    remedy = "cipher = \"aes-256-gcm-siv\" for it, or a generation counter in its virtual machine",
+                    remedy = "portcullis workstation set NAME --cipher aes-256-gcm-siv, or vm_generation in its agent.toml",
                     "a Workstation has sealed two frames with one nonce: it was rolled back to a snapshot, or is a clone; its session ends"
                 );
                 self.machine.seal_limit(now(), workstation, index);

@@ -101,7 +101,7 @@ thread_local! {
             .build()
             .expect("a runtime")
     );
-    // What takes most of the time of a run is to make them.
+    // Made once: every run would take that much longer.
     static ROUTES: Routes = routes_for_tests(Arc::new(Fake));
 }
 

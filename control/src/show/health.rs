@@ -210,8 +210,8 @@ impl Complaints {
             .is_some_and(|count| *count > 0)
         {
             self.warning(format!(
-                "Workstation {name} has sealed two frames with one nonce: it was rolled back, or is a clone; give it \
-                 cipher = \"aes-256-gcm-siv\", or its virtual machine a generation counter"
+                "Workstation {name} has sealed two frames with one nonce: it was rolled back, or is a clone: \
+                 portcullis workstation set {name} --cipher aes-256-gcm-siv, or vm_generation in its agent.toml"
             ));
         }
         if required && one.session.is_none() {
