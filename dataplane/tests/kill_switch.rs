@@ -49,10 +49,12 @@ fn end(links: Links) {
     }
 }
 
-/// Everything that the kill switch may touch, as the tools for it show it.
+/// Everything that the kill switch may touch, as the tools for it show it. The kernel's own routes of
+/// link-local addresses and multicast come when it has found an address to be no duplicate.
 fn listing() -> String {
     output(
-        "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
+        "nft list ruleset; ip rule; ip -6 rule; ip route show table all; \
+         ip -6 route show table all | grep -Ev '^([a-z]+ )?(fe80|ff00)::'; \
          cat /proc/sys/net/ipv4/conf/all/src_valid_mark",
     )
 }
