@@ -1,5 +1,6 @@
 //! The Workstation's daemon: one way to its Gateway, one worker, one handshake state machine, for ever.
 
+mod fast_path;
 mod network;
 mod port;
 mod requests;
@@ -207,6 +208,9 @@ impl Agent {
                     self.helper.kill_switch()?;
                 }
                 self.close_up()?;
+                if let Reach::Network(network) = &mut self.reach {
+                    network.begin_fast_path(&self.helper);
+                }
                 self.look_at_network();
                 return Ok(());
             }
@@ -264,6 +268,7 @@ impl Agent {
             _ => Heard::Usual,
         };
         let opened = network.look(&self.helper, &self.pool, heard);
+        network.look_at_fast_path(&self.links, &self.helper, &self.pool);
         if let Some(mtu) = network.mtu() {
             self.machine.mtu_changed(now(), mtu);
         }

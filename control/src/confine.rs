@@ -158,6 +158,8 @@ pub struct HelperPaths {
     pub needs_own_sysfs: bool,
     /// Whether its daemon reaches a Gateway over networks, and has no port.
     pub over_networks: bool,
+    /// Whether it gives that daemon a fast path.
+    pub fast_path: bool,
 }
 
 /// What a helper does once it knows its scope: it mounts the BPF file system where there is none, and
@@ -189,8 +191,10 @@ pub fn helper_begun(paths: &HelperPaths) -> Result<(), Problem> {
         // The priority of NAPI threads.
         Capability::CAP_SYS_NICE,
     ]);
+    let fast_path = paths.fast_path;
     let (mut kept, who) = match paths.over_networks {
-        true => (over_networks, Who::NetworkHelper),
+        true if fast_path => (ports, Who::NetworkHelper { fast_path }),
+        true => (over_networks, Who::NetworkHelper { fast_path }),
         false => (ports, Who::Helper),
     };
     // Root's own files, pins and sysfs among them, are another user's to a helper that is not root.

@@ -4,7 +4,7 @@
 //! A daemon starts it before it has a thread, a secret or a socket of its own, tells it once which
 //! interfaces are its ports, or which UDP ports its endpoints have, and gives up its own privileges. From then on it
 //! asks the helper to raise a wall, set a link up, make a rule in a NIC, set up the host interface, look after the
-//! kill switch, or for an AF_XDP or UDP socket. Requests are a closed set, and name ports by number: there is none
+//! kill switch, attach a fast path, or for an AF_XDP or UDP socket. Requests are a closed set, and name ports by number: there is none
 //! for another interface.
 //! Both go down together: the helper ends when its daemon is gone, the daemon when its helper is.
 
@@ -12,13 +12,13 @@ mod keyless;
 mod notify;
 mod serve;
 
-use crate::config::Digest;
+use crate::config::{Digest, Rings};
 use crate::keyless::Standing;
 use crate::log::{self, Format};
 use crate::problem::{Kind, Problem};
 use crate::raise::Plan;
 use dataplane::port::ntuple::{Asks, Classifier, Nic, Request as NicRequest};
-use dataplane::wall::WallParts;
+use dataplane::wall::{FastPathSockets, WallParts};
 use ipnet::IpNet;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
@@ -69,6 +69,8 @@ pub struct NetworkScope {
     pub ports: Vec<u16>,
     /// The interface they leave by; `None`: by whichever leads there.
     pub interface: Option<String>,
+    /// The rings of a fast path by that interface, where there is to be one.
+    pub fast_path: Option<Rings>,
     /// What is routed into the tunnel.
     pub routes: Vec<IpNet>,
     /// Whether anything else is kept from leaving.
@@ -138,6 +140,15 @@ enum Request {
     TakeBackKeyless { port: usize },
     /// A UDP socket of the tunnel's own, connected to an endpoint or a name server.
     UdpSocket { remote: SocketAddr },
+    /// Sees to it that the fast path's program is on its interface. The next AF_XDP sockets are for it.
+    FastPath,
+    /// The fast path takes what an endpoint sends to an address of this machine.
+    Flow {
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// NAPI threads of the fast path's interface on or off.
+    FastPathNapi { on: bool, insisted: bool },
     /// Looks whether nothing can leave but the tunnel, and sees to it; or to the contrary, where that is wanted.
     KillSwitch,
     /// Takes all walls, the host interface and the kill switch down.
@@ -148,7 +159,7 @@ enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Done,
-    /// The wall stands on this interface; its parts come along.
+    /// The wall, or the fast path, stands on this interface; its parts come along.
     Wall {
         ifindex: u32,
         mac: [u8; 6],
@@ -387,6 +398,37 @@ impl Helper {
                 descriptors.into_iter().next().ok_or_else(none)
             }
             (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// The fast path on its interface: index and MAC address of that, and where its sockets belong. The AF_XDP
+    /// sockets that this process makes from now on are for it.
+    ///
+    /// # Errors
+    /// As [`dataplane::wall::FastPath::attach`], or that there is no such interface.
+    pub fn fast_path(&self) -> Result<(u32, [u8; 6], FastPathSockets), Problem> {
+        match self.ask(&Request::FastPath)? {
+            (Answer::Wall { ifindex, mac }, parts) => {
+                let sockets = parts.into_iter().next();
+                let sockets = sockets.ok_or_else(|| unexpected(Answer::Done))?;
+                Ok((ifindex, mac, sockets.into()))
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Has the fast path take what an endpoint of the scope sends to `local`.
+    ///
+    /// # Errors
+    /// What the kernel answered, or that the scope has no such endpoint.
+    pub fn flow(&self, local: SocketAddr, remote: SocketAddr) -> Result<(), Problem> {
+        self.done(&Request::Flow { local, remote })
+    }
+
+    /// NAPI threads of the fast path's interface on or off, soon.
+    pub fn fast_path_napi(&self, on: bool, insisted: bool) {
+        if let Err(problem) = self.done(&Request::FastPathNapi { on, insisted }) {
+            tracing::warn!(%problem, "NAPI threads are left as they are");
         }
     }
 

@@ -220,7 +220,10 @@ impl Plan {
         help.sockets()?;
         let rings = layout::split(self.queues()?, workers)
             .into_iter()
-            .map(|queues| Ok((queues.clone(), self.open(queues, patience)?)))
+            .map(|queues| {
+                let rings = open(&self.interface, &self.rings, queues.clone(), patience);
+                Ok((queues, rings.map_err(|error| refused(self.tried(), error))?))
+            })
             .collect::<Result<Vec<_>, Problem>>()?;
         for (queue, socket) in rings.iter().flat_map(|(_, rings)| rings.sockets()) {
             wall.set_socket(queue, socket).map_err(|error| {
@@ -273,41 +276,49 @@ impl Plan {
         }
         Ok(used)
     }
+}
 
-    /// The busy polling that is asked for.
-    pub fn busy_poll(&self) -> Option<BusyPoll> {
-        self.rings.busy_poll.map(|polling| BusyPoll {
-            microseconds: polling.microseconds,
-            budget: polling.budget,
-            prefer: polling.prefer,
-        })
-    }
+/// The busy polling that is asked for.
+pub fn busy_poll(rings: &Rings) -> Option<BusyPoll> {
+    rings.busy_poll.map(|polling| BusyPoll {
+        microseconds: polling.microseconds,
+        budget: polling.budget,
+        prefer: polling.prefer,
+    })
+}
 
-    /// Whether the driver's zero-copy is one that may send nothing at all, as virtio_net's does from some boots on
-    /// (Linux 7.3; docs/hardware.md). `zero_copy = "on"` takes it all the same.
-    fn has_bad_zero_copy(&self) -> bool {
-        let survey = ethtool::survey(&self.interface);
-        survey.is_ok_and(|survey| survey.driver.as_deref() == Some(BAD_ZERO_COPY))
-    }
+/// Whether the driver's zero-copy is one that may send nothing at all, as virtio_net's does from some boots on
+/// (Linux 7.3; docs/hardware.md). `zero_copy = "on"` takes it all the same.
+fn has_bad_zero_copy(interface: &str) -> bool {
+    let survey = ethtool::survey(interface);
+    survey.is_ok_and(|survey| survey.driver.as_deref() == Some(BAD_ZERO_COPY))
+}
 
-    fn open(&self, queues: Range<u32>, patience: Duration) -> Result<XskPort, Problem> {
-        XskPort::open(&XskConfig {
-            ring_size: self.rings.size,
-            patience,
-            mode: match self.rings.zero_copy {
-                ZeroCopy::Auto if self.has_bad_zero_copy() => Mode::Copy,
-                ZeroCopy::Auto => Mode::Auto,
-                ZeroCopy::On => Mode::ZeroCopy,
-                ZeroCopy::Off => Mode::Copy,
-            },
-            huge_pages: self.rings.huge_pages,
-            tx_budget: self.rings.tx_budget,
-            busy_poll: self.busy_poll(),
-            queues: Some(queues),
-            ..XskConfig::new(&self.interface)
-        })
-        .map_err(|error| refused(self.tried(), error))
-    }
+/// Opens AF_XDP rings on these queues of an interface.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn open(
+    interface: &str,
+    rings: &Rings,
+    queues: Range<u32>,
+    patience: Duration,
+) -> Result<XskPort, xsk::OpenError> {
+    XskPort::open(&XskConfig {
+        ring_size: rings.size,
+        patience,
+        mode: match rings.zero_copy {
+            ZeroCopy::Auto if has_bad_zero_copy(interface) => Mode::Copy,
+            ZeroCopy::Auto => Mode::Auto,
+            ZeroCopy::On => Mode::ZeroCopy,
+            ZeroCopy::Off => Mode::Copy,
+        },
+        huge_pages: rings.huge_pages,
+        tx_budget: rings.tx_budget,
+        busy_poll: busy_poll(rings),
+        queues: Some(queues),
+        ..XskConfig::new(interface)
+    })
 }
 
 /// The MAC address of an interface for this boot: locally administered, and as random as the kernel's

@@ -12,6 +12,7 @@ mod monitor;
 mod napi;
 mod neighbour;
 mod netlink;
+mod next_hop;
 mod rules;
 mod sysctl;
 

@@ -1,7 +1,7 @@
 //! A port: a receive ring, a send ring and the memory their frames live in.
 //!
 //! The worker sees only this trait. [`xsk`] is the real one (an AF_XDP socket per receive queue),
-//! [`socket`] an ordinary UDP socket, for a Workstation that may open no other, and
+//! [`socket`] an ordinary UDP socket, for a Workstation that may open no other, [`fast_path`] both of these together, and
 //! [`memory`] a set of rings in memory with the same rules, for tests and benchmarks without root.
 //! What they do alike is in [`ring`] (bounded rings with wrapping cursors) and `pool` (where every
 //! frame is, and which ring it goes to next). `linear` makes one piece of frames that do not fit one
@@ -15,6 +15,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub mod ethtool;
+pub mod fast_path;
 mod linear;
 pub mod memory;
 pub mod ntuple;

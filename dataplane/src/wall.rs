@@ -11,6 +11,7 @@
 
 mod attach;
 mod bpffs;
+mod fast_path;
 mod inspect;
 mod kernel;
 mod keyless;
@@ -34,6 +35,7 @@ use wire::{Admission, Encapsulation, Role, Verdict};
 
 use attach::{Direction, Interface};
 pub use bpffs::ensure_bpffs;
+pub use fast_path::{FastPath, FastPathSockets};
 pub use inspect::{Inspection, Link, Standing, inspect};
 pub use kernel::{LinkInfo, TestRun, test_run};
 pub use keyless::{

@@ -61,7 +61,7 @@ static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT
 #[map]
 static WORKSTATION_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static SOCKETS: XskMap = XskMap::with_max_entries(256, 0);
+pub static SOCKETS: XskMap = XskMap::with_max_entries(256, 0);
 
 /// Decides, counts and answers the XDP action.
 #[inline(always)]

@@ -12,6 +12,10 @@
 //! |---|---|---|
 //! | `steering` | TUNSETSTEERINGEBPF | which worker's TUN queue gets a packet for a Workstation |
 //!
+//! | hook of a Workstation's uplink | program | |
+//! |---|---|---|
+//! | XDP, ingress | `fast_path` | the tunnel's datagrams past the kernel's stack |
+//!
 //! Each port is loaded with maps of its own. Built for kernels 6.1 and later.
 #![no_std]
 #![no_main]
@@ -19,6 +23,7 @@
 
 mod admission;
 mod atomic;
+mod fast_path;
 mod guard;
 mod packet;
 mod pinned;
@@ -136,6 +141,13 @@ fn guarded(context: *mut __sk_buff, guarded: Guarded, hook: u32) -> i32 {
             TC_ACT_SHOT as i32
         }
     }
+}
+
+/// Takes the tunnel's datagrams past the kernel's stack, which gets everything else.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+extern "C" fn fast_path(context: *mut xdp_md) -> u32 {
+    fast_path::run(context)
 }
 
 /// The TUN queue of a packet, by its destination.

@@ -12,6 +12,7 @@
 extern crate std;
 
 pub mod admission;
+pub mod flow;
 pub mod header;
 pub mod limits;
 pub mod pinned;
@@ -25,6 +26,7 @@ pub mod verdict;
 pub mod watch;
 
 pub use admission::{Admission, Encapsulation, Frame, Role, Tables, decide, decide_connected};
+pub use flow::Flow;
 pub use header::{Header, Malformed, kind};
 pub use pinned::PinnedVerdict;
 pub use replay::ReplayWindow;

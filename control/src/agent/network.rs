@@ -4,6 +4,7 @@
 //! and the first that is answered has the session. When it falls silent, its socket is opened anew, because this
 //! machine may have come to another network, or a NAT may have forgotten it: the session goes on from there.
 
+use super::fast_path::{FastPath, Settled};
 use super::port::AgentPort;
 use crate::api::{Counters, PortState, PortStatus};
 use crate::encapsulation::{Endpoint, Host, is_a_hosts};
@@ -24,6 +25,7 @@ use dataplane::wall::PortTables;
 use dataplane::worker::{Command, PortSetup};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wire::tables::KnockEntry;
@@ -51,13 +53,21 @@ pub enum Heard {
     Answer,
 }
 
+/// A socket that a worker has as a port.
+struct Open {
+    socket: OwnedFd,
+    local: SocketAddr,
+}
+
 /// The way over networks.
 pub struct Network {
     endpoints: Vec<Endpoint>,
     /// What they are, by port number.
     addresses: Vec<SocketAddr>,
-    /// Which of those have a socket, and by which of this machine's addresses it leaves.
-    open: Vec<Option<IpAddr>>,
+    /// The sockets that those have.
+    open: Vec<Option<Open>>,
+    /// What the proven session's socket may have beside it.
+    fast_path: Option<FastPath>,
     tables: Arc<PortTables>,
     /// Names being looked up, and when that was begun last.
     lookup: Option<Receiver<Vec<SocketAddr>>>,
@@ -80,13 +90,14 @@ impl Network {
     ///
     /// # Errors
     /// There is no memory for its tables.
-    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self, Problem> {
+    pub fn new(endpoints: Vec<Endpoint>, fast_path: Option<FastPath>) -> Result<Self, Problem> {
         let tables = PortTables::in_memory(super::SESSION_SLOTS, 1)
             .map_err(|error| Problem::io("making room for sessions", &error))?;
         Ok(Self {
             endpoints,
             addresses: Vec::new(),
             open: Vec::new(),
+            fast_path,
             tables: Arc::new(tables),
             lookup: None,
             looked_up: None,
@@ -109,7 +120,7 @@ impl Network {
     /// The ports that Hellos leave by.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
         let all = self.open.iter().enumerate();
-        all.filter_map(|(at, own)| own.map(|_| at as PortId))
+        all.filter_map(|(at, open)| open.as_ref().map(|_| at as PortId))
     }
 
     /// Where the Gateway is found at the moment.
@@ -119,8 +130,8 @@ impl Network {
 
     /// The largest inner packet that the proven session's interface carries.
     pub fn mtu(&self) -> Option<u16> {
-        let own = (*self.open.get(usize::from(self.settled?))?)?;
-        Some(inner_mtu(*self.own.get(&own)?, &Way::Socket))
+        let open = self.open.get(usize::from(self.settled?))?.as_ref()?;
+        Some(inner_mtu(*self.own.get(&open.local.ip())?, &Way::Socket))
     }
 
     /// Lets handshakes with this key in, and of those the attempt that is under way.
@@ -175,6 +186,32 @@ impl Network {
         opened
     }
 
+    /// Has the fast path begin, where there is to be one.
+    pub fn begin_fast_path(&mut self, helper: &Helper) {
+        if let Some(fast_path) = &mut self.fast_path {
+            fast_path.begin(helper);
+        }
+    }
+
+    /// Sees to the fast path of the proven session.
+    pub fn look_at_fast_path(&mut self, links: &Links, helper: &Helper, pool: &Pool<AgentPort>) {
+        let Some(fast_path) = &mut self.fast_path else {
+            return;
+        };
+        let settled = self.settled.and_then(|port| {
+            let at = usize::from(port);
+            let open = self.open.get(at)?.as_ref()?;
+            Some(Settled {
+                port,
+                socket: &open.socket,
+                local: open.local,
+                remote: *self.addresses.get(at)?,
+                tables: &self.tables,
+            })
+        });
+        fast_path.look(links, helper, pool, settled.as_ref());
+    }
+
     /// Sees to it that it is known what the endpoints' names stand for.
     fn look_names_up(&mut self, helper: &Arc<Helper>, pool: &Pool<AgentPort>) {
         match self.lookup.as_ref().map(Receiver::try_recv) {
@@ -202,14 +239,18 @@ impl Network {
         };
         let memory = SocketMemory::default();
         let port = helper.udp_socket(remote).and_then(|socket| {
-            SocketPort::from_socket(socket, &memory).map_err(|error| {
-                let tried = format!("opening a socket to {remote}");
-                Problem::new(Kind::Failed, tried, error, "it is tried again")
-            })
+            let tried = || format!("opening a socket to {remote}");
+            let own = socket.as_fd().try_clone_to_owned();
+            let own = own.map_err(|error| Problem::io(tried(), &error))?;
+            let port = SocketPort::from_socket(socket, &memory).map_err(|error| {
+                Problem::new(Kind::Failed, tried(), error, "it is tried again")
+            })?;
+            Ok((port, own))
         });
         match port {
-            Ok(port) => {
-                self.open[at] = Some(port.local().ip());
+            Ok((port, socket)) => {
+                let local = port.local();
+                self.open[at] = Some(Open { socket, local });
                 let setup = PortSetup {
                     id: at as PortId,
                     io: AgentPort::network(port),
@@ -295,7 +336,7 @@ impl Network {
             self.close(port, pool);
         }
         tracing::info!(addresses = ?found, "the Gateway is looked for");
-        self.open = vec![None; found.len()];
+        self.open = found.iter().map(|_| None).collect();
         self.addresses = found;
         self.tried = Instant::now() - REOPEN;
         self.patience = REOPEN;
@@ -341,7 +382,7 @@ impl Network {
             Some(_) => PortState::Up,
             None => PortState::Down,
         };
-        PortStatus {
+        let mut status = PortStatus {
             interface: self.name(),
             state,
             reason: match (&self.reason, state) {
@@ -351,6 +392,10 @@ impl Network {
             },
             ring_losses: rings.map_or_else(Counters::new, losses),
             ..PortStatus::default()
+        };
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.show(&mut status);
         }
+        status
     }
 }

@@ -1,17 +1,20 @@
-//! The agent's port: rings of an interface of its own, or a socket of the kernel's.
+//! The agent's port: rings of an interface of its own, a socket of the kernel's, or both together.
 
+use dataplane::port::fast_path::{FastPathFrame, FastPathPort};
 use dataplane::port::socket::{SocketFrame, SocketPort};
 use dataplane::port::xsk::{XskFrame, XskPort};
 use dataplane::port::{Port, PortError, RingStatistics};
 use std::os::fd::BorrowedFd;
 
-/// Either kind of port.
+/// Any kind of port.
 #[allow(clippy::large_enum_variant)] // There is one of them.
 pub enum AgentPort {
     /// An interface of its own; and room for what it receives at a time, so that nothing is allocated for that.
     Cable(XskPort, Vec<XskFrame>),
     /// A connected UDP socket; and the same.
     Network(SocketPort, Vec<SocketFrame>),
+    /// One with rings beside it; and the same.
+    FastPath(FastPathPort, Vec<FastPathFrame>),
 }
 
 impl AgentPort {
@@ -19,14 +22,21 @@ impl AgentPort {
     pub fn network(port: SocketPort) -> Self {
         Self::Network(port, Vec::new())
     }
+
+    /// The port of a socket with rings beside it.
+    pub fn fast_path(port: FastPathPort) -> Self {
+        Self::FastPath(port, Vec::new())
+    }
 }
 
-/// A frame of either.
+/// A frame of any.
 pub enum AgentFrame {
     /// Of the interface.
     Cable(XskFrame),
     /// Of the socket.
     Network(SocketFrame),
+    /// Of the two together.
+    FastPath(FastPathFrame),
 }
 
 impl From<XskPort> for AgentPort {
@@ -41,6 +51,7 @@ macro_rules! of {
         match ($port, $frame) {
             (AgentPort::Cable(port, _), AgentFrame::Cable(frame)) => port.$method(frame $(, $more)*),
             (AgentPort::Network(port, _), AgentFrame::Network(frame)) => port.$method(frame $(, $more)*),
+            (AgentPort::FastPath(port, _), AgentFrame::FastPath(frame)) => port.$method(frame $(, $more)*),
             _ => panic!("a frame of another port"),
         }
     };
@@ -52,6 +63,7 @@ macro_rules! any {
         match $port {
             AgentPort::Cable(port, _) => port.$method(),
             AgentPort::Network(port, _) => port.$method(),
+            AgentPort::FastPath(port, _) => port.$method(),
         }
     };
 }
@@ -71,6 +83,11 @@ impl Port for AgentPort {
                 into.extend(frames.drain(..).map(AgentFrame::Network));
                 count
             }
+            Self::FastPath(port, frames) => {
+                let count = port.receive(frames, max);
+                into.extend(frames.drain(..).map(AgentFrame::FastPath));
+                count
+            }
         }
     }
 
@@ -78,6 +95,7 @@ impl Port for AgentPort {
         match self {
             Self::Cable(port, _) => port.reserve().map(AgentFrame::Cable),
             Self::Network(port, _) => port.reserve().map(AgentFrame::Network),
+            Self::FastPath(port, _) => port.reserve().map(AgentFrame::FastPath),
         }
     }
 
@@ -92,6 +110,9 @@ impl Port for AgentPort {
             }
             (Self::Network(port, _), AgentFrame::Network(frame)) => {
                 port.send(frame).map_err(AgentFrame::Network)
+            }
+            (Self::FastPath(port, _), AgentFrame::FastPath(frame)) => {
+                port.send(frame).map_err(AgentFrame::FastPath)
             }
             _ => panic!("a frame of another port"),
         }

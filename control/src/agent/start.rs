@@ -1,5 +1,6 @@
 //! How the agent comes to be: everything is opened, privileges are given up, and threads begin.
 
+use super::fast_path::FastPath;
 use super::network::{self, Network};
 use super::{Agent, GATEWAY, PORT, Reach, SESSION_SLOTS, interface, now};
 use crate::choices::{MacAddress, Virtualised};
@@ -11,7 +12,7 @@ use crate::handshake::{Path as Way, inner_mtu};
 use crate::helper::{KeylessScope, NetworkScope, PortHelp, Scope, Unscoped};
 use crate::pool::{Pool, Settings};
 use crate::port::Port;
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crate::process;
 use crate::raise::{self, Plan};
 use crate::rollback::{Clocks, Generation};
@@ -38,7 +39,26 @@ const ETHERNET_MTU: u32 = 1500;
 /// How the Gateway is to be reached.
 enum Wanted {
     Cable(Plan),
-    Network(Vec<encapsulation::Endpoint>),
+    Network(Vec<encapsulation::Endpoint>, Option<FastPath>),
+}
+
+/// The fast path by the interface that the tunnel leaves by.
+///
+/// # Errors
+/// It is asked for, and no interface is named.
+fn fast_path(config: &config::Agent, identity: &Enrolment) -> Result<Option<FastPath>, Problem> {
+    if !config.fast_path {
+        return Ok(None);
+    }
+    match config.interface.as_ref().or(identity.interface.as_ref()) {
+        Some(interface) => Ok(Some(FastPath::new(interface.clone(), config.rings))),
+        None => Err(Problem::new(
+            Kind::Invalid,
+            "opening the fast path",
+            "fast_path is set, and the configuration names no interface that is the tunnel's own",
+            "name it: interface = \"eth0\"; or leave fast_path out",
+        )),
+    }
 }
 
 fn plan(config: &config::Agent, interface: String, ethertype: u16) -> Result<Plan, Problem> {
@@ -61,11 +81,12 @@ fn plan(config: &config::Agent, interface: String, ethertype: u16) -> Result<Pla
 fn scope(config: &config::Agent, identity: &Enrolment, wanted: &Wanted) -> Scope {
     let (ports, network) = match wanted {
         Wanted::Cable(plan) => (vec![plan.clone()], None),
-        Wanted::Network(endpoints) => {
+        Wanted::Network(endpoints, fast_path) => {
             let interface = config.interface.clone().or(identity.interface.clone());
             let network = NetworkScope {
                 ports: endpoints.iter().map(|endpoint| endpoint.port).collect(),
                 interface,
+                fast_path: fast_path.as_ref().map(|_| config.rings),
                 routes: config.routes.clone(),
                 kill_switch: config.kill_switch,
                 lan: config.lan,
@@ -119,12 +140,10 @@ impl Agent {
                 let interface = interface(&config, config_path, &identity)?;
                 Wanted::Cable(plan(&config, interface, *ethertype)?)
             }
-            Encapsulation::Udp { endpoints } => Wanted::Network(
-                config
-                    .endpoints
-                    .clone()
-                    .unwrap_or_else(|| endpoints.clone()),
-            ),
+            Encapsulation::Udp { endpoints } => {
+                let endpoints = config.endpoints.as_ref().unwrap_or(endpoints);
+                Wanted::Network(endpoints.clone(), fast_path(&config, &identity)?)
+            }
         };
         let helper = Arc::new(helper.begin(scope(&config, &identity, &wanted))?);
         let (reach, mac, mtu, shape, watched) = match wanted {
@@ -141,8 +160,8 @@ impl Agent {
                 let port = Port::new(PORT, vec![0], plan, help);
                 (Reach::Cable(Box::new(port)), mac, mtu, Some(shape), watched)
             }
-            Wanted::Network(endpoints) => {
-                let network = Network::new(endpoints)?;
+            Wanted::Network(endpoints, fast_path) => {
+                let network = Network::new(endpoints, fast_path)?;
                 let watched = vec![network.name(); network::MOST];
                 let reach = Reach::Network(Box::new(network));
                 let mtu = inner_mtu(ETHERNET_MTU, &Way::Socket);

@@ -46,6 +46,8 @@ pub struct Agent {
     pub kill_switch: bool,
     /// Whether private networks that this machine is in stay within reach then.
     pub lan: bool,
+    /// Whether the tunnel's datagrams go by AF_XDP rings of `interface` then.
+    pub fast_path: bool,
     /// What is routed into the tunnel.
     pub routes: Vec<IpNet>,
     /// The weakest protection that is accepted.
@@ -83,6 +85,8 @@ pub(super) struct RawAgent {
     kill_switch: Option<Spanned<bool>>,
     #[serde(default)]
     lan: bool,
+    #[serde(default)]
+    fast_path: bool,
     routes: Option<Vec<Spanned<String>>>,
     #[serde(default = "encrypt", with = "protection_by_name")]
     minimum_protection: Protection,
@@ -193,6 +197,7 @@ impl Agent {
             },
             kill_switch,
             lan: raw.lan,
+            fast_path: raw.fast_path,
             routes,
             minimum_protection: raw.minimum_protection,
             minimum_cipher: raw.minimum_cipher,

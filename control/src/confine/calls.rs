@@ -198,7 +198,10 @@ pub(super) enum Who {
     Helper,
     /// The helper of a daemon that reaches its Gateway over networks: it has no port to raise, makes and connects
     /// UDP sockets for its daemon, and holds the kill switch.
-    NetworkHelper,
+    NetworkHelper {
+        /// Whether it gives its daemon a fast path, as [`Who::Helper`] a port.
+        fast_path: bool,
+    },
 }
 
 fn condition(
@@ -237,7 +240,7 @@ fn rules(who: Who) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_prctl, one_of(0, &PRCTLS)?);
     let levels: &[u64] = match who {
         Who::Daemon | Who::Helper => &LEVELS,
-        Who::NetworkHelper => &NETWORK_LEVELS,
+        Who::NetworkHelper { .. } => &NETWORK_LEVELS,
     };
     rules.insert(libc::SYS_setsockopt, one_of(1, levels)?);
     // No family that reaches a network by itself. AF_XDP goes to the helper.
@@ -253,16 +256,20 @@ fn rules(who: Who) -> Result<Rules, seccompiler::BackendError> {
     sockets.push(netlink);
     if helper {
         // Which threads are an interface's, and what a NIC is set to; or the firewall of the kill switch.
-        let protocol = match who {
-            Who::NetworkHelper => libc::NETLINK_NETFILTER,
-            Who::Daemon | Who::Helper => libc::NETLINK_GENERIC,
+        let (threads, firewall) = (libc::NETLINK_GENERIC, libc::NETLINK_NETFILTER);
+        let protocols: &[_] = match who {
+            Who::NetworkHelper { fast_path: true } => &[firewall, threads],
+            Who::NetworkHelper { fast_path: false } => &[firewall],
+            Who::Daemon | Who::Helper => &[threads],
         };
-        sockets.push(SeccompRule::new(vec![
-            condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
-            condition(2, Dword, Eq, protocol as u64)?,
-        ])?);
+        for protocol in protocols {
+            sockets.push(SeccompRule::new(vec![
+                condition(0, Dword, Eq, libc::AF_NETLINK as u64)?,
+                condition(2, Dword, Eq, *protocol as u64)?,
+            ])?);
+        }
     }
-    if who == Who::NetworkHelper {
+    if matches!(who, Who::NetworkHelper { .. }) {
         for family in [libc::AF_INET, libc::AF_INET6] {
             // UDP, which is a datagram socket's own protocol too; not ICMP.
             for protocol in [0, libc::IPPROTO_UDP] {
@@ -370,7 +377,7 @@ mod tests {
     fn the_helper_of_a_daemon_over_networks_makes_datagram_sockets_and_no_others() {
         let thread = std::thread::spawn(|| {
             nix::sys::prctl::set_no_new_privs().unwrap();
-            restrict(Who::NetworkHelper).unwrap();
+            restrict(Who::NetworkHelper { fast_path: true }).unwrap();
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
                 let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
                 socket(family, SockType::Datagram, flags, None).unwrap();

@@ -3,7 +3,7 @@
 use super::{
     Answer, KeylessScope, MARK, MOST_ADDRESSES, NetworkScope, Request, Scope, notify, receive, send,
 };
-use crate::config::{Digest, Gateway};
+use crate::config::{Digest, Gateway, Rings};
 use crate::confine::{self, HelperPaths};
 use crate::files;
 use crate::hostif;
@@ -19,6 +19,7 @@ use dataplane::link::{KillSwitch, Links, disable_ipv6};
 use dataplane::port::ntuple::{Nic, Rule};
 use dataplane::port::socket::{SocketConfig, SocketError, socket_for as socket_for_udp};
 use dataplane::port::xsk::socket_for;
+use dataplane::wall::FastPath;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +29,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use wire::Flow;
 
 /// The descriptor the socket is handed down as.
 const SOCKET: i32 = 0;
@@ -86,6 +88,13 @@ pub(super) fn run(parent: Pid) -> Result<(), Problem> {
     }
 }
 
+/// What AF_XDP sockets are made for.
+#[derive(Debug, Clone, Copy)]
+enum For {
+    Port(usize),
+    FastPath,
+}
+
 struct Server {
     scope: Scope,
     /// The ports without keys.
@@ -94,7 +103,9 @@ struct Server {
     /// NAPI threads of each port, once it was raised.
     napi: Vec<Option<NapiThreads>>,
     /// The port that AF_XDP sockets are made for.
-    sockets: Option<usize>,
+    sockets: Option<For>,
+    /// What takes the tunnel's datagrams past the kernel's stack, and the NAPI threads of its interface.
+    fast_path: Option<(FastPath, NapiThreads)>,
     /// The tunnel's own addresses, once there are any.
     tunnel: Option<Vec<IpNet>>,
     /// Held while something is changed.
@@ -113,6 +124,7 @@ impl Server {
             scope,
             links,
             sockets: None,
+            fast_path: None,
             tunnel: None,
             lock,
         })
@@ -131,6 +143,8 @@ impl Server {
         pins.dedup();
         let names = self.scope.ports.iter().map(|plan| plan.interface.clone());
         let names = names.chain(keyless.map(|port| port.config().interface.clone()));
+        let fast_path = self.fast_path_plan().ok();
+        let names = names.chain(fast_path.map(|(interface, _)| interface.to_owned()));
         let configuration = &self.scope.keyless.configuration;
         HelperPaths {
             pins,
@@ -141,28 +155,36 @@ impl Server {
             interfaces: names.collect(),
             needs_own_sysfs: self.needs_own_sysfs(),
             over_networks: self.scope.network.is_some(),
+            fast_path: fast_path.is_some(),
         }
     }
 
     /// Whether /sys shows another network namespace than this one.
     fn needs_own_sysfs(&self) -> bool {
-        let shown = |plan: &Plan| {
-            let path = format!("/sys/class/net/{}/ifindex", plan.interface);
-            let index = self.links.find(&plan.interface).ok()?.index;
+        let shown = |interface: &str| {
+            let path = format!("/sys/class/net/{interface}/ifindex");
+            let index = self.links.find(interface).ok()?.index;
             let shown = std::fs::read_to_string(path).ok();
             Some(shown.is_some_and(|shown| shown.trim().parse() == Ok(index)))
         };
-        self.scope
-            .ports
-            .iter()
-            .any(|plan| shown(plan) == Some(false))
+        let ports = self.scope.ports.iter().map(|plan| plan.interface.as_str());
+        let fast_path = self.fast_path_plan().ok();
+        ports
+            .chain(fast_path.map(|(interface, _)| interface))
+            .any(|interface| shown(interface) == Some(false))
     }
 
     /// An AF_XDP socket for the port that asked last.
     fn socket(&self) -> io::Result<OwnedFd> {
-        let plan = self.sockets.and_then(|port| self.scope.ports.get(port));
-        let plan = plan.ok_or_else(|| io::Error::from_raw_os_error(libc::EPERM))?;
-        socket_for(&plan.interface, plan.busy_poll().as_ref())
+        let none = || io::Error::from_raw_os_error(libc::EPERM);
+        let (interface, rings) = match self.sockets.ok_or_else(none)? {
+            For::Port(port) => {
+                let plan = self.scope.ports.get(port).ok_or_else(none)?;
+                (plan.interface.as_str(), &plan.rings)
+            }
+            For::FastPath => self.fast_path_plan().map_err(|_| none())?,
+        };
+        socket_for(interface, raise::busy_poll(rings).as_ref())
     }
 
     fn answer(&mut self, socket: BorrowedFd<'_>, request: Request) -> (Answer, Vec<OwnedFd>) {
@@ -205,7 +227,7 @@ impl Server {
             Request::Up { port } => self.up(port).map(|()| Answer::Done)?,
             Request::Sockets { port } => {
                 self.plan(port)?;
-                self.sockets = Some(port);
+                self.sockets = Some(For::Port(port));
                 Answer::Done
             }
             Request::Napi { port, on, insisted } => {
@@ -292,6 +314,33 @@ impl Server {
                 descriptors.push(self.udp_socket(remote)?);
                 Answer::Done
             }
+            Request::FastPath => {
+                let (ifindex, mac, fast_path) = self.fast_path()?;
+                let sockets = fast_path.sockets().try_clone_to_owned();
+                descriptors.push(sockets.map_err(|error| refused(&error))?);
+                Answer::Wall { ifindex, mac }
+            }
+            Request::Flow { local, remote } => {
+                let fast_path = self.fast_path.as_ref();
+                let flow = Flow::new(local, remote);
+                if !self.network()?.ports.contains(&remote.port()) || flow == Flow::default() {
+                    return Err(refused(&io::ErrorKind::AddrNotAvailable.into()));
+                }
+                let Some((fast_path, _)) = fast_path else {
+                    return Err(refused(&io::ErrorKind::NotFound.into()));
+                };
+                let tried = "telling the fast path its flow";
+                fast_path
+                    .set_flow(&flow)
+                    .map_err(|error| Problem::io(tried, &error))?;
+                Answer::Done
+            }
+            Request::FastPathNapi { on, insisted } => {
+                if let Some((_, threads)) = &self.fast_path {
+                    threads.want(on, insisted);
+                }
+                Answer::Done
+            }
             Request::KillSwitch => Answer::Flag(match self.network()?.kill_switch {
                 true => self.raise_kill_switch()?,
                 false => {
@@ -303,6 +352,7 @@ impl Server {
                 if self.scope.network.is_some() {
                     self.lower_kill_switch()?;
                 }
+                self.fast_path = None;
                 for plan in &self.scope.ports {
                     let shared = plan.encapsulation.is_shared();
                     raise::lower(&plan.interface, &plan.pin_directory, shared)?;
@@ -317,6 +367,39 @@ impl Server {
     fn network(&self) -> Result<&NetworkScope, Problem> {
         let network = self.scope.network.as_ref();
         network.ok_or_else(|| refused(&io::ErrorKind::NotFound.into()))
+    }
+
+    /// The interface of the fast path, and its rings.
+    fn fast_path_plan(&self) -> Result<(&str, &Rings), Problem> {
+        let network = self.network()?;
+        match (&network.interface, &network.fast_path) {
+            (Some(interface), Some(rings)) => Ok((interface, rings)),
+            _ => Err(refused(&io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The fast path, attached to its interface if it is not.
+    fn fast_path(&mut self) -> Result<(u32, [u8; 6], &FastPath), Problem> {
+        let interface = self.fast_path_plan()?.0.to_owned();
+        let tried = || format!("attaching the fast path to {interface}");
+        let link = self
+            .links
+            .find(&interface)
+            .map_err(|error| monitor::problem(&tried(), error))?;
+        let stands = |(fast_path, _): &(FastPath, _)| fast_path.stands_on(link.index);
+        if !self.fast_path.as_ref().is_some_and(stands) {
+            let attached = FastPath::attach(&interface, link.index).map_err(|error| {
+                let remedy = "datagrams go by the kernel's stack meanwhile; leave fast_path out where the driver has no native XDP";
+                Problem::new(Kind::Failed, tried(), error, remedy)
+            })?;
+            let threads = NapiThreads::of(&interface, link.index);
+            self.fast_path = Some((attached, threads));
+        }
+        self.sockets = Some(For::FastPath);
+        match &self.fast_path {
+            Some((fast_path, _)) => Ok((link.index, link.mac.unwrap_or_default(), fast_path)),
+            None => Err(refused(&io::ErrorKind::NotFound.into())),
+        }
     }
 
     fn udp_socket(&self, remote: SocketAddr) -> Result<OwnedFd, Problem> {
@@ -479,7 +562,6 @@ fn refused(error: &io::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Rings;
     use crate::encapsulation::Encapsulation;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use wire::Role;
@@ -530,6 +612,11 @@ mod tests {
             Request::Up { port: usize::MAX },
             Request::Sockets { port: 1 },
             Request::HasNapi { port: 1 },
+            Request::FastPath,
+            Request::Flow {
+                local: "192.0.2.1:1".parse().unwrap(),
+                remote: "192.0.2.2:1".parse().unwrap(),
+            },
             Request::Napi {
                 port: 1,
                 on: true,

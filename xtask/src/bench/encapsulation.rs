@@ -1,5 +1,6 @@
 //! What is around the tunnel's frames on the rig: with `udp` the Gateway's port has an address and AF_XDP, and the
-//! Workstation, which has addresses of the kernel's on its end of the cable, sends by a UDP socket.
+//! Workstation, which has addresses of the kernel's on its end of the cable, sends by a UDP socket, with or without
+//! AF_XDP rings beside it.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ pub enum Encapsulation {
     /// The frames of a cable
     #[default]
     Ether,
-    /// The same, and in turn with it a Workstation that reaches its Gateway over UDP, by a socket
+    /// The same, and in turn with it Workstations that reach their Gateways over UDP: by a socket, and with a fast path
     Udp,
 }
 
@@ -31,7 +32,8 @@ impl Encapsulation {
 /// The Gateway's interface.
 const PORT: &str = "ws1";
 
-/// A Gateway and a Workstation whose ends of a cable are called `ws1` and `interface`. Nothing runs yet.
+/// A Gateway and a Workstation whose ends of a cable are called `ws1` and `interface`, the latter its fast path where
+/// that is asked for. Nothing runs yet.
 ///
 /// # Errors
 /// What `ip` answered.
@@ -40,6 +42,7 @@ pub(super) fn over_udp(
     (gw, ws): (&Arc<Namespace>, &Arc<Namespace>),
     interface: &str,
     [gateway_at, workstation_at]: [Ipv4Addr; 2],
+    fast_path: bool,
 ) -> Result<Single> {
     // The Gateway's port has its address from the configuration: the kernel there has none.
     ws.ip(&format!("address add {workstation_at}/24 dev {interface}"))?;
@@ -50,9 +53,12 @@ pub(super) fn over_udp(
         gateway.configuration(&[PORT]),
     ))?;
     let workstation = Workstation::new(programs, Arc::clone(ws), interface)?;
-    // It leaves by whichever interface leads there.
     let text = workstation.configuration();
-    workstation.configure(&text.replacen(&format!("interface = \"{interface}\"\n"), "", 1))?;
+    workstation.configure(&match fast_path {
+        true => format!("fast_path = true\n{text}"),
+        // It leaves by whichever interface leads there.
+        false => text.replacen(&format!("interface = \"{interface}\"\n"), "", 1),
+    })?;
     Ok(Single {
         gateway,
         workstation,

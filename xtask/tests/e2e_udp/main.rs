@@ -2,6 +2,7 @@
 //! programs (`cargo xtask test` builds them).
 
 mod download;
+mod fast_path;
 mod leaks;
 mod path_mtu;
 mod roaming;

@@ -48,7 +48,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// A tunnel and a plain cable between the same two hosts; and where asked for a tunnel over UDP between two others.
+/// A tunnel and a plain cable between the same two hosts; and where asked for tunnels over UDP between others.
 struct Beside {
     /// In the order in which they take turns: first the plain cable, the bound of the others.
     ways: Vec<Way>,
@@ -91,14 +91,18 @@ impl Beside {
             rigs: vec![rig],
         };
         if encapsulation == Encapsulation::Udp {
-            let hosts = ["ugw", "uws"].map(Namespace::create);
-            let [gw, ws] = hosts;
-            let (gw, ws) = (Arc::new(gw?), Arc::new(ws?));
-            veth((&gw, "ws1"), (&ws, CABLE), 1500)?;
-            let mut rig = over_udp(&programs, (&gw, &ws), CABLE, OUTER)?;
-            rig.start()?;
-            all.ways.push(Way::through(&rig, "e2e.udp")?);
-            all.rigs.push(rig);
+            for (name, hosts, fast_path) in [
+                ("e2e.udp", ["ugw", "uws"], false),
+                ("e2e.udp.fast_path", ["fgw", "fws"], true),
+            ] {
+                let [gw, ws] = hosts.map(Namespace::create);
+                let (gw, ws) = (Arc::new(gw?), Arc::new(ws?));
+                veth((&gw, "ws1"), (&ws, CABLE), 1500)?;
+                let mut rig = over_udp(&programs, (&gw, &ws), CABLE, OUTER, fast_path)?;
+                rig.start()?;
+                all.ways.push(Way::through(&rig, name)?);
+                all.rigs.push(rig);
+            }
         }
         Ok(all)
     }
@@ -179,9 +183,10 @@ impl Beside {
             let value = bench.measured(metric, unit, samples, bound, method)?;
             bound = bound.or(Some(value));
         }
-        if let [_, ether, udp] = &samples[..] {
-            let what = metric.rsplit_once('.').map_or(metric, |(what, _)| what);
-            bench.record(ratio(&format!("e2e.udp.ratio.{what}"), udp, ether)?);
+        let what = metric.rsplit_once('.').map_or(metric, |(what, _)| what);
+        for (way, udp) in self.ways.iter().zip(samples).skip(2) {
+            let metric = format!("{}.ratio.{what}", way.name);
+            bench.record(ratio(&metric, udp, &samples[1])?);
         }
         Ok(())
     }

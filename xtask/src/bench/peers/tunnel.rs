@@ -81,7 +81,7 @@ impl Tunnel {
         let middlebox = between.lay(&hosts, ["ws1", CABLE])?;
         let [gateway, workstation] = hosts;
         let ends = (&gateway, &workstation);
-        let mut rig = over_udp(&Programs::find()?, ends, CABLE, OUTER)?;
+        let mut rig = over_udp(&Programs::find()?, ends, CABLE, OUTER, false)?;
         rig.start()?;
         Ok(Self {
             gateway,

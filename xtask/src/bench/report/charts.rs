@@ -38,7 +38,13 @@ fn between<'a>(text: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
 fn rivals(figures: &[&Figure], metric: &str, label: &str) -> Vec<Bar> {
     let mut bars = Vec::new();
     let over_udp = format!("{label}, over UDP");
-    for (from, label) in [("e2e", label), ("e2e.udp", &over_udp)] {
+    let fast_path = format!("{label}, over UDP with a fast path");
+    let ours = [
+        ("e2e", label),
+        ("e2e.udp", &over_udp),
+        ("e2e.udp.fast_path", &fast_path),
+    ];
+    for (from, label) in ours {
         let name = format!("{from}.{metric}");
         let mut figures = figures.iter().filter(|figure| figure.metric == name);
         bars.extend(figures.next().map(|figure| bar(label, figure, true)));

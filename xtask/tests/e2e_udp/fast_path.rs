@@ -1,0 +1,193 @@
+//! A Workstation over networks whose interface is the tunnel's own: its datagrams go past its kernel's stack.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use portcullis_xtask::rig::*;
+
+use crate::{PATIENCE, age, passes, probe, wait_seen_at};
+
+/// A Workstation at home whose configuration begins with `more`.
+fn networks_with(more: &str) -> Networks {
+    require_root().unwrap();
+    let networks = networks(&Programs::find().unwrap(), false).unwrap();
+    let text = networks.workstation.configuration();
+    let text = format!("{more}\n{text}");
+    networks.workstation.configure(&text).unwrap();
+    networks
+}
+
+fn start() -> Networks {
+    let mut networks = networks_with("fast_path = true");
+    networks.start().unwrap();
+    wait_fast(&networks);
+    networks
+}
+
+fn is_fast(networks: &Networks) -> bool {
+    let status = networks.workstation.status().unwrap();
+    status["port"]["xdp"] == "native"
+}
+
+fn wait_fast(networks: &Networks) {
+    wait_for("the fast path", PATIENCE, || {
+        is_fast(networks).then_some(())
+    })
+    .unwrap();
+}
+
+/// Datagrams that the Workstation's kernel has received for sockets of its own, of both IP versions, and sent.
+fn by_the_kernel(networks: &Networks) -> [u64; 2] {
+    let host = networks.workstation.namespace();
+    let read = || {
+        let v4 = fs::read_to_string("/proc/thread-self/net/snmp")?;
+        let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+        Ok((v4, v6))
+    };
+    let (v4, v6) = host.run(read).unwrap();
+    let mut rows = v4.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
+    let of = |name: &str| -> u64 {
+        let mut both = names.split(' ').zip(values.split(' '));
+        let v4: u64 = both
+            .find(|(found, _)| *found == name)
+            .unwrap()
+            .1
+            .parse()
+            .unwrap();
+        let wanted = format!("Udp6{name} ");
+        let v6 = v6.lines().find(|line| line.starts_with(&wanted)).unwrap();
+        let v6: u64 = v6.split_whitespace().nth(1).unwrap().parse().unwrap();
+        v4 + v6
+    };
+    ["InDatagrams", "OutDatagrams"].map(of)
+}
+
+#[test]
+fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
+    for endpoint in WAN {
+        let mut networks = networks_with("fast_path = true");
+        let text = fs::read_to_string(networks.workstation.config()).unwrap();
+        let endpoint = match endpoint.contains(':') {
+            true => format!("endpoint = [\"[{endpoint}]\"]\n{text}"),
+            false => format!("endpoint = [\"{endpoint}\"]\n{text}"),
+        };
+        networks.workstation.configure(&endpoint).unwrap();
+        networks.start().unwrap();
+        wait_fast(&networks);
+        passes(&networks);
+        let before = by_the_kernel(&networks);
+        let show = |networks: &Networks| {
+            let status = networks.workstation.status().unwrap();
+            [&status["rx"]["packets"], &status["tx"]["packets"]].map(|n| n.as_u64().unwrap())
+        };
+        let [rx, tx] = show(&networks);
+        passes(&networks);
+        let after = by_the_kernel(&networks);
+        let frames = show(&networks);
+        assert!(frames[0] > rx + 1000 && frames[1] > tx + 1000, "{frames:?}");
+        // One a second is sent so, that neighbours and connections are kept.
+        let stack = [after[0] - before[0], after[1] - before[1]];
+        assert!(stack[0] < 20 && stack[1] < 40, "{stack:?} of {frames:?}");
+        let shown = networks.workstation.agent("show").output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("native"), "{shown}");
+        // It ends with the agent.
+        let host = networks.workstation.namespace().clone();
+        let attached = || host.ip(&format!("link show dev {LAN}")).unwrap();
+        assert!(attached().contains("xdp"), "{}", attached());
+        networks.workstation.kill();
+        wait_for("the program to be gone", PATIENCE, || {
+            (!attached().contains("xdp")).then_some(())
+        })
+        .unwrap();
+    }
+}
+
+/// Whatever becomes of it, the session goes on: by the kernel, and then as before.
+#[test]
+fn a_session_outlives_its_fast_path_and_gets_another() {
+    let networks = start();
+    let host = networks.workstation.namespace().clone();
+    let (_echo, probe) = probe(&networks);
+    pause(Duration::from_millis(500)).unwrap();
+
+    // Another router, as far as the hardware is concerned; nobody says so.
+    networks
+        .home
+        .ip("link set hl address 02:00:00:00:77:01")
+        .unwrap();
+    let changed = Instant::now();
+    wait_for("the other router", PATIENCE, || {
+        networks
+            .workstation
+            .reaches(Duration::from_millis(100))
+            .then_some(())
+    })
+    .unwrap();
+    println!("the other router was found after {:?}", changed.elapsed());
+    wait_fast(&networks);
+
+    // Another address.
+    host.ip(&format!("addr del 192.168.7.2/24 dev {LAN}"))
+        .unwrap();
+    host.ip(&format!("-6 addr del 2001:db8:7::2/64 dev {LAN}"))
+        .unwrap();
+    host.ip(&format!("addr add 192.168.7.3/24 dev {LAN}"))
+        .unwrap();
+    host.ip(&format!("route replace default via 192.168.7.1 dev {LAN}"))
+        .unwrap();
+    wait_seen_at(&networks, &["198.51.100.2:"]);
+    wait_fast(&networks);
+
+    // The link is down for a while.
+    set_link(&host, LAN, false).unwrap();
+    pause(Duration::from_secs(1)).unwrap();
+    networks.at_home().unwrap();
+    wait_for("the tunnel after the link was down", PATIENCE, || {
+        networks
+            .workstation
+            .reaches(Duration::from_millis(100))
+            .then_some(())
+    })
+    .unwrap();
+    wait_fast(&networks);
+    assert!(age(&networks) >= 2, "the session is a new one");
+    let report = probe.finish();
+    println!(
+        "{} of {} lost, longest gap {:?}",
+        report.lost(),
+        report.sent(),
+        report.longest_gap()
+    );
+    let before = by_the_kernel(&networks);
+    passes(&networks);
+    let after = by_the_kernel(&networks);
+    assert!(after[0] - before[0] < 20, "{before:?} {after:?}");
+}
+
+#[test]
+fn an_interface_without_native_xdp_is_said_to_have_none_and_the_socket_does() {
+    let networks = networks_with("fast_path = true");
+    let host = networks.workstation.namespace().clone();
+    host.ip(&format!("link add link {LAN} name mac0 type macvlan"))
+        .unwrap();
+    host.ip(&format!("addr flush dev {LAN}")).unwrap();
+    set_link(&host, "mac0", true).unwrap();
+    host.ip("addr add 192.168.7.9/24 dev mac0").unwrap();
+    host.ip("route replace default via 192.168.7.1 dev mac0")
+        .unwrap();
+    let text = fs::read_to_string(networks.workstation.config()).unwrap();
+    let text = text.replace(&format!("interface = \"{LAN}\""), "interface = \"mac0\"");
+    networks.workstation.configure(&text).unwrap();
+    let mut networks = networks;
+    networks.start().unwrap();
+    passes(&networks);
+    let status = networks.workstation.status().unwrap();
+    assert!(status["port"]["xdp"].is_null(), "{status}");
+    let reason = status["port"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("mac0") && reason.contains("native"),
+        "{reason}"
+    );
+}
