@@ -28,6 +28,9 @@ const UNITS: [&str; 5] = [
 /// What the agent's unit may do besides, or not, over networks: as packaged, and where it is put to hold.
 const NETWORK: &str = "/usr/share/doc/portcullis-workstation/examples/portcullis-network.conf";
 const NETWORK_DROP_IN: &str = "/etc/systemd/system/portcullis-agent.service.d/network.conf";
+/// What it may do beyond that with a fast path. Its name comes after the other's, whose part it takes back.
+const FAST_PATH: &str = "/usr/share/doc/portcullis-workstation/examples/portcullis-fast-path.conf";
+const FAST_PATH_DROP_IN: &str = "/etc/systemd/system/portcullis-agent.service.d/own-interface.conf";
 const RELOAD: &str = "systemctl daemon-reload";
 /// Where the service manager listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
@@ -124,6 +127,14 @@ pub fn start_agent(configuration: &Path) -> String {
 pub fn for_networks() -> [String; 2] {
     [
         format!("install -D -m 0644 {NETWORK} {NETWORK_DROP_IN}"),
+        RELOAD.to_owned(),
+    ]
+}
+
+/// The commands that let the agent's unit have a fast path over networks.
+pub fn for_fast_path() -> [String; 2] {
+    [
+        format!("install -D -m 0644 {FAST_PATH} {FAST_PATH_DROP_IN}"),
         RELOAD.to_owned(),
     ]
 }

@@ -151,7 +151,7 @@ impl Tap {
     /// in [`Reason::ALL`]. The rate is each worker's.
     pub fn want(&self, wanted: &Wanted) {
         let rate = u64::from(wanted.rate.max(1));
-        // What it goes by is written while nothing goes by it.
+        // What it goes by is written while nothing goes by it; who sees the new wish sees all of it.
         self.wanted.store(0, Ordering::SeqCst);
         self.interval.store(SECOND / rate, Ordering::Relaxed);
         self.burst.store(burst(rate), Ordering::Relaxed);
@@ -254,7 +254,7 @@ impl Faucet {
         (port, of): (PortId, WorkstationId),
     ) -> Option<Sample> {
         let tap = &*self.tap;
-        if tap.wanted.load(Ordering::Relaxed) >> reason as u32 & 1 == 0 {
+        if tap.wanted.load(Ordering::Acquire) >> reason as u32 & 1 == 0 {
             return None;
         }
         let only = tap.only.load(Ordering::Relaxed);

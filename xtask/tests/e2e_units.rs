@@ -90,7 +90,7 @@ fn filter(unit: &str) -> BpfProgram {
             rules.insert(number, Vec::new());
         }
     }
-    let families = &settings(unit, "RestrictAddressFamilies")[0];
+    let families = settings(unit, "RestrictAddressFamilies").join(" ");
     let families = families.split_whitespace().map(|name| match name {
         "AF_UNIX" => libc::AF_UNIX,
         "AF_NETLINK" => libc::AF_NETLINK,
@@ -385,6 +385,51 @@ fn an_agent_over_networks_does_all_of_its_work_under_what_unit_and_drop_in_leave
             .unwrap_or_else(|error| panic!("{error}: {}", agent.log_tail(20)));
         }
         assert!(!reaches(outside), "past the tunnel");
+        agent.stop(Duration::from_secs(10)).unwrap();
+    }
+}
+
+#[test]
+fn a_fast_path_takes_a_drop_in_of_its_own_and_without_it_there_is_the_socket() {
+    require_root().unwrap();
+    let programs = Programs::find().unwrap();
+    let over_networks = "portcullis-agent.service+portcullis-network.conf";
+    for unit in [
+        over_networks.to_owned(),
+        format!("{over_networks}+portcullis-fast-path.conf"),
+    ] {
+        let networks = networks(&programs, false).unwrap();
+        let mut gateway = networks.gateway;
+        let mut workstation = networks.workstation;
+        gateway.start().unwrap();
+        let file = gateway.add(workstation.name()).unwrap();
+        workstation.enroll(&file).unwrap();
+        let text = workstation.configuration();
+        let text = format!("user = \"{ACCOUNT}\"\nfast_path = true\n{text}");
+        workstation.configure(&text).unwrap();
+        let directory = workstation.directory().to_owned();
+        directories(&directory);
+        let program = copy(&programs, "portcullis-agent", &directory);
+        let words = format!("{program} --config {} up", workstation.config().display());
+        let host = std::sync::Arc::clone(workstation.namespace());
+        let command = as_unit(&unit, &host, &directory, &words);
+        let mut agent = Process::start("agent", command, &directory.join("log")).unwrap();
+        let patience = Duration::from_secs(15);
+        workstation
+            .wait_connected(patience)
+            .unwrap_or_else(|error| panic!("{error}: {}", agent.log_tail(20)));
+        let wanted = |port: &serde_json::Value| match unit.contains("fast-path") {
+            true => port["xdp"] == "native",
+            false => {
+                let reason = port["reason"].as_str().unwrap_or_default();
+                reason.contains("portcullis-fast-path.conf")
+            }
+        };
+        let seen = || wanted(&workstation.status().unwrap()["port"]).then_some(());
+        wait_for("a word of the fast path", patience, seen)
+            .unwrap_or_else(|error| panic!("{error}: {}", agent.log_tail(20)));
+        assert!(workstation.reaches(Duration::from_secs(2)));
+        have_no_capability(&agent);
         agent.stop(Duration::from_secs(10)).unwrap();
     }
 }

@@ -28,11 +28,22 @@ fn the_units_exposure_is_at_most_one_and_a_half_and_little_more_over_networks() 
     fs::copy(packaging().join("portcullis-agent.service"), &over_networks).unwrap();
     let drop_in = packaging().join("portcullis-network.conf");
     fs::copy(drop_in, drop_ins.join("network.conf")).unwrap();
+    let with_fast_path = directory.path().join("fast-path/portcullis-agent.service");
+    let more = with_fast_path.with_extension("service.d");
+    fs::create_dir_all(&more).unwrap();
+    fs::copy(&over_networks, &with_fast_path).unwrap();
+    for (drop_in, name) in [
+        ("portcullis-network.conf", "network.conf"),
+        ("portcullis-fast-path.conf", "own-interface.conf"),
+    ] {
+        fs::copy(packaging().join(drop_in), more.join(name)).unwrap();
+    }
     for (unit, most) in [
         ("portcullisd.service", 15),
         ("portcullis-agent.service", 15),
         // Any address may be a Gateway's.
         (over_networks.to_str().unwrap(), 17),
+        (with_fast_path.to_str().unwrap(), 18),
     ] {
         let threshold = format!("--threshold={most}");
         let output = analyze(&["security", "--offline=true", &threshold], unit);

@@ -15,6 +15,7 @@ use crate::raise;
 use crate::raise::Plan;
 use crate::resolve;
 use crate::systemd;
+use caps::{CapSet, Capability};
 use dataplane::link::{KillSwitch, Links, disable_ipv6};
 use dataplane::port::ntuple::{Nic, Rule};
 use dataplane::port::socket::{SocketConfig, SocketError, socket_for as socket_for_udp};
@@ -388,8 +389,15 @@ impl Server {
             .map_err(|error| monitor::problem(&tried(), error))?;
         let stands = |(fast_path, _): &(FastPath, _)| fast_path.stands_on(link.index);
         if !self.fast_path.as_ref().is_some_and(stands) {
+            let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_BPF).unwrap_or(true);
             let attached = FastPath::attach(&interface, link.index).map_err(|error| {
-                let remedy = "datagrams go by the kernel's stack meanwhile; leave fast_path out where the driver has no native XDP";
+                let remedy = match may {
+                    true => "leave fast_path out where the driver has no native XDP".to_owned(),
+                    false => format!(
+                        "allow it to its service: {}",
+                        systemd::for_fast_path().join(" && ")
+                    ),
+                };
                 Problem::new(Kind::Failed, tried(), error, remedy)
             })?;
             let threads = NapiThreads::of(&interface, link.index);

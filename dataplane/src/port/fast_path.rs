@@ -21,7 +21,7 @@ use super::xsk::{XskFrame, XskPort};
 use super::{FrameCensus, Port, PortError, RingStatistics};
 use crate::path::{Encapsulation, Path, UdpPath};
 
-/// While the rings bring frames, the socket is asked once in so many receives: that is a system call.
+/// The socket is asked once in so many receives: that is a system call, and hardly anything comes by it.
 const SOCKET_TURN: u32 = 16;
 
 /// What the port and who owns it tell each other. Each is a word of its own, which nothing else depends on.
@@ -159,7 +159,7 @@ impl Port for FastPathPort {
             self.received += count as u64;
         }
         self.turn = self.turn.wrapping_add(1);
-        if count == 0 || (count < max && self.turn.is_multiple_of(SOCKET_TURN)) {
+        if count < max && (self.failed || self.turn.is_multiple_of(SOCKET_TURN)) {
             count += self.socket.receive(&mut self.from_socket, max - count);
             into.extend(self.from_socket.drain(..).map(FastPathFrame::Socket));
         }

@@ -279,8 +279,9 @@ fn packages(
     for drop_in in ["portcullis-performance.conf", "portcullis-metrics.conf"] {
         copy(&packaging.join(drop_in), &examples.join(drop_in))?;
     }
-    let of_agent = "portcullis-network.conf";
-    copy(&packaging.join(of_agent), &source.join(of_agent))?;
+    for of_agent in ["portcullis-network.conf", "portcullis-fast-path.conf"] {
+        copy(&packaging.join(of_agent), &source.join(of_agent))?;
+    }
     let log = Command::new("dpkg-buildpackage")
         .args(["--build=binary", "--no-sign", "--no-check-builddeps"])
         .current_dir(&source)
