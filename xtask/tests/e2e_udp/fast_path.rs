@@ -91,6 +91,7 @@ fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
         assert!(stack[0] < 20 && stack[1] < 40, "{stack:?} of {frames:?}");
         let shown = networks.workstation.agent("show").output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();
+        println!("{shown}");
         assert!(shown.contains("native"), "{shown}");
         // It ends with the agent.
         let host = networks.workstation.namespace().clone();
