@@ -10,6 +10,7 @@ mod cpu;
 mod daemon;
 mod drivers;
 mod facts;
+mod fast_path;
 mod files;
 mod hooks;
 mod kernel;
@@ -115,6 +116,7 @@ pub fn examine(setup: &Setup, facts: &Facts) -> Report {
         files::check,
         tun::check,
         services::check,
+        fast_path::check,
         daemon::check,
     ];
     let port = [

@@ -22,6 +22,8 @@ pub struct Facts {
     pub(super) listeners: Option<Vec<Listener>>,
     pub(super) daemon: Daemon,
     pub(super) ports: Vec<Port>,
+    /// The interface of the fast path, where there is to be one.
+    pub(super) fast_path: Option<Port>,
 }
 
 /// The kernel.

@@ -36,6 +36,10 @@ pub fn read(setup: &Setup, told: Told) -> Facts {
             .iter()
             .map(|wanted| port::read(wanted, &setup.pin_directory, links.as_ref()))
             .collect(),
+        fast_path: setup.fast_path.as_ref().map(|fast_path| {
+            let name = fast_path.interface.as_deref().unwrap_or_default();
+            port::look(name, links.as_ref())
+        }),
     }
 }
 

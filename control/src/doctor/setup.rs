@@ -40,6 +40,15 @@ pub struct Setup {
     pub services: Vec<Service>,
     /// The ports.
     pub ports: Vec<PortSetup>,
+    /// An agent's fast path over networks.
+    pub fast_path: Option<FastPathSetup>,
+}
+
+/// A fast path.
+#[derive(Debug, Clone)]
+pub struct FastPathSetup {
+    /// The interface, where one is named.
+    pub interface: Option<String>,
 }
 
 /// A port.
@@ -106,6 +115,7 @@ impl Setup {
             kept_in: true,
             services: services(config),
             ports: tunnel.chain(keyless).collect(),
+            fast_path: None,
         }
     }
 
@@ -121,7 +131,8 @@ impl Setup {
         let over_networks =
             enrolled.is_some_and(|one| matches!(one.encapsulation, Encapsulation::Udp { .. }));
         let named = enrolled.and_then(|one| one.interface.as_ref());
-        let interface = match config.interface.as_ref().or(named) {
+        let named = config.interface.as_ref().or(named);
+        let interface = match named {
             _ if over_networks => None,
             Some(interface) => Some(interface.clone()),
             None => Some(interfaces::only_wired(&interfaces::list()?, path)?.to_owned()),
@@ -146,6 +157,9 @@ impl Setup {
             kept_in: false,
             services: Vec::new(),
             ports: port.into_iter().collect(),
+            fast_path: (over_networks && config.fast_path).then(|| FastPathSetup {
+                interface: named.cloned(),
+            }),
         })
     }
 }

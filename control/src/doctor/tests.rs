@@ -10,7 +10,7 @@ use dataplane::engine::Engine;
 use dataplane::link::{LinkInfo, Master, XdpFeatures};
 use dataplane::port::ethtool::{RingSize, Survey};
 use dataplane::wall::{AttachMode, Inspection, Link, Standing};
-use setup::Service;
+use setup::{FastPathSetup, Service};
 
 fn setup() -> Setup {
     let port = |interface: &str, admission| PortSetup {
@@ -44,6 +44,9 @@ fn setup() -> Setup {
             port("eth1", Admission::Tunnel),
             port("eth2", Admission::Pinned),
         ],
+        fast_path: Some(FastPathSetup {
+            interface: Some("eth3".into()),
+        }),
     }
 }
 
@@ -168,6 +171,7 @@ fn facts() -> Facts {
             }),
         },
         ports: vec![port("eth1", 2), port("eth2", 3)],
+        fast_path: Some(port("eth3", 4)),
     }
 }
 
@@ -499,6 +503,36 @@ fn at_port(
 
 fn of(port: &mut Port) -> &mut LinkInfo {
     port.link.as_mut().unwrap()
+}
+
+#[test]
+fn an_interface_that_can_have_no_fast_path_is_found() {
+    let at = |plant: fn(&mut FastPathSetup, &mut Port), level, check, remedy| {
+        let plant = |setup: &mut Setup, facts: &mut Facts| {
+            let (wanted, found) = (&mut setup.fast_path, &mut facts.fast_path);
+            plant(wanted.as_mut().unwrap(), found.as_mut().unwrap());
+        };
+        planted(plant, level, "fast path", check, remedy);
+    };
+    at(
+        |wanted, _| wanted.interface = None,
+        Fail,
+        "interface",
+        "interface = ",
+    );
+    at(|_, found| found.link = None, Warn, "interface", "ip link");
+    let none = |_: &mut FastPathSetup, found: &mut Port| {
+        found.features = Some(XdpFeatures::new(0));
+    };
+    at(none, Warn, "native XDP", "leave fast_path out");
+    let bonded = |_: &mut FastPathSetup, found: &mut Port| {
+        of(found).master = Some(Master {
+            index: 9,
+            name: "bond0".into(),
+            kind: "bond".into(),
+        });
+    };
+    at(bonded, Warn, "member", "nomaster");
 }
 
 #[test]

@@ -93,6 +93,11 @@ fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
         let shown = String::from_utf8(shown.stdout).unwrap();
         println!("{shown}");
         assert!(shown.contains("native"), "{shown}");
+        let doctor = networks.workstation.agent("doctor").output().unwrap();
+        let doctor = String::from_utf8(doctor.stdout).unwrap();
+        let found = doctor.split_once("fast path").expect("nothing of it").1;
+        assert!(found.contains(LAN), "{doctor}");
+        assert!(found.contains("veth runs XDP itself"), "{doctor}");
         // It ends with the agent.
         let host = networks.workstation.namespace().clone();
         let attached = || host.ip(&format!("link show dev {LAN}")).unwrap();

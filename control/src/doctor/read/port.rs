@@ -10,6 +10,19 @@ use dataplane::wall::inspect;
 use std::fs;
 use std::path::Path;
 
+/// What an interface is that is no port.
+pub(super) fn look(name: &str, links: Option<&Links>) -> Port {
+    let Some(link) = links.and_then(|links| links.find(name).ok()) else {
+        return Port::default();
+    };
+    Port {
+        survey: ethtool::survey(name).unwrap_or_default(),
+        features: xdp_features(link.index).ok(),
+        link: Some(link),
+        ..Port::default()
+    }
+}
+
 pub(super) fn read(wanted: &PortSetup, pins: &Path, links: Option<&Links>) -> Port {
     let name = &wanted.interface;
     let Some(link) = links.and_then(|links| links.find(name).ok()) else {
