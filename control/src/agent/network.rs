@@ -242,9 +242,8 @@ impl Network {
             let tried = || format!("opening a socket to {remote}");
             let own = socket.as_fd().try_clone_to_owned();
             let own = own.map_err(|error| Problem::io(tried(), &error))?;
-            let port = SocketPort::from_socket(socket, &memory).map_err(|error| {
-                Problem::new(Kind::Failed, tried(), error, "it is tried again")
-            })?;
+            let port = SocketPort::from_socket(socket, &memory)
+                .map_err(|error| Problem::new(Kind::Failed, tried(), error, "it is tried again"))?;
             Ok((port, own))
         });
         match port {

@@ -31,12 +31,7 @@ impl Links {
     }
 
     /// The router, or `remote` itself.
-    fn station(
-        &self,
-        remote: IpAddr,
-        mark: u32,
-        index: u32,
-    ) -> Result<Option<IpAddr>, LinkError> {
+    fn station(&self, remote: IpAddr, mark: u32, index: u32) -> Result<Option<IpAddr>, LinkError> {
         let (family, length, destination) = match remote {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
             IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
