@@ -165,8 +165,9 @@ fn frames_leave_by_the_socket_while_no_station_is_known_and_one_after_each_remin
         for (far, _) in ADDRESSES {
             let mut ends = Ends::new(&pair, far);
             let mut by_rings = 0;
-            let steps: [(Option<Option<[u8; 6]>>, bool, u64); 6] = [
-                (None, false, 0),
+            // Where it leads from then on, whether it is reminded, and how many go by the rings.
+            let steps = [
+                (None::<Option<[u8; 6]>>, false, 0),
                 (Some(Some(FAR_MAC)), false, 1),
                 (None, true, 0),
                 (None, false, 1),
