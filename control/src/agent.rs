@@ -268,7 +268,7 @@ impl Agent {
             _ => Heard::Usual,
         };
         let opened = network.look(&self.helper, &self.pool, heard);
-        network.look_at_fast_path(&self.links, &self.helper, &self.pool);
+        network.look_at_fast_path(&self.links, &self.helper, &self.pool, heard);
         if let Some(mtu) = network.mtu() {
             self.machine.mtu_changed(now(), mtu);
         }

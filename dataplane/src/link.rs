@@ -264,6 +264,17 @@ impl Links {
         Ok(standing.collect())
     }
 
+    /// The interfaces that belong to the one of that index: a bond's, a bridge's, or the virtual function of a NIC of
+    /// Hyper-V. What such an interface receives, one of these has received.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn members(&self, index: u32) -> Result<Vec<String>, LinkError> {
+        let of = |link: &LinkInfo| link.master.as_ref().is_some_and(|m| m.index == index);
+        let members = self.list_bare()?.into_iter().filter(of);
+        Ok(members.map(|link| link.name).collect())
+    }
+
     /// All interfaces, without addresses and names of masters.
     fn list_bare(&self) -> Result<Vec<LinkInfo>, LinkError> {
         let query = RouteNetlinkMessage::GetLink(LinkMessage::default());

@@ -1,7 +1,9 @@
 //! The fast path over networks: when the proven session's socket gets AF_XDP rings beside it, and to which station
 //! those send.
 //!
-//! Nothing depends on it. While it is not there, or has just been lost, datagrams go by the socket alone.
+//! While it is not there, or has just been lost, datagrams go by the socket alone. That rings carry nothing, though
+//! they report no error, shows as any silence of the Gateway does: PINGs go by the rings too. Then the socket is opened
+//! anew, and the fast path stays away the longer the less it was good for.
 
 use super::port::AgentPort;
 use crate::api::PortStatus;
@@ -17,7 +19,7 @@ use dataplane::path::Encapsulation;
 use dataplane::port::ethtool;
 use dataplane::port::fast_path::{FastPathPort, Lane};
 use dataplane::port::socket::{SocketMemory, SocketPort};
-use dataplane::wall::PortTables;
+use dataplane::wall::{MAX_QUEUES, PortTables};
 use dataplane::worker::{Command, PortSetup};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -26,14 +28,18 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked where the next station is.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often a frame leaves by the socket.
+/// How often a frame leaves by the socket while many leave by the rings; of few, a PING may be among them, which is to
+/// show whether the rings carry anything.
 const REMIND: Duration = Duration::from_secs(1);
-/// How long one that was lost stays away; each time twice as long, up to the longest, unless it had held for so long.
+const MANY: u64 = 16;
+const REMIND_LATE: Duration = Duration::from_secs(60);
+/// How long one that was lost stays away: each time twice as long, up to the longest, unless it had held.
 const AGAIN: Duration = Duration::from_secs(1);
-const AGAIN_LATE: Duration = Duration::from_secs(64);
+const AGAIN_LATE: Duration = Duration::from_secs(600);
+const HELD: Duration = Duration::from_secs(60);
 
-/// The socket of the proven session, and the port that the worker has it as.
-pub struct Settled<'a> {
+/// A socket that is open, and the port that the worker has it as.
+pub struct Open<'a> {
     pub port: PortId,
     pub socket: &'a OwnedFd,
     pub local: SocketAddr,
@@ -41,7 +47,7 @@ pub struct Settled<'a> {
     pub tables: &'a Arc<PortTables>,
 }
 
-impl Settled<'_> {
+impl Open<'_> {
     fn setup(&self, io: AgentPort) -> Command<AgentPort> {
         Command::AddPort(Box::new(PortSetup {
             id: self.port,
@@ -76,6 +82,8 @@ struct Up {
     since: Instant,
     looked: Instant,
     reminded: Instant,
+    /// Frames that had left by the rings then.
+    sent: u64,
 }
 
 /// The fast path by one interface.
@@ -86,8 +94,18 @@ pub struct FastPath {
     /// When it was lost, or could not be had, and how long it stays away.
     lost: Instant,
     patience: Duration,
-    /// Why it could not be had, said once.
+    /// Why it could not be had or was lost, said once.
     reason: Option<String>,
+}
+
+/// How long one stays away that held for `held`, after one that stayed away for `before`. One by which nothing has ever
+/// come (a NIC that takes rings, and gives what it receives to others) is tried again as late as can be.
+fn patience(before: Duration, held: Duration, received: u64) -> Duration {
+    match received {
+        0 => AGAIN_LATE,
+        _ if held >= HELD => AGAIN,
+        _ => (before * 2).clamp(AGAIN, AGAIN_LATE),
+    }
 }
 
 impl FastPath {
@@ -110,41 +128,42 @@ impl FastPath {
         }
     }
 
-    /// Sees to it that it is there for the proven session, leads where that goes, and is replaced where it has failed.
-    pub fn look(
+    /// Sees to it that it is there for the port of the proven session, leads where that goes, and is replaced where it
+    /// has failed. `open` gives the socket of a port. A session that is `silent` has no use for it.
+    pub fn look<'a>(
         &mut self,
         links: &Links,
         helper: &Helper,
         pool: &Pool<AgentPort>,
-        settled: Option<&Settled<'_>>,
+        settled: Option<PortId>,
+        silent: bool,
+        open: impl Fn(PortId) -> Option<Open<'a>>,
     ) {
-        let same = |up: &Up| {
-            settled.is_some_and(|settled| {
-                (up.port, up.local, up.remote) == (settled.port, settled.local, settled.remote)
-            })
+        let Some(up) = &mut self.up else {
+            if let Some(settled) = settled.and_then(open)
+                && !silent
+                && self.lost.elapsed() >= self.patience
+                && let Err(problem) = self.raise(links, helper, pool, &settled)
+            {
+                self.stays_away(&problem);
+            }
+            return;
         };
-        if self.up.as_ref().is_some_and(|up| !same(up)) {
-            // The worker has another port in its place already.
-            self.lose();
-        }
-        let Some(settled) = settled else { return };
-        match &mut self.up {
-            Some(up) if up.lane.has_failed() => {
-                // Its rings hold the queues until they are closed.
-                match settled.again() {
-                    Ok(port) => pool.give(0, settled.setup(AgentPort::network(port))),
-                    Err(problem) => return self.stays_away(&problem),
-                }
-                tracing::info!(interface = self.interface, "the fast path was lost");
-                self.lose();
+        // Its port is there as long as its socket is the one that is open.
+        let same = |open: &Open<'_>| (up.local, up.remote) == (open.local, open.remote);
+        let Some(own) = open(up.port).filter(same) else {
+            return self.lose("its socket was opened anew, or closed");
+        };
+        let Some(failure) = up.look(links) else {
+            return;
+        };
+        // Its rings hold the queues until they are closed.
+        match own.again() {
+            Ok(port) => {
+                pool.give(0, own.setup(AgentPort::network(port)));
+                self.lose(&failure);
             }
-            Some(up) => up.look(links),
-            None if self.lost.elapsed() >= self.patience => {
-                if let Err(problem) = self.raise(links, helper, pool, settled) {
-                    self.stays_away(&problem);
-                }
-            }
-            None => {}
+            Err(problem) => tracing::debug!(%problem, "the rings of the fast path stay open"),
         }
     }
 
@@ -153,14 +172,15 @@ impl FastPath {
         links: &Links,
         helper: &Helper,
         pool: &Pool<AgentPort>,
-        settled: &Settled<'_>,
+        settled: &Open<'_>,
     ) -> Result<(), Problem> {
         let interface = self.interface.as_str();
         let tried = || format!("opening the fast path by {interface}");
         let failed = |error: std::io::Error| Problem::io(tried(), &error);
         let (ifindex, mac, sockets) = helper.fast_path()?;
         let has = ethtool::receive_queues(interface).map_err(failed)?;
-        let queues = self.rings.queues.unwrap_or(has).min(has);
+        // What comes by others comes by the socket.
+        let queues = self.rings.queues.unwrap_or(has).min(has).min(MAX_QUEUES);
         let rings = raise::open(interface, &self.rings, 0..queues, raise::AGAIN)
             .map_err(|error| Problem::new(Kind::Failed, tried(), error, "it is tried again"))?;
         for (queue, socket) in rings.sockets() {
@@ -195,20 +215,37 @@ impl FastPath {
             since: now,
             looked: now,
             reminded: now,
+            sent: 0,
         });
         up.lead(links);
         self.reason = None;
         Ok(())
     }
 
-    fn lose(&mut self) {
-        if let Some(up) = self.up.take() {
-            self.patience = match up.since.elapsed() >= AGAIN_LATE {
-                true => AGAIN,
-                false => (self.patience * 2).clamp(AGAIN, AGAIN_LATE),
-            };
-            self.lost = Instant::now();
-        }
+    fn lose(&mut self, why: &str) {
+        let Some(up) = self.up.take() else { return };
+        let (received, _) = up.lane.counts();
+        self.patience = patience(self.patience, up.since.elapsed(), received);
+        self.lost = Instant::now();
+        let interface = self.interface.as_str();
+        let seconds = self.patience.as_secs();
+        self.reason = Some(match received {
+            0 => {
+                let why = "nothing has come by the fast path: what this interface receives may be another's";
+                tracing::warn!(
+                    interface,
+                    "{why}; it is tried again in {seconds} seconds (leave fast_path out if that goes on)"
+                );
+                why.to_owned()
+            }
+            _ => {
+                tracing::info!(
+                    interface,
+                    "the fast path was lost: {why}; it is tried again in {seconds} seconds"
+                );
+                format!("the fast path was lost: {why}")
+            }
+        });
     }
 
     fn stays_away(&mut self, problem: &Problem) {
@@ -229,28 +266,69 @@ impl FastPath {
             status.zero_copy = Some(up.zero_copy);
             status.queues = up.queues;
         }
-        status.reason = status.reason.take().or_else(|| self.reason.clone());
+        let nowhere = self.up.as_ref().filter(|up| !up.lane.leads()).map(|_| {
+            "where datagrams go next is not known: they leave by the kernel's stack".to_owned()
+        });
+        let reason = nowhere.or_else(|| self.reason.clone());
+        status.reason = status.reason.take().or(reason);
     }
 }
 
 impl Up {
-    fn look(&mut self, links: &Links) {
-        if self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
-            self.lead(links);
+    /// Why it is of no more use, once it is not.
+    fn look(&mut self, links: &Links) -> Option<String> {
+        if self.looked.elapsed() < LOOK {
+            return None;
         }
-        if self.reminded.elapsed() >= REMIND {
-            self.reminded = Instant::now();
+        self.looked = Instant::now();
+        if let Some(failure) = self.lane.failure() {
+            return Some(failure.to_owned());
+        }
+        // The rings write it.
+        if let Ok(link) = links.get(self.ifindex)
+            && link.mac != Some(self.mac)
+        {
+            return Some("the interface has another MAC address".to_owned());
+        }
+        self.lead(links);
+        let (_, sent) = self.lane.counts();
+        let due = match sent - self.sent >= MANY {
+            true => REMIND,
+            false => REMIND_LATE,
+        };
+        if self.reminded.elapsed() >= due {
+            (self.reminded, self.sent) = (Instant::now(), sent);
             self.lane.remind();
         }
+        None
     }
 
     fn lead(&self, links: &Links) {
-        let next_hop = links.next_hop(self.remote.ip(), MARK, self.ifindex);
+        let next_hop = links.next_hop(self.local, self.remote, MARK, self.ifindex);
         let next_hop = next_hop.unwrap_or_else(|error| {
             tracing::debug!(%error, "datagrams go by the socket");
             None
         });
         self.lane.lead_to(next_hop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_less_a_fast_path_was_good_for_the_longer_it_stays_away() {
+        let seconds = Duration::from_secs;
+        let mut before = Duration::ZERO;
+        let mut all = Vec::new();
+        for _ in 0..12 {
+            before = patience(before, seconds(59), 1);
+            all.push(before.as_secs());
+        }
+        assert_eq!(all[..5], [1, 2, 4, 8, 16]);
+        assert_eq!(all[11], 600);
+        assert_eq!(patience(before, seconds(60), 1), AGAIN);
+        assert_eq!(patience(Duration::ZERO, seconds(3600), 0), AGAIN_LATE);
     }
 }

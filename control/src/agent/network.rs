@@ -4,7 +4,7 @@
 //! and the first that is answered has the session. When it falls silent, its socket is opened anew, because this
 //! machine may have come to another network, or a NAT may have forgotten it: the session goes on from there.
 
-use super::fast_path::{FastPath, Settled};
+use super::fast_path::{self, FastPath};
 use super::port::AgentPort;
 use crate::api::{Counters, PortState, PortStatus};
 use crate::encapsulation::{Endpoint, Host, is_a_hosts};
@@ -193,23 +193,30 @@ impl Network {
         }
     }
 
-    /// Sees to the fast path of the proven session.
-    pub fn look_at_fast_path(&mut self, links: &Links, helper: &Helper, pool: &Pool<AgentPort>) {
+    /// Sees to the fast path of the proven session, of which this is heard.
+    pub fn look_at_fast_path(
+        &mut self,
+        links: &Links,
+        helper: &Helper,
+        pool: &Pool<AgentPort>,
+        heard: Heard,
+    ) {
         let Some(fast_path) = &mut self.fast_path else {
             return;
         };
-        let settled = self.settled.and_then(|port| {
+        let open = |port: PortId| {
             let at = usize::from(port);
             let open = self.open.get(at)?.as_ref()?;
-            Some(Settled {
+            Some(fast_path::Open {
                 port,
                 socket: &open.socket,
                 local: open.local,
                 remote: *self.addresses.get(at)?,
                 tables: &self.tables,
             })
-        });
-        fast_path.look(links, helper, pool, settled.as_ref());
+        };
+        let silent = heard != Heard::Usual;
+        fast_path.look(links, helper, pool, self.settled, silent, open);
     }
 
     /// Sees to it that it is known what the endpoints' names stand for.

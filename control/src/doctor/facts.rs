@@ -152,6 +152,8 @@ pub(super) struct Port {
     pub link: Option<LinkInfo>,
     /// Interfaces on top of it: VLANs, macvlans and the like.
     pub upper: Vec<String>,
+    /// Interfaces that belong to it, as a bond's.
+    pub members: Vec<String>,
     /// Prefixes that are routed over it.
     pub routes: Vec<String>,
     pub survey: Survey,

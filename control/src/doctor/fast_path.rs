@@ -47,15 +47,20 @@ pub(super) fn check(setup: &Setup, facts: &Facts) -> Vec<Finding> {
     if let Some(master) = &link.master {
         findings.push(Finding::warn(
             SUBJECT,
-            "member",
+            "master",
             format!(
                 "{name} belongs to {}, by which datagrams come and go instead",
                 master.name
             ),
-            format!(
-                "name {} in its place, or take it out: ip link set dev {name} nomaster",
-                master.name
-            ),
+            format!("ip link set dev {name} nomaster, or leave fast_path out"),
+        ));
+    }
+    if let Some(member) = found.members.first() {
+        findings.push(Finding::warn(
+            SUBJECT,
+            "members",
+            format!("{member} belongs to {name}, and no ring of {name} gets what {member} receives: datagrams go by the kernel's stack"),
+            format!("leave fast_path out, or ip link set dev {member} nomaster"),
         ));
     }
     findings

@@ -532,7 +532,9 @@ fn an_interface_that_can_have_no_fast_path_is_found() {
             kind: "bond".into(),
         });
     };
-    at(bonded, Warn, "member", "nomaster");
+    at(bonded, Warn, "master", "nomaster");
+    let bond = |_: &mut FastPathSetup, found: &mut Port| found.members = vec!["eth4".into()];
+    at(bond, Warn, "members", "leave fast_path out");
 }
 
 #[test]

@@ -20,20 +20,23 @@ use dataplane::link::{KillSwitch, Links, disable_ipv6};
 use dataplane::port::ntuple::{Nic, Rule};
 use dataplane::port::socket::{SocketConfig, SocketError, socket_for as socket_for_udp};
 use dataplane::port::xsk::socket_for;
-use dataplane::wall::FastPath;
+use dataplane::wall::{FastPath, WallError};
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use wire::Flow;
 
 /// The descriptor the socket is handed down as.
 const SOCKET: i32 = 0;
+/// Sockets whose ends are remembered: more than an agent has at a time.
+const SOCKETS_NOTED: usize = 64;
 
 /// Serves the daemon `parent` until it is gone.
 pub(super) fn run(parent: Pid) -> Result<(), Problem> {
@@ -107,6 +110,8 @@ struct Server {
     sockets: Option<For>,
     /// What takes the tunnel's datagrams past the kernel's stack, and the NAPI threads of its interface.
     fast_path: Option<(FastPath, NapiThreads)>,
+    /// The ends of the last sockets that were made, the own first: the flows that it may take.
+    made: VecDeque<[SocketAddr; 2]>,
     /// The tunnel's own addresses, once there are any.
     tunnel: Option<Vec<IpNet>>,
     /// Held while something is changed.
@@ -126,6 +131,7 @@ impl Server {
             links,
             sockets: None,
             fast_path: None,
+            made: VecDeque::new(),
             tunnel: None,
             lock,
         })
@@ -312,7 +318,9 @@ impl Server {
                 standing(port, &mut descriptors)?
             }
             Request::UdpSocket { remote } => {
-                descriptors.push(self.udp_socket(remote)?);
+                let socket = self.udp_socket(remote)?;
+                self.note(&socket);
+                descriptors.push(socket);
                 Answer::Done
             }
             Request::FastPath => {
@@ -324,7 +332,9 @@ impl Server {
             Request::Flow { local, remote } => {
                 let fast_path = self.fast_path.as_ref();
                 let flow = Flow::new(local, remote);
-                if !self.network()?.ports.contains(&remote.port()) || flow == Flow::default() {
+                self.network()?;
+                // Anybody else's is not the daemon's to read.
+                if !self.made.contains(&[local, remote]) || remote.port() == resolve::DNS {
                     return Err(refused(&io::ErrorKind::AddrNotAvailable.into()));
                 }
                 let Some((fast_path, _)) = fast_path else {
@@ -389,10 +399,25 @@ impl Server {
             .map_err(|error| monitor::problem(&tried(), error))?;
         let stands = |(fast_path, _): &(FastPath, _)| fast_path.stands_on(link.index);
         if !self.fast_path.as_ref().is_some_and(stands) {
+            let members = self.links.members(link.index);
+            let members = members.map_err(|error| monitor::problem(&tried(), error))?;
+            // The kernel hands the program on to those, and takes from rings of another interface nothing that they
+            // have received.
+            if let Some(member) = members.first() {
+                let remedy =
+                    "leave fast_path out, or take them out of it and name one that has no members";
+                let happened = format!(
+                    "{member} belongs to it, and what {member} receives no ring of {interface} gets"
+                );
+                return Err(Problem::new(Kind::Conflict, tried(), happened, remedy));
+            }
             let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_BPF).unwrap_or(true);
             let attached = FastPath::attach(&interface, link.index).map_err(|error| {
                 let remedy = match may {
-                    true => "leave fast_path out where the driver has no native XDP".to_owned(),
+                    true if matches!(error, WallError::Occupied { .. }) => {
+                        "it is tried again".to_owned()
+                    }
+                    true => "leave fast_path out where the driver has no native XDP, or not at the interface's MTU".to_owned(),
                     false => format!(
                         "allow it to its service: {}",
                         systemd::for_fast_path().join(" && ")
@@ -407,6 +432,17 @@ impl Server {
         match &self.fast_path {
             Some((fast_path, _)) => Ok((link.index, link.mac.unwrap_or_default(), fast_path)),
             None => Err(refused(&io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Remembers the ends of a socket.
+    fn note(&mut self, socket: &OwnedFd) {
+        let Ok(socket) = socket.try_clone().map(UdpSocket::from) else {
+            return;
+        };
+        if let (Ok(local), Ok(remote)) = (socket.local_addr(), socket.peer_addr()) {
+            self.made.truncate(SOCKETS_NOTED - 1);
+            self.made.push_front([local, remote]);
         }
     }
 
@@ -707,6 +743,52 @@ mod tests {
         // Other pins are taken over, as far as there is such an interface.
         let problem = refusal(change(write(&text.replace("10.1.0.2", "10.1.0.3"))[0]));
         assert_eq!(problem.kind, Kind::NotFound, "{problem}");
+    }
+
+    #[test]
+    fn a_fast_path_takes_the_datagrams_of_a_socket_that_was_made_here_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = NetworkScope {
+            ports: vec![51_888, resolve::DNS],
+            interface: Some("pc-none0".into()),
+            fast_path: Some(Rings::default()),
+            routes: Vec::new(),
+            kill_switch: false,
+            lan: false,
+        };
+        let mut server = Server::new(Scope {
+            network: Some(network),
+            ..scope(directory.path())
+        })
+        .unwrap();
+        let (socket, _daemon) = pair();
+        let ends: [SocketAddr; 2] = ["127.0.0.1:0", "127.0.0.2:51888"].map(|a| a.parse().unwrap());
+        let made = UdpSocket::bind(ends[0]).unwrap();
+        made.connect(ends[1]).unwrap();
+        let (local, remote) = (made.local_addr().unwrap(), ends[1]);
+        let ask = |server: &mut Server, local, remote| {
+            let request = Request::Flow { local, remote };
+            refusal(server.answer(socket.as_fd(), request)).happened
+        };
+        let none = io::Error::from(io::ErrorKind::AddrNotAvailable).to_string();
+        assert_eq!(ask(&mut server, local, remote), none, "not made yet");
+        server.note(&made.into());
+        let missing = io::Error::from(io::ErrorKind::NotFound).to_string();
+        assert_eq!(
+            ask(&mut server, local, remote),
+            missing,
+            "attached to nothing"
+        );
+        let other = SocketAddr::new(remote.ip(), 51_889);
+        assert_eq!(ask(&mut server, local, other), none);
+        assert_eq!(ask(&mut server, remote, local), none);
+        for number in 0..2 * SOCKETS_NOTED {
+            let more = UdpSocket::bind(ends[0]).unwrap();
+            more.connect(SocketAddr::new(remote.ip(), 1 + number as u16))
+                .unwrap();
+            server.note(&more.into());
+        }
+        assert_eq!(server.made.len(), SOCKETS_NOTED);
     }
 
     #[test]

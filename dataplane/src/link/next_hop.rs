@@ -9,10 +9,12 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use wire::read::UDP;
 
 impl Links {
-    /// The MAC address to which a packet with this mark goes, when it leaves for `remote` by the interface `index`.
+    /// The MAC address to which a datagram with this mark goes, when it leaves from `local` for `remote` by the interface
+    /// `index`.
     /// `None` where the kernel would not send it there, or does not know the address (yet, or any more): it asks when
     /// it has something to send itself.
     ///
@@ -20,27 +22,43 @@ impl Links {
     /// What the kernel answered to a question that it should understand.
     pub fn next_hop(
         &self,
-        remote: IpAddr,
+        local: SocketAddr,
+        remote: SocketAddr,
         mark: u32,
         index: u32,
     ) -> Result<Option<[u8; 6]>, LinkError> {
-        match self.station(remote, mark, index)? {
+        match self.station([local, remote], mark, index)? {
             Some(station) => self.mac_of(station, index),
             None => Ok(None),
         }
     }
 
-    /// The router, or `remote` itself.
-    fn station(&self, remote: IpAddr, mark: u32, index: u32) -> Result<Option<IpAddr>, LinkError> {
-        let (family, length, destination) = match remote {
-            IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
-            IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    /// The router, or the other end itself.
+    fn station(
+        &self,
+        ends: [SocketAddr; 2],
+        mark: u32,
+        index: u32,
+    ) -> Result<Option<IpAddr>, LinkError> {
+        let remote = ends[1].ip();
+        let (family, length) = match remote {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
+        let [source, destination] = ends.map(|end| match end.ip() {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        });
         let mut query = RouteMessage::default();
         query.header.address_family = family;
         query.header.destination_prefix_length = length;
+        query.header.source_prefix_length = length;
         query.attributes = vec![
             RouteAttribute::Destination(destination),
+            RouteAttribute::Source(source),
+            RouteAttribute::IpProto(UDP),
+            RouteAttribute::Sport(ends[0].port()),
+            RouteAttribute::Dport(ends[1].port()),
             RouteAttribute::Oif(index),
             RouteAttribute::Mark(mark),
         ];
@@ -52,9 +70,19 @@ impl Links {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
             _ => None,
         });
+        // What is put into something else on its way is not for us to write.
+        let plain = |route: &RouteMessage| {
+            !route.attributes.iter().any(|attribute| {
+                matches!(
+                    attribute,
+                    RouteAttribute::Encap(_) | RouteAttribute::EncapType(_)
+                )
+            })
+        };
         let Some(route) = route.filter(|route| {
             route.header.kind == RouteType::Unicast
                 && route.attributes.contains(&RouteAttribute::Oif(index))
+                && plain(route)
         }) else {
             return Ok(None);
         };

@@ -11,8 +11,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
@@ -21,18 +21,20 @@ use super::xsk::{XskFrame, XskPort};
 use super::{FrameCensus, Port, PortError, RingStatistics};
 use crate::path::{Encapsulation, Path, UdpPath};
 
-/// The socket is asked once in so many receives: that is a system call, and hardly anything comes by it.
+/// The socket is asked once in so many receives, unless something came by it just now: that is a system call.
 const SOCKET_TURN: u32 = 16;
+/// Frames that the rings leave to it then, or they could keep it from its turn for ever.
+const SOCKET_SHARE: usize = 32;
 
-/// What the port and who owns it tell each other. Each is a word of its own, which nothing else depends on.
+/// What the port and who owns it tell each other. Nothing else depends on when either sees it.
 #[derive(Debug, Default)]
 pub struct Lane {
     /// The next station's MAC address; 0 while it is not known.
     next_hop: AtomicU64,
     /// The next frame leaves by the socket.
     by_socket: AtomicBool,
-    /// The rings are of no more use.
-    failed: AtomicBool,
+    /// Why the rings are of no more use, once they are.
+    failure: OnceLock<String>,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -51,9 +53,14 @@ impl Lane {
         self.by_socket.store(true, Relaxed);
     }
 
-    /// Whether the rings are of no more use. The socket goes on until the port is replaced.
-    pub fn has_failed(&self) -> bool {
-        self.failed.load(Relaxed)
+    /// Why the rings are of no more use, once they are. The socket goes on until the port is replaced.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Whether frames leave by the rings.
+    pub fn leads(&self) -> bool {
+        self.next_hop().is_some()
     }
 
     /// Frames that came and went by the rings.
@@ -93,7 +100,14 @@ pub struct FastPathPort {
     front: usize,
     capacity: usize,
     failed: bool,
+    /// The frame that is to leave by the socket is being written.
+    lent: bool,
+    /// What waits on either side for the next flush: what comes after it on the other is not to pass it.
+    by_rings: bool,
+    by_socket: bool,
     turn: u32,
+    /// Something came by the socket when it was last asked.
+    busy_socket: bool,
     /// Frames that came and went by the rings.
     received: u64,
     sent: u64,
@@ -134,7 +148,11 @@ impl FastPathPort {
             path,
             front,
             failed: false,
+            lent: false,
+            by_rings: false,
+            by_socket: false,
             turn: 0,
+            busy_socket: false,
             received: 0,
             sent: 0,
             from_rings: Vec::new(),
@@ -146,30 +164,61 @@ impl FastPathPort {
     pub fn local(&self) -> std::net::SocketAddr {
         self.socket.local()
     }
+
+    /// Flushes the rings. Where they fail it is the socket's alone from then on.
+    fn flush_rings(&mut self) -> usize {
+        self.by_rings = false;
+        if self.failed {
+            return 0;
+        }
+        match self.rings.flush() {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                self.failed = true;
+                // Said once only.
+                let _ = self.lane.failure.set(error.to_string());
+                // They would be readable for ever.
+                if let Some(fd) = self.rings.poll_fd() {
+                    let _ = self.readable.delete(fd);
+                }
+                0
+            }
+        }
+    }
+
+    fn flush_socket(&mut self) -> Result<usize, PortError> {
+        self.by_socket = false;
+        self.socket.flush()
+    }
 }
 
 impl Port for FastPathPort {
     type Frame = FastPathFrame;
 
     fn receive(&mut self, into: &mut Vec<FastPathFrame>, max: usize) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        let turn = self.failed || self.busy_socket || self.turn.is_multiple_of(SOCKET_TURN);
+        let share = if turn { SOCKET_SHARE.min(max / 2) } else { 0 };
         let mut count = 0;
         if !self.failed {
-            count = self.rings.receive(&mut self.from_rings, max);
+            count = self.rings.receive(&mut self.from_rings, max - share);
             into.extend(self.from_rings.drain(..).map(FastPathFrame::Rings));
             self.received += count as u64;
         }
-        self.turn = self.turn.wrapping_add(1);
-        if count < max && (self.failed || self.turn.is_multiple_of(SOCKET_TURN)) {
-            count += self.socket.receive(&mut self.from_socket, max - count);
+        if turn && count < max {
+            let more = self.socket.receive(&mut self.from_socket, max - count);
             into.extend(self.from_socket.drain(..).map(FastPathFrame::Socket));
+            self.busy_socket = more > 0;
+            count += more;
         }
         count
     }
 
     #[inline]
     fn reserve(&mut self) -> Option<FastPathFrame> {
+        let due = !self.lent && self.lane.by_socket.load(Relaxed);
         if !self.failed
-            && !self.lane.by_socket.load(Relaxed)
+            && !due
             && let Some(next_hop) = self.lane.next_hop()
         {
             self.path.next_hop = next_hop;
@@ -177,14 +226,19 @@ impl Port for FastPathPort {
             self.rings.set_len(&mut frame, self.front);
             return Some(FastPathFrame::Rings(frame));
         }
-        self.socket.reserve().map(FastPathFrame::Socket)
+        let frame = self.socket.reserve()?;
+        self.lent = true;
+        Some(FastPathFrame::Socket(frame))
     }
 
     #[inline]
     fn release(&mut self, frame: FastPathFrame) {
         match frame {
             FastPathFrame::Rings(frame) => self.rings.release(frame),
-            FastPathFrame::Socket(frame) => self.socket.release(frame),
+            FastPathFrame::Socket(frame) => {
+                self.lent = false;
+                self.socket.release(frame);
+            }
         }
     }
 
@@ -192,16 +246,26 @@ impl Port for FastPathPort {
     fn send(&mut self, frame: FastPathFrame) -> Result<(), FastPathFrame> {
         match frame {
             FastPathFrame::Rings(mut frame) => {
+                if self.by_socket {
+                    // What fails here fails again in the next flush, which tells.
+                    let _ = self.flush_socket();
+                }
                 let path = Path::Udp(self.path);
                 let data = self.rings.data_mut(&mut frame);
                 path.write(data, self.mac, Encapsulation::Udp);
                 path.finish(data);
                 self.rings.send(frame).map_err(FastPathFrame::Rings)?;
                 self.sent += 1;
+                self.by_rings = true;
                 Ok(())
             }
             FastPathFrame::Socket(frame) => {
+                if self.by_rings {
+                    self.flush_rings();
+                }
                 self.lane.by_socket.store(false, Relaxed);
+                self.lent = false;
+                self.by_socket = true;
                 self.socket.send(frame).map_err(FastPathFrame::Socket)
             }
         }
@@ -210,22 +274,8 @@ impl Port for FastPathPort {
     fn flush(&mut self) -> Result<usize, PortError> {
         self.lane.received.store(self.received, Relaxed);
         self.lane.sent.store(self.sent, Relaxed);
-        let mut waiting = 0;
-        if !self.failed {
-            match self.rings.flush() {
-                Ok(count) => waiting = count,
-                Err(error) => {
-                    tracing::debug!(%error, "the fast path ends; the socket goes on");
-                    self.failed = true;
-                    self.lane.failed.store(true, Relaxed);
-                    // They would be readable for ever.
-                    if let Some(fd) = self.rings.poll_fd() {
-                        let _ = self.readable.delete(fd);
-                    }
-                }
-            }
-        }
-        Ok(waiting + self.socket.flush()?)
+        let waiting = self.flush_rings();
+        Ok(waiting + self.flush_socket()?)
     }
 
     #[inline]

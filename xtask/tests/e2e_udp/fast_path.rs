@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_xtask::rig::*;
 
-use crate::{PATIENCE, age, passes, probe, wait_seen_at};
+use crate::{PATIENCE, age, passes, probe};
 
 /// A Workstation at home whose configuration begins with `more`.
 fn networks_with(more: &str) -> Networks {
@@ -63,6 +63,12 @@ fn by_the_kernel(networks: &Networks) -> [u64; 2] {
     ["InDatagrams", "OutDatagrams"].map(of)
 }
 
+/// What the tunnel has brought, and taken.
+fn packets(networks: &Networks) -> [u64; 2] {
+    let status = networks.workstation.status().unwrap();
+    [&status["rx"]["packets"], &status["tx"]["packets"]].map(|n| n.as_u64().unwrap())
+}
+
 #[test]
 fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
     for endpoint in WAN {
@@ -77,14 +83,10 @@ fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
         wait_fast(&networks);
         passes(&networks);
         let before = by_the_kernel(&networks);
-        let show = |networks: &Networks| {
-            let status = networks.workstation.status().unwrap();
-            [&status["rx"]["packets"], &status["tx"]["packets"]].map(|n| n.as_u64().unwrap())
-        };
-        let [rx, tx] = show(&networks);
+        let [rx, tx] = packets(&networks);
         passes(&networks);
         let after = by_the_kernel(&networks);
-        let frames = show(&networks);
+        let frames = packets(&networks);
         assert!(frames[0] > rx + 1000 && frames[1] > tx + 1000, "{frames:?}");
         // One a second is sent so, that neighbours and connections are kept.
         let stack = [after[0] - before[0], after[1] - before[1]];
@@ -110,6 +112,41 @@ fn its_datagrams_go_past_the_kernel_and_those_of_others_do_not() {
     }
 }
 
+/// How often there has been one, by the log.
+fn raised(networks: &Networks) -> usize {
+    let log = networks.workstation.directory().join("agent.log");
+    let log = fs::read_to_string(log).unwrap();
+    log.matches("the tunnel's datagrams go by AF_XDP").count()
+}
+
+/// Waits until the tunnel is there, and a fast path for the `number`th time, by which all goes.
+fn wait_again(networks: &Networks, number: usize, what: &str) {
+    let reaches = || networks.workstation.reaches(Duration::from_millis(100));
+    wait_for(&format!("the tunnel after {what}"), PATIENCE, || {
+        (raised(networks) == number && is_fast(networks) && reaches()).then_some(())
+    })
+    .unwrap_or_else(|error| {
+        let found = raised(networks);
+        panic!(
+            "{error}: {found} times: {}",
+            networks.workstation.log_tail()
+        )
+    });
+    let (before, frames) = (by_the_kernel(networks), packets(networks));
+    let host = networks.workstation.namespace();
+    let gateway = networks.gateway.namespace();
+    let rates = iperf3(gateway, host, GATEWAY_V4.into(), 1).unwrap();
+    assert!(rates.up > 1e6 && rates.down > 1e6, "{what}: {rates:?}");
+    let after = by_the_kernel(networks);
+    let stack = [after[0] - before[0], after[1] - before[1]];
+    let now = packets(networks);
+    let frames = [now[0] - frames[0], now[1] - frames[1]];
+    // The probe in the tunnel has sockets of this kernel, too.
+    for (stack, frames) in stack.into_iter().zip(frames) {
+        assert!(stack * 8 < frames, "{what}: {stack} of {frames}");
+    }
+}
+
 /// Whatever becomes of it, the session goes on: by the kernel, and then as before.
 #[test]
 fn a_session_outlives_its_fast_path_and_gets_another() {
@@ -117,9 +154,9 @@ fn a_session_outlives_its_fast_path_and_gets_another() {
     let began = Instant::now();
     let host = networks.workstation.namespace().clone();
     let (_echo, probe) = probe(&networks);
-    pause(Duration::from_millis(500)).unwrap();
+    wait_again(&networks, 1, "the start");
 
-    // Another router, as far as the hardware is concerned, which says so to those who know it.
+    // Another router, as far as the hardware is concerned, which says so to those who know it. That ends nothing.
     for setting in ["ipv4/conf/hl/arp_notify", "ipv6/conf/hl/ndisc_notify"] {
         networks.home.sysctl(setting, "1").unwrap();
     }
@@ -127,16 +164,7 @@ fn a_session_outlives_its_fast_path_and_gets_another() {
         .home
         .ip("link set hl address 02:00:00:00:77:01")
         .unwrap();
-    let changed = Instant::now();
-    wait_for("the other router", PATIENCE, || {
-        networks
-            .workstation
-            .reaches(Duration::from_millis(100))
-            .then_some(())
-    })
-    .unwrap();
-    println!("the other router was found after {:?}", changed.elapsed());
-    wait_fast(&networks);
+    wait_again(&networks, 1, "another router");
 
     // Another address.
     host.ip(&format!("addr del 192.168.7.2/24 dev {LAN}"))
@@ -147,21 +175,19 @@ fn a_session_outlives_its_fast_path_and_gets_another() {
         .unwrap();
     host.ip(&format!("route replace default via 192.168.7.1 dev {LAN}"))
         .unwrap();
-    wait_seen_at(&networks, &["198.51.100.2:"]);
-    wait_fast(&networks);
+    wait_again(&networks, 2, "another address");
+
+    // Another MAC address, as a network manager gives it.
+    host.ip(&format!("link set {LAN} address 02:00:00:00:77:02"))
+        .unwrap();
+    wait_again(&networks, 3, "another MAC address");
 
     // The link is down for a while.
     set_link(&host, LAN, false).unwrap();
     pause(Duration::from_secs(1)).unwrap();
     networks.at_home().unwrap();
-    wait_for("the tunnel after the link was down", PATIENCE, || {
-        networks
-            .workstation
-            .reaches(Duration::from_millis(100))
-            .then_some(())
-    })
-    .unwrap();
-    wait_fast(&networks);
+    wait_again(&networks, 4, "a link that was down");
+
     let log = networks.workstation.log_tail();
     let since = began.elapsed().as_secs();
     assert!(
@@ -169,16 +195,41 @@ fn a_session_outlives_its_fast_path_and_gets_another() {
         "the session is a new one: {log}"
     );
     let report = probe.finish();
+    let gap = report.longest_gap();
     println!(
-        "{} of {} lost, longest gap {:?}",
+        "{} of {} lost, longest gap {gap:?}",
         report.lost(),
-        report.sent(),
-        report.longest_gap()
+        report.sent()
     );
-    let before = by_the_kernel(&networks);
+    assert!(gap < Duration::from_secs(5), "{gap:?}: {log}");
+}
+
+#[test]
+fn an_interface_with_members_is_refused_and_the_socket_does() {
+    let mut networks = networks_with("fast_path = true");
+    let host = networks.workstation.namespace().clone();
+    host.ip("link add br0 type bridge").unwrap();
+    host.ip(&format!("addr flush dev {LAN}")).unwrap();
+    host.ip(&format!("link set {LAN} master br0")).unwrap();
+    set_link(&host, "br0", true).unwrap();
+    host.ip("addr add 192.168.7.9/24 dev br0").unwrap();
+    host.ip("route replace default via 192.168.7.1 dev br0")
+        .unwrap();
+    let text = fs::read_to_string(networks.workstation.config()).unwrap();
+    let text = text.replace(&format!("interface = \"{LAN}\""), "interface = \"br0\"");
+    networks.workstation.configure(&text).unwrap();
+    networks.start().unwrap();
     passes(&networks);
-    let after = by_the_kernel(&networks);
-    assert!(after[0] - before[0] < 20, "{before:?} {after:?}");
+    let status = networks.workstation.status().unwrap();
+    assert!(status["port"]["xdp"].is_null(), "{status}");
+    let reason = status["port"]["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("{LAN} belongs to it")), "{reason}");
+    let doctor = networks.workstation.agent("doctor").output().unwrap();
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        doctor.contains(&format!("{LAN} belongs to br0")),
+        "{doctor}"
+    );
 }
 
 #[test]

@@ -15,7 +15,9 @@ pub(super) fn look(name: &str, links: Option<&Links>) -> Port {
     let Some(link) = links.and_then(|links| links.find(name).ok()) else {
         return Port::default();
     };
+    let members = links.and_then(|links| links.members(link.index).ok());
     Port {
+        members: members.unwrap_or_default(),
         survey: ethtool::survey(name).unwrap_or_default(),
         features: xdp_features(link.index).ok(),
         link: Some(link),
@@ -49,6 +51,7 @@ pub(super) fn read(wanted: &PortSetup, pins: &Path, links: Option<&Links>) -> Po
             Admission::Tunnel => routes(name),
             _ => Vec::new(),
         },
+        members: Vec::new(),
         survey: ethtool::survey(name).unwrap_or_default(),
         features: xdp_features(link.index).ok(),
         interrupts: match shown {
