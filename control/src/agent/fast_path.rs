@@ -99,10 +99,12 @@ pub struct FastPath {
 }
 
 /// How long one stays away that held for `held`, after one that stayed away for `before`. One by which nothing has ever
-/// come (a NIC that takes rings, and gives what it receives to others) is tried again as late as can be.
-fn patience(before: Duration, held: Duration, received: u64) -> Duration {
+/// come (a NIC that takes rings, and gives what it receives to others) is tried again as late as can be, and late one
+/// under which the Gateway fell silent: it may be that what its rings took has not left.
+fn patience(before: Duration, held: Duration, received: u64, silent: bool) -> Duration {
     match received {
         0 => AGAIN_LATE,
+        _ if silent => (before * 8).clamp(HELD, AGAIN_LATE),
         _ if held >= HELD => AGAIN,
         _ => (before * 2).clamp(AGAIN, AGAIN_LATE),
     }
@@ -152,7 +154,7 @@ impl FastPath {
         // Its port is there as long as its socket is the one that is open.
         let same = |open: &Open<'_>| (up.local, up.remote) == (open.local, open.remote);
         let Some(own) = open(up.port).filter(same) else {
-            return self.lose("its socket was opened anew, or closed");
+            return self.lose("its socket was opened anew, or closed", silent);
         };
         let Some(failure) = up.look(links) else {
             return;
@@ -161,7 +163,7 @@ impl FastPath {
         match own.again() {
             Ok(port) => {
                 pool.give(0, own.setup(AgentPort::network(port)));
-                self.lose(&failure);
+                self.lose(&failure, false);
             }
             Err(problem) => tracing::debug!(%problem, "the rings of the fast path stay open"),
         }
@@ -222,10 +224,10 @@ impl FastPath {
         Ok(())
     }
 
-    fn lose(&mut self, why: &str) {
+    fn lose(&mut self, why: &str, silent: bool) {
         let Some(up) = self.up.take() else { return };
         let (received, _) = up.lane.counts();
-        self.patience = patience(self.patience, up.since.elapsed(), received);
+        self.patience = patience(self.patience, up.since.elapsed(), received, silent);
         self.lost = Instant::now();
         let interface = self.interface.as_str();
         let seconds = self.patience.as_secs();
@@ -323,12 +325,18 @@ mod tests {
         let mut before = Duration::ZERO;
         let mut all = Vec::new();
         for _ in 0..12 {
-            before = patience(before, seconds(59), 1);
+            before = patience(before, seconds(59), 1, false);
             all.push(before.as_secs());
         }
         assert_eq!(all[..5], [1, 2, 4, 8, 16]);
         assert_eq!(all[11], 600);
-        assert_eq!(patience(before, seconds(60), 1), AGAIN);
-        assert_eq!(patience(Duration::ZERO, seconds(3600), 0), AGAIN_LATE);
+        assert_eq!(patience(before, seconds(60), 1, false), AGAIN);
+        assert_eq!(
+            patience(Duration::ZERO, seconds(3600), 0, false),
+            AGAIN_LATE
+        );
+        let after_silence = patience(Duration::ZERO, seconds(3600), 1, true);
+        assert_eq!(after_silence, HELD);
+        assert_eq!(patience(after_silence, seconds(3), 1, true), seconds(480));
     }
 }

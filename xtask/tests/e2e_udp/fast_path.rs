@@ -204,6 +204,43 @@ fn a_session_outlives_its_fast_path_and_gets_another() {
     assert!(gap < Duration::from_secs(5), "{gap:?}: {log}");
 }
 
+/// Rings may take frames and send none, without an error.
+#[test]
+fn rings_that_swallow_what_they_take_are_given_up_and_the_socket_goes_on() {
+    let mut networks = networks_with("fast_path = true");
+    let text = fs::read_to_string(networks.workstation.config()).unwrap();
+    let text = format!("endpoint = [\"[{}]\"]\n{text}", WAN[1]);
+    networks.workstation.configure(&text).unwrap();
+    networks.start().unwrap();
+    wait_fast(&networks);
+    passes(&networks);
+    // The kernel gives its packets a flow label (RFC 6437), and rings do not.
+    let rules = "add table ip6 swallow; \
+        add chain ip6 swallow pre { type filter hook prerouting priority 0; }; \
+        add rule ip6 swallow pre iifname hl ip6 flowlabel 0 udp dport 51888 counter drop";
+    let mut nft = networks.home.command("nft");
+    assert!(nft.arg(rules).status().unwrap().success());
+    let swallowed = Instant::now();
+    let host = networks.workstation.namespace().clone();
+    // One lucky frame a second is no tunnel.
+    let holds = || {
+        let to = GATEWAY_V4.into();
+        let echoes = ping(&host, to, [56; 20], Duration::from_millis(200)).unwrap();
+        (echoes.answered == 20).then_some(())
+    };
+    wait_for("the socket to take over", PATIENCE, holds)
+        .unwrap_or_else(|error| panic!("{error}: {}", networks.workstation.log_tail()));
+    println!("the socket took over after {:?}", swallowed.elapsed());
+    pause(Duration::from_secs(5)).unwrap();
+    assert!(holds().is_some(), "it is not taken up again at once");
+    let status = networks.workstation.status().unwrap();
+    assert!(status["port"]["xdp"].is_null(), "{status}");
+    let reason = status["port"]["reason"].as_str().unwrap();
+    assert!(reason.contains("the fast path was lost"), "{reason}");
+    assert_eq!(raised(&networks), 1);
+    passes(&networks);
+}
+
 #[test]
 fn an_interface_with_members_is_refused_and_the_socket_does() {
     let mut networks = networks_with("fast_path = true");
